@@ -1,0 +1,56 @@
+"""Every error that wrong input can cause, and the words they share.
+
+Each message is one sentence that says what is wrong, where, what was found and what would be right. The command line prints it as it is and
+exits with status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AnalogNoiseError(Exception):
+    """Base of all errors that analognoise raises about its input."""
+
+
+class UnitError(AnalogNoiseError, ValueError):
+    """A time or a unit that cannot be read."""
+
+
+class ProfileError(AnalogNoiseError, ValueError):
+    """A device profile that does not exist, does not parse, or describes an impossible device."""
+
+
+class ConversionError(AnalogNoiseError, ValueError):
+    """A model that cannot be put on tiles as asked."""
+
+
+class NotProgrammedError(AnalogNoiseError, RuntimeError):
+    """A converted layer was run in eval mode before a chip was programmed."""
+
+
+class ModelError(AnalogNoiseError, ValueError):
+    """Weights that do not fit the model, or that hold NaN or inf."""
+
+
+class MethodError(AnalogNoiseError, ValueError):
+    """An unknown training method or hyperparameter."""
+
+
+class TrainingError(AnalogNoiseError, RuntimeError):
+    """A training run that broke down (the loss became NaN or infinite)."""
+
+
+class DataError(AnalogNoiseError, ValueError):
+    """Data, a loader, a metric or a user's callable that is not what the work needs."""
+
+
+class ResultsError(AnalogNoiseError, ValueError):
+    """An output folder or results file that cannot be used."""
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """The clause that suggests the name closest to ``found``, or an empty string when none is close."""
+    match = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

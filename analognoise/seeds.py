@@ -1,0 +1,113 @@
+"""Randomness as data: every draw has a stream, and every stream a key that says what it is for.
+
+A key is a 128-bit hash of (root seed, process, layer, tile, chip, time, step). Two keys that differ in any part give unrelated numbers, and
+the same key gives the same numbers whatever was drawn before, in whatever order, on however many workers. Global generators are never used.
+
+torch's CPU generator keeps only 32 bits of a seed. So its whole state (624 words of a Mersenne Twister) is filled from Philox, a
+counter-based generator that takes all 128 bits of the key (Salmon et al., SC 2011); the numbers then come from torch's vectorised sampler. On
+other devices torch's own Philox takes the lower 64 bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Long draws are cut into chunks with a key each, so that chunks can be drawn side by side without changing a number.
+_CHUNK = 1 << 20
+_WORDS = 624
+_HEADER = 24  # bytes before the state words in torch's serialised generator: seed, words left, seeded flag, next word
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of random numbers.
+
+    Attributes:
+        root: the user's seed.
+        process: what the numbers are for, e.g. ``"program"``, ``"drift"``, ``"read"``, ``"training-noise"``.
+        layer: qualified name of the layer at conversion, or of the parameter.
+        tile: index of the tile in the layer.
+        chip: chip number.
+        time_ns: drift time in integer nanoseconds, for what is drawn anew at each time.
+        step: training step or batch number, for what is drawn anew at each.
+    """
+
+    root: int
+    process: str
+    layer: str = ""
+    tile: int = 0
+    chip: int = 0
+    time_ns: int | None = None
+    step: int | None = None
+
+    def at(self, **changes: object) -> Stream:
+        """The same stream with some parts of its key replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def key(self, chunk: int = 0) -> int:
+        """The 128-bit key of this stream's ``chunk``-th stretch of numbers."""
+        parts = (self.root, self.process, self.layer, self.tile, self.chip, self.time_ns, self.step, chunk)
+        return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
+
+    def generator(self, device: torch.device | str = "cpu", chunk: int = 0) -> torch.Generator:
+        """A fresh generator at the beginning of the stream."""
+        return _generator(self.key(chunk), torch.device(device))
+
+    def normal(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal numbers, float32, of the given shape."""
+        flat = torch.empty(prod(shape), device=device)
+        for chunk, part in enumerate(flat.split(_CHUNK)):
+            part.normal_(generator=self.generator(device, chunk))
+        return flat.view(shape)
+
+    def uniform(self) -> float:
+        """One uniform number in [0, 1)."""
+        return (self.key() >> 75) / (1 << 53)
+
+
+def _generator(key: int, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device=device)
+    if device.type != "cpu":
+        generator.manual_seed(key & ((1 << 64) - 1))
+        return generator
+    raw = np.random.Philox(key=key).random_raw(_WORDS // 2).view(np.uint32)
+    state = generator.get_state().numpy()
+    state[_HEADER : _HEADER + 8 * _WORDS] = raw.astype(np.uint64).view(np.uint8)
+    generator.set_state(torch.from_numpy(state))
+    return generator
+
+
+def nanoseconds(seconds: float) -> int:
+    """A drift time in the integer nanoseconds that keys hold."""
+    return round(seconds * 1e9)
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from any values with a stable ``repr``, for code that takes a plain integer."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def rng_preserved(seed: int | None = None) -> Iterator[None]:
+    """Leave the global generators of Python, NumPy and torch (all devices) as found; inside, start them from ``seed`` if one is given."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % (1 << 32))
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
