@@ -42,7 +42,7 @@ install:
 	rm -f $(STAMP); \
 	clear=; if [ -n "$(INSTALL_FORCED)" ] || ! $(PY) -c '' 2>/dev/null; then clear=--clear; fi; \
 	"$(PYTHON)" -m venv $$clear $(VENV); \
-	$(PIP) hatchling editables; \
+	$(PIP) hatchling; \
 	$(PIP) --no-build-isolation -e '.[$(EXTRAS)]'; \
 	echo "$$wanted" > $(STAMP)
 
