@@ -1,7 +1,7 @@
 """Every error that wrong input can cause, and the words they share.
 
-Each message is one sentence that says what is wrong, where, what was found and what would be right. The command line prints it as it is and
-exits with status 2.
+Each message is one sentence that says what is wrong, where, what was found and what would be right. The
+command line prints it as it is and exits with status 2.
 """
 
 from __future__ import annotations

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[..., None]
 PATIENCE = 2.0
@@ -15,7 +22,8 @@ PATIENCE = 2.0
 
 @contextmanager
 def progress_bar(description: str, total: int, enabled: bool = True) -> Iterator[Advance]:
-    """Yield ``advance(steps=1, note="")``; the bar appears once the work has lasted two seconds, on standard error.
+    """Yield ``advance(steps=1, note="")``; the bar appears once the work has lasted two seconds, on standard
+    error.
 
     Args:
         description: what is being done.

@@ -1,11 +1,13 @@
 """Randomness as data: every draw has a stream, and every stream a key that says what it is for.
 
-A key is a 128-bit hash of (root seed, process, layer, tile, chip, time, step). Two keys that differ in any part give unrelated numbers, and
-the same key gives the same numbers whatever was drawn before, in whatever order, on however many workers. Global generators are never used.
+A key is a 128-bit hash of (root seed, process, layer, tile, chip, time, step). Two keys that differ in any
+part give unrelated numbers, and the same key gives the same numbers whatever was drawn before, in whatever
+order, on however many workers. Global generators are never used.
 
-torch's CPU generator keeps only 32 bits of a seed. So its whole state (624 words of a Mersenne Twister) is filled from Philox, a
-counter-based generator that takes all 128 bits of the key (Salmon et al., SC 2011); the numbers then come from torch's vectorised sampler. On
-other devices torch's own Philox takes the lower 64 bits.
+torch's CPU generator keeps only 32 bits of a seed. So its whole state (624 words of a Mersenne Twister) is
+filled from Philox, a counter-based generator that takes all 128 bits of the key (Salmon et al., SC 2011); the
+numbers then come from torch's vectorised sampler. On other devices torch's own Philox takes the lower 64
+bits.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Long draws are cut into chunks with a key each, so that chunks can be drawn side by side without changing a number.
+# Long draws are cut into chunks with a key each, so that chunks can be drawn side by side without changing a
+# number.
 _CHUNK = 1 << 20
 _WORDS = 624
-_HEADER = 24  # bytes before the state words in torch's serialised generator: seed, words left, seeded flag, next word
+# Bytes before the state words in torch's serialised generator: seed, words left, seeded flag, next word.
+_HEADER = 24
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,18 @@ def derive_seed(*parts: object) -> int:
 
 @contextmanager
 def rng_preserved(seed: int | None = None) -> Iterator[None]:
-    """Leave the global generators of Python, NumPy and torch (all devices) as found; inside, start them from ``seed`` if one is given."""
-    python, numpy = random.getstate(), np.random.get_state()
+    """Leave the global generators of Python, NumPy and torch (all devices) as found; inside, start them from
+    ``seed`` if one is given.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         if seed is not None:
             random.seed(seed)
-            np.random.seed(seed % (1 << 32))
+            np.random.seed(seed % (1 << 32))  # noqa: NPY002
             torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)
+            np.random.set_state(numpy)  # noqa: NPY002

@@ -31,13 +31,15 @@ _ALIASES = {
 }
 _UNITS = {alias: _SECONDS[unit] for unit, aliases in _ALIASES.items() for alias in aliases.split()}
 _LONG = (("year", "y"), ("month", "mo"), ("day", "d"), ("h", "h"), ("min", "min"), ("s", "s"))
+_PLURAL = ("year", "month", "day")
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
 
 
 def parse_time(value: str | float) -> float:
-    """Seconds since programming ended, from ``86400.0``, ``"86400"``, ``"25s"``, ``"1h"``, ``"1d"``, ``"1mo"`` or ``"1y"``.
+    """Seconds since programming ended, from ``86400.0``, ``"86400"``, ``"25s"``, ``"1h"``, ``"1d"``,
+    ``"1mo"`` or ``"1y"``.
 
     Raises:
         UnitError: when the text is not a number with a known unit, or the time is negative, NaN or infinite.
@@ -45,23 +47,29 @@ def parse_time(value: str | float) -> float:
     if isinstance(value, str):
         match = _PATTERN.fullmatch(value)
         if match is None:
-            raise UnitError(f"drift time {value!r} is not a number with a unit: write for example 25s, 1h, 1d, 1mo or 1y")
+            raise UnitError(
+                f"drift time {value!r} is not a number with a unit: write for example 25s, 1h, 1d, 1mo or 1y"
+            )
         number, unit = match.groups()
         factor = _UNITS.get(unit.lower()) if unit else 1.0
         if factor is None:
             raise UnitError(
-                f"drift time {value!r} has the unknown unit {unit!r}{nearest(unit, _UNITS)}: known are {', '.join(_SECONDS)}"
+                f"drift time {value!r} has the unknown unit {unit!r}{nearest(unit, _UNITS)}: "
+                f"known are {', '.join(_SECONDS)}"
             )
         seconds = float(number) * factor
     else:
         seconds = float(value)
     if not math.isfinite(seconds) or seconds < 0:
-        raise UnitError(f"drift time {value!r} must be finite and not negative (seconds since programming ended)")
+        raise UnitError(
+            f"drift time {value!r} must be finite and not negative (seconds since programming ended)"
+        )
     return seconds
 
 
 def parse_times(values: str | float | Iterable[str | float]) -> tuple[float, ...]:
-    """Increasing, distinct drift times in seconds from one time, a comma-separated text, or a sequence of times.
+    """Increasing, distinct drift times in seconds from one time, a comma-separated text, or a sequence of
+    times.
 
     Raises:
         UnitError: when a time cannot be read, or none is given.
@@ -80,13 +88,12 @@ def parse_times(values: str | float | Iterable[str | float]) -> tuple[float, ...
 
 
 def format_time(seconds: float) -> str:
-    """The shortest exact form in the largest unit that divides the time: ``"1 day"``, ``"36 h"``, ``"0 s"``."""
+    """The exact time in the largest unit that divides it: ``"1 day"``, ``"36 h"``, ``"0 s"``."""
     if seconds > 0:
         for word, unit in _LONG:
             count = seconds / _SECONDS[unit]
             if count >= 1 and count == int(count):
-                plural = "s" if len(word) > 3 and count > 1 else ""
-                plural = "s" if word in ("day",) and count > 1 else plural
+                plural = "s" if word in _PLURAL and count > 1 else ""
                 return f"{int(count)} {word}{plural}"
     return f"{seconds:g} s"
 
@@ -96,6 +103,6 @@ def approximate_time(seconds: float) -> str:
     for word, unit in _LONG:
         count = seconds / _SECONDS[unit]
         if count >= 1:
-            plural = "s" if word in ("year", "month", "day") and f"{count:.2g}" != "1" else ""
+            plural = "s" if word in _PLURAL and f"{count:.2g}" != "1" else ""
             return f"{count:.2g} {word}{plural}" if count < 100 else f"{count:.0f} {word}{plural}"
     return f"{seconds:.2g} s"

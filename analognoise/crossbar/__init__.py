@@ -1,1 +1,7 @@
-"""crossbar"""
+"""What an array of cells does: mapping of weights, tiles, drift compensation."""
+
+from analognoise.crossbar.compensation import COMPENSATIONS
+from analognoise.crossbar.mapping import Block, split
+from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile
+
+__all__ = ["COMPENSATIONS", "Block", "CrossbarTile", "ProgrammedTile", "split"]

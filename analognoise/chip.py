@@ -1,0 +1,114 @@
+"""One chip: programming a converted model, letting it drift, computing without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from analognoise.conversion import analog_layers, require_analog
+from analognoise.seeds import Stream
+from analognoise.units import parse_time
+
+
+def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
+    """Program one chip with the model's present weights, in place.
+
+    Fixes every device's conductance and drift coefficient. In eval mode the model then computes with the
+    weights right after programming: no drift, no read noise. The same (seed, chip) always gives the same
+    chip.
+
+    Args:
+        model: a converted model.
+        seed: root seed of the experiment.
+        chip: number of the chip in it.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConversionError: when the model has no layer on tiles.
+        ModelError: when a layer's weights hold NaN or inf.
+    """
+    layers = require_analog(model, "program a chip")
+    stream = Stream(int(seed), "", chip=int(chip))
+    with torch.inference_mode(False), torch.no_grad():
+        for layer in layers.values():
+            layer.program_(stream)
+    return model
+
+
+def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
+    """Set the programmed chip to a drift time, in place; times may be visited in any order.
+
+    Args:
+        model: a converted and programmed model.
+        time: since programming ended, in seconds or as text: ``"25s"``, ``"1h"``, ``"1d"``, ``"1mo"``,
+            ``"1y"``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConversionError: when the model has no layer on tiles.
+        NotProgrammedError: when no chip was programmed.
+        UnitError: when the time cannot be read.
+    """
+    seconds = parse_time(time)
+    layers = require_analog(model, "let a chip drift")
+    with torch.inference_mode(False), torch.no_grad():
+        for layer in layers.values():
+            layer.drift_to_(seconds)
+    return model
+
+
+@contextmanager
+def digital(model: nn.Module) -> Iterator[nn.Module]:
+    """Compute with the digital target weights inside, whatever the mode; nothing of the chip is lost. Digital
+    models pass unchanged.
+    """
+    states = [layer.analog for layer in analog_layers(model).values()]
+    before = [state.digital for state in states]
+    for state in states:
+        state.digital = True
+    try:
+        yield model
+    finally:
+        for state, flag in zip(states, before, strict=True):
+            state.digital = flag
+
+
+@contextmanager
+def chip_preserved(model: nn.Module) -> Iterator[nn.Module]:
+    """Give back the chip that is programmed now, at its drift time, when the block ends; inside, other chips
+    may be programmed.
+    """
+    states = [layer.analog for layer in analog_layers(model).values()]
+    kept = [
+        (state.tiles, state.time, None if state.weights is None else state.weights.clone())
+        for state in states
+    ]
+    try:
+        yield model
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            for state, (tiles, time, weights) in zip(states, kept, strict=True):
+                state.tiles, state.time = tiles, time
+                if weights is None or state.weights is None:
+                    state.weights = weights
+                else:
+                    state.weights.copy_(weights)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode inside; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode

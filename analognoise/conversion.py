@@ -1,0 +1,265 @@
+"""A user's model onto tiles and back, and what of it is where."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analognoise.crossbar.compensation import check_compensation
+from analognoise.devices.catalog import load_profile
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import ConversionError, ModelError
+from analognoise.layers import AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogLayer, AnalogLinear
+from analognoise.seeds import Stream
+
+Filter = Callable[[nn.Module, str], bool]
+
+# Exact classes only: a subclass may do anything with its weight.
+ANALOG_CLASSES: dict[type[nn.Module], type[AnalogLayer]] = {
+    nn.Linear: AnalogLinear,
+    nn.Conv1d: AnalogConv1d,
+    nn.Conv2d: AnalogConv2d,
+    nn.Conv3d: AnalogConv3d,
+}
+_FUSED = "_analognoise_fused_activation"
+
+
+def convert_to_analog(
+    model: nn.Module,
+    profile: DeviceProfile | str,
+    *,
+    filter_fn: Filter | None = None,
+    inplace: bool = False,
+    compensation: str = "global",
+) -> nn.Module:
+    """Put a model's weight layers on simulated crossbar tiles.
+
+    Linear and Conv1d/2d/3d layers become subclasses of themselves that share the same Parameter objects;
+    names, ``state_dict`` keys, hooks and optimizers stay valid. Biases, normalization and everything else
+    stay digital: :func:`describe` names them.
+
+    Args:
+        model: any module; it may itself be a layer.
+        profile: a :class:`DeviceProfile`, the name of a shipped one, or a path to a TOML file.
+        filter_fn: ``filter_fn(module, name) -> bool`` chooses among the convertible layers; None takes all.
+        inplace: False copies the module structure and shares every tensor with ``model``; True swaps the
+            layers of ``model`` itself.
+        compensation: ``"global"`` drift compensation per tile, or ``"none"``.
+
+    Raises:
+        ConversionError: when there is nothing to convert, the model is converted already, or it cannot be
+            copied.
+        ProfileError: when the profile cannot be loaded.
+    """
+    device = load_profile(profile)
+    check_compensation(compensation)
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"convert_to_analog takes a torch.nn.Module, found {type(model).__name__}")
+    converted = analog_layers(model)
+    if converted:
+        raise ConversionError(
+            f"the model is on tiles already (layer {next(iter(converted))!r}): "
+            "convert_to_digital gives back the digital model"
+        )
+    found = {name: module for name, module in model.named_modules() if not why_digital(module)}
+    names = [name for name, module in found.items() if filter_fn is None or filter_fn(module, name)]
+    if not names:
+        kinds = ", ".join(cls.__name__ for cls in ANALOG_CLASSES)
+        reason = (
+            f"filter_fn chose none of the {len(found)} convertible layers ({', '.join(map(repr, found))})"
+            if found
+            else f"none of its layers is one of {kinds}{_obstacles(model)}"
+        )
+        raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
+    target = model if inplace else _copy_sharing_tensors(model)
+    modules = dict(target.named_modules())
+    for name in names:
+        module = modules[name]
+        ANALOG_CLASSES[type(module)].place(module, name, device, compensation)
+    _keep_out_of_fused_paths(target)
+    return target
+
+
+def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """Give back the model with its original classes; the tensors are shared, what was programmed is dropped.
+
+    Raises:
+        ConversionError: when the model is not on tiles, or cannot be copied.
+    """
+    if not analog_layers(model):
+        raise ConversionError(f"{type(model).__name__} has no layer on tiles: it is digital already")
+    target = model if inplace else _copy_sharing_tensors(model)
+    for layer in analog_layers(target).values():
+        layer.remove()
+    for module in target.modules():
+        if hasattr(module, _FUSED):
+            module.activation_relu_or_gelu = getattr(module, _FUSED)
+            delattr(module, _FUSED)
+    return target
+
+
+def analog_layers(model: nn.Module) -> dict[str, AnalogLayer]:
+    """Layers on tiles by their present qualified name; a module used at several places once, under its first
+    name.
+    """
+    return {name: module for name, module in model.named_modules() if isinstance(module, AnalogLayer)}
+
+
+def require_analog(model: nn.Module, action: str) -> dict[str, AnalogLayer]:
+    """The layers on tiles of a model that must have some.
+
+    Raises:
+        ConversionError: when it has none.
+    """
+    layers = analog_layers(model)
+    if not layers:
+        raise ConversionError(
+            f"cannot {action}: {type(model).__name__} has no layer on tiles; "
+            "call analognoise.convert_to_analog(model, profile) first"
+        )
+    return layers
+
+
+def chip_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that are, or would be, on tiles: ``{"conv1.weight": Parameter}``, each Parameter once.
+
+    For a converted model those of its analog layers; for a digital one those of every convertible layer.
+    """
+    modules: dict[str, nn.Module] = dict(analog_layers(model)) or {
+        name: module for name, module in model.named_modules() if not why_digital(module)
+    }
+    weights: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in modules.items():
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        if id(weight) not in seen:
+            seen.add(id(weight))
+            weights[f"{name}.weight" if name else "weight"] = weight
+    return weights
+
+
+@torch.no_grad()
+def sample_weights(model: nn.Module, *, seed: int, step: int, seconds: float) -> dict[str, Tensor]:
+    """The weights that a fresh chip, drawn for this step alone, would have at a drift time; for training on
+    the profile's own noise.
+
+    Args:
+        model: a converted model; its programmed chip is left alone.
+        seed: root of the keys.
+        step: training step; every step gives another chip.
+        seconds: drift time.
+
+    Returns:
+        ``{"conv1.weight": Tensor}`` of each Parameter's shape and type, under the same names as
+        :func:`chip_weights`.
+
+    Raises:
+        ConversionError: when the model is not on tiles.
+    """
+    samples: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, layer in require_analog(model, "sample weights").items():
+        if id(layer.weight) in seen:
+            continue
+        seen.add(id(layer.weight))
+        tiles = layer.program_tiles(Stream(seed, "", chip=step, step=step))
+        out = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
+        samples[f"{name}.weight" if name else "weight"] = layer.assemble(tiles, seconds, out)
+    return samples
+
+
+def why_digital(module: nn.Module) -> str:
+    """Why a module is not put on tiles; an empty string when it can be."""
+    cls = type(module)
+    if isinstance(module, AnalogLayer):
+        return ""
+    if cls in ANALOG_CLASSES:
+        if not isinstance(module._parameters.get("weight"), nn.Parameter):
+            return (
+                "its weight is computed from other tensors (weight_norm?): remove the reparametrization first"
+            )
+        return ""
+    if isinstance(module, nn.modules.batchnorm._NormBase) or cls.__name__.endswith(
+        ("Norm", "Norm1d", "Norm2d", "Norm3d")
+    ):
+        return "normalization stays digital"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "a table look-up, no matrix product"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "lazy: run one batch through the model before converting it"
+    if nn.utils.parametrize.is_parametrized(module):
+        return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
+    if isinstance(module, tuple(ANALOG_CLASSES)):
+        return f"a subclass of {_digital_base(module)} may use its weight in its own way"
+    return f"no analog form of {cls.__name__}"
+
+
+def _digital_base(module: nn.Module) -> str:
+    return next(cls.__name__ for cls in ANALOG_CLASSES if isinstance(module, cls))
+
+
+def _obstacles(model: nn.Module) -> str:
+    reasons = [
+        f"{name or type(model).__name__}: {why_digital(module)}"
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    return (
+        f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})"
+        if reasons
+        else " (it has no parameters)"
+    )
+
+
+def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ConversionError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): "
+            "convert it with inplace=True"
+        ) from error
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, Tensor):
+                yield value
+
+
+def _keep_out_of_fused_paths(model: nn.Module) -> None:
+    """Make torch's Transformer encoder layers call their linear layers also in eval mode.
+
+    Their fused path takes the layers' Parameters and never calls them, which would bypass the tiles. It is
+    taken only for an activation that the layer has marked as ReLU or GELU; without the mark the layer
+    computes the same by its ordinary path.
+    """
+    for module in model.modules():
+        if (
+            isinstance(module, nn.TransformerEncoderLayer)
+            and analog_layers(module)
+            and not hasattr(module, _FUSED)
+        ):
+            setattr(module, _FUSED, module.activation_relu_or_gelu)
+            module.activation_relu_or_gelu = 0
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise unless every parameter is finite.
+
+    Raises:
+        ModelError: naming the first parameter that holds NaN or inf.
+    """
+    for name, parameter in model.named_parameters():
+        bad = int((~torch.isfinite(parameter.detach())).sum())
+        if bad:
+            raise ModelError(
+                f"parameter {name!r}: {bad} of its {parameter.numel()} values are NaN or infinite"
+            )
