@@ -23,15 +23,14 @@ def check_compensation(name: str) -> str:
     """
     if name not in COMPENSATIONS:
         raise ConversionError(
-            f"unknown drift compensation {name!r}{nearest(name, COMPENSATIONS)}: known are {', '.join(COMPENSATIONS)}"
+            f"unknown drift compensation {name!r}{nearest(name, COMPENSATIONS)}: "
+            f"known are {', '.join(COMPENSATIONS)}"
         )
     return name
 
 
 def read_out(weights: Tensor) -> Tensor:
     """Mean of abs(W) over the tile's programmed cells, as one-hot inputs read it out; a scalar tensor."""
-    scalar tensor.
-    """
     return weights.abs().mean()
 
 

@@ -79,7 +79,7 @@ def test_an_all_zero_block_stays_finite_and_zero_without_noise():
 
 
 def test_programmed_weights_scatter_by_the_profile_s_noise_on_both_devices():
-    """A pair scatters by its two devices: sigma of the one that holds the weight and sigma of the resting one."""
+    """A pair scatters by both of its devices: the one that holds the weight and the resting one."""
     profile = load_profile("gaussian")
     sigma = profile.max_noise_level
     n = 200_000
