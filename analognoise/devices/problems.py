@@ -1,0 +1,132 @@
+"""From what pydantic finds wrong in a profile to one sentence that says where, what was found and what would be right."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from analognoise.errors import ProfileError, nearest
+
+# What is right, by pydantic's type of error; {…} are filled from the error's context.
+_EXPECTED = {
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "text in quotes",
+    "string_pattern_mismatch": "letters, digits and . _ + - without spaces",
+    "model_type": "a table of fields",
+    "tuple_type": "a list",
+    "too_short": "a list of at least {min_length}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "literal_error": "{expected}",
+}
+
+
+class Problem(ValueError):
+    """Something wrong that a validator found, before it is known in which file.
+
+    Attributes:
+        field: dotted path of the field, relative to what was being validated; may be empty.
+        text: what was found and what would be right, as the rest of a sentence that begins with the field.
+    """
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field, self.text = field, text
+
+
+class Nested(ValueError):
+    """The problems of a part that was validated by itself, such as a curve."""
+
+    def __init__(self, model: type[BaseModel], error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.model, self.error = model, error
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> ProfileError:
+    """One sentence about the first problem, with the number of the others.
+
+    Args:
+        error: what pydantic raised.
+        model: the class that was validated.
+        where: the file, or whatever else tells the user which profile is meant.
+    """
+    found = list(_problems(error, model, ""))
+    # A misspelt field is reported as unknown and as missing: "unknown" tells more.
+    found.sort(key=lambda sentence: not sentence.startswith("unknown"))
+    others = len(found) - 1
+    more = f" ({others} more problem{'s' if others > 1 else ''} in it)" if others else ""
+    return ProfileError(f"{where}: {found[0]}{more}")
+
+
+def show(value: object, limit: int = 60) -> str:
+    """A value as TOML writes it, shortened."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _problems(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
+    sentences: list[str] = []
+    for item in error.errors():
+        path = prefix
+        for step in item["loc"]:
+            path = f"{path}[{step}]" if isinstance(step, int) else f"{path}.{step}" if path else step
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, Nested):
+            sentences += _problems(cause.error, cause.model, path)
+        elif isinstance(cause, Problem):
+            sentences.append(
+                f"{'.'.join(part for part in (path, cause.field) if part) or 'the profile'} {cause.text}"
+            )
+        else:
+            sentences.append(_sentence(item, path, model))
+    return sentences
+
+
+def _sentence(item: Any, path: str, model: type[BaseModel]) -> str:
+    kind, value, loc = item["type"], item["input"], item["loc"]
+    if kind == "extra_forbidden":
+        table = _table(model, loc[:-1])
+        known = _fields(table)
+        hint = nearest(loc[-1], known) or _elsewhere(loc[-1], model) or f": known here are {', '.join(known)}"
+        return f"unknown field {path}{hint}"
+    if kind == "missing":
+        return f"field {path} is missing"
+    expected = _EXPECTED.get(kind)
+    if expected is None:
+        return f"{path} is {show(value)}: {item['msg']}"
+    return f"{path or 'the profile'} is {show(value)} but must be {expected.format(**item.get('ctx', {}))}"
+
+
+def _fields(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _table(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The class of the sub-table at ``loc``; ``model`` itself where there is none."""
+    for step in loc:
+        field = model.model_fields.get(str(step))
+        for candidate in (field.annotation, *get_args(field.annotation)) if field else ():
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+                break
+    return model
+
+
+def _elsewhere(name: str, model: type[BaseModel]) -> str:
+    """The clause that says in which table a field belongs which stands in a wrong one."""
+    for section in _fields(model):
+        table = _table(model, (section,))
+        if table is not model and name in _fields(table):
+            return f": it belongs in [{section}]"
+    return ""

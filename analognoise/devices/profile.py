@@ -1,0 +1,275 @@
+"""A device profile: everything that is known about one memory technology, checked, immutable and comparable.
+
+``hardware_profiles/SCHEMA.md`` says what every field means. A section that is absent (None here) means that the device has no such effect.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from torch import Tensor
+
+from analognoise.devices.curves import BaseCurve, Curve, Frozen
+from analognoise.devices.problems import Problem, explain, show
+from analognoise.errors import ProfileError
+
+# Drift exponents depend on conductance only down to this x, as in aihwkit's PCM model: ln 0 is infinite.
+MIN_DRIFT_X = 1e-7
+# Programmed conductances reach above g_max; read curves must hold up to this many standard deviations above it.
+_SPREAD = 6.0
+_GRID = 4001
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(@[0-9.e+-]+%)?$")]
+# Both characters for micro, U+00B5 and U+03BC, are read as "u".
+Unit = Annotated[
+    Literal["uS", "nA"], BeforeValidator(lambda unit: "uS" if unit in ("\u00b5S", "\u03bcS") else unit)
+]
+
+
+class Source(Frozen):
+    """Where the figures come from. Documentation only: not part of the digest."""
+
+    citation: str | None = None
+    doi: str | None = None
+    url: str | None = None
+    license: str | None = None
+    notes: str | None = None
+
+
+class Conductance(Frozen):
+    """The range of one device's conductance, in ``unit``."""
+
+    unit: Unit
+    g_max: Positive
+    g_min: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Conductance:
+        if self.g_min >= self.g_max:
+            raise Problem("g_min", f"is {self.g_min:g} but must be below g_max = {self.g_max:g}")
+        return self
+
+
+class WeightMapping(Frozen):
+    """The group of weights whose largest absolute value maps to g_max."""
+
+    scale: Literal["column", "tile", "layer"] = "column"
+
+
+class Programming(Frozen):
+    """G_P = G_T + sigma(G_T / g_max) · N, clamped at zero if asked; sigma in the unit of conductance."""
+
+    sigma: Curve
+    clamp_at_zero: bool = True
+
+
+class Drift(Frozen):
+    """G(t) = G_P · (t / t_0)^(-nu), nu = abs(nu_mean + nu_std · N), both curves of G_T / g_max, t = seconds since programming + t_0."""
+
+    t_0: Positive
+    nu_mean: Curve
+    nu_std: Curve
+
+
+class Read(Frozen):
+    """Accumulated 1/f noise: std = G(t) · relative_sigma(G_P / g_max) · sqrt(ln((t + t_read) / (2 t_read))).
+
+    t = seconds since programming + t_0. ``t_0`` None means the one of drift, or 0 without drift; ``clamp_at_zero`` None means the one of
+    programming, or true without programming.
+    """
+
+    t_read: Positive
+    relative_sigma: Curve
+    t_0: NotNegative | None = None
+    clamp_at_zero: bool | None = None
+
+
+class TileSize(Frozen):
+    """The largest crossbar array of the chip."""
+
+    rows: Count = 512
+    columns: Count = 512
+
+
+class DeviceProfile(Frozen):
+    """One memory technology.
+
+    Two profiles are equal when their ``digest`` is. Profiles are immutable; ``replace``, ``scaled`` and ``at_noise_level`` give new ones.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: Name
+    technology: str = ""
+    description: str = ""
+    source: Source | None = None
+    conductance: Conductance
+    mapping: WeightMapping = WeightMapping()
+    programming: Programming | None = None
+    drift: Drift | None = None
+    read: Read | None = None
+    tile: TileSize = TileSize()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "profile", folder: Any = None) -> DeviceProfile:
+        """A profile from nested dictionaries as ``tomllib`` reads them.
+
+        Args:
+            data: the fields of SCHEMA.md.
+            where: what error messages call the profile: the file it came from.
+            folder: directory (``Path`` or resource) of the CSV files that tables name; None where there is none.
+
+        Raises:
+            ProfileError: one sentence that names ``where``, the field, the value found and what would be right.
+        """
+        try:
+            return cls.model_validate(data, context={"folder": folder})
+        except ValidationError as error:
+            raise explain(error, cls, where) from None
+
+    @cached_property
+    def canonical(self) -> str:
+        """What the digest is taken of: JSON of everything but technology, description and source, with sorted keys."""
+        content = {
+            name: value
+            for name, value in self.as_dict().items()
+            if name not in ("technology", "description", "source")
+        }
+        return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of everything but technology, description and source."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+    @property
+    def has_drift(self) -> bool:
+        """Whether conductances depend on time (by drift or by accumulated read noise)."""
+        return self.drift is not None or self.read is not None
+
+    @cached_property
+    def read_t_0(self) -> float:
+        """Seconds between the clock of the read noise and the end of programming."""
+        own = self.read.t_0 if self.read else None
+        return own if own is not None else self.drift.t_0 if self.drift else 0.0
+
+    @cached_property
+    def read_clamps_at_zero(self) -> bool:
+        """Whether conductances that read noise made negative are set to zero."""
+        own = self.read.clamp_at_zero if self.read else None
+        return own if own is not None else self.programming.clamp_at_zero if self.programming else True
+
+    @cached_property
+    def max_noise_level(self) -> float:
+        """The largest standard deviation of programming over all target conductances, as a fraction of g_max."""
+        if self.programming is None:
+            return 0.0
+        sigma = self.programming.sigma
+        return float(sigma(_grid(self._min_x, 1.0, sigma)).max()) / self.conductance.g_max
+
+    def at_noise_level(self, fraction: float) -> DeviceProfile:
+        """The profile with programming noise scaled so that its largest standard deviation is ``fraction`` of g_max.
+
+        ``fraction`` 0.1 names the result ``NAME@10%``. Other effects stay as they are.
+
+        Raises:
+            ProfileError: when the fraction is not in [0, 1], or there is no programming noise to scale.
+        """
+        if not 0 <= fraction <= 1:
+            raise ProfileError(
+                f"noise level {fraction:g} of profile {self.name!r} must be a fraction of g_max between 0 and 1"
+            )
+        level = self.max_noise_level
+        if level == 0 or self.programming is None:
+            raise ProfileError(
+                f"profile {self.name!r} has no programming noise that could be set to a noise level"
+            )
+        sigma = self.programming.sigma.scaled(fraction / level)
+        return self.replace(
+            {"name": f"{self.name.split('@')[0]}@{100 * fraction:g}%", "programming.sigma": sigma}
+        )
+
+    def scaled(self, programming: float = 1.0, drift: float = 1.0, read: float = 1.0) -> DeviceProfile:
+        """The profile with the programming noise, the drift exponents and the read noise times these factors >= 0."""
+        changes: dict[str, Any] = {}
+        if self.programming:
+            changes["programming.sigma"] = self.programming.sigma.scaled(programming)
+        if self.drift:
+            changes["drift.nu_mean"] = self.drift.nu_mean.scaled(drift)
+            changes["drift.nu_std"] = self.drift.nu_std.scaled(drift)
+        if self.read:
+            changes["read.relative_sigma"] = self.read.relative_sigma.scaled(read)
+        return self.replace(changes)
+
+    def replace(self, changes: Mapping[str, Any]) -> DeviceProfile:
+        """The profile with some fields changed: ``{"drift.t_0": 10.0, "programming.sigma": 0.5, "read": None}``; None removes.
+
+        Raises:
+            ProfileError: when a field does not exist or the changed profile is not valid.
+        """
+        data = copy.deepcopy(self.as_dict())
+        for path, value in changes.items():
+            *parents, last = path.split(".")
+            table = data
+            for depth, parent in enumerate(parents):
+                table = table.setdefault(parent, {})
+                if not isinstance(table, dict):
+                    raise ProfileError(
+                        f"profile {self.name!r}: {path} cannot be changed, because {'.'.join(parents[: depth + 1])} is {show(table)}"
+                    )
+            table[last] = value.as_dict() if isinstance(value, Frozen) else value
+        return self.from_dict(data, where=f"profile {self.name!r} with {', '.join(changes)} changed")
+
+    @property
+    def _min_x(self) -> float:
+        return self.conductance.g_min / self.conductance.g_max
+
+    @model_validator(mode="after")
+    def _check_curves(self) -> DeviceProfile:
+        low, high = self._min_x, 1.0
+        if self.programming:
+            sigma = self.programming.sigma
+            _check("programming.sigma", sigma, low, 1.0)
+            spread = _SPREAD * float(sigma(torch.ones(1, dtype=torch.float64))) / self.conductance.g_max
+            low, high = (0.0 if spread else low), 1.0 + spread
+        if self.drift:
+            _check("drift.nu_mean", self.drift.nu_mean, max(self._min_x, MIN_DRIFT_X), 1.0)
+            _check("drift.nu_std", self.drift.nu_std, max(self._min_x, MIN_DRIFT_X), 1.0)
+        if self.read:
+            _check("read.relative_sigma", self.read.relative_sigma, low, high)
+        return self
+
+
+def _grid(low: float, high: float, curve: BaseCurve) -> Tensor:
+    """Places in [low, high] that show a curve's range: even steps, finer ones near zero, and both sides of every kink."""
+    even = torch.linspace(low, high, _GRID, dtype=torch.float64)
+    near_zero = torch.logspace(-7, math.log10(high), 301, dtype=torch.float64)
+    joints = torch.tensor(curve.joints, dtype=torch.float64)
+    places = torch.cat(
+        [even, near_zero, joints, joints.nextafter(torch.tensor(-math.inf, dtype=torch.float64))]
+    )
+    return places[(places >= low) & (places <= high)].sort().values
+
+
+def _check(field: str, curve: BaseCurve, low: float, high: float) -> None:
+    """Refuse a curve that is negative, NaN or infinite for a conductance that a device can have."""
+    places = _grid(low, high, curve)
+    values = curve(places)
+    wrong = ~((values >= 0) & values.isfinite())
+    if wrong.any():
+        index = int(wrong.nonzero()[0])
+        raise Problem(
+            field,
+            f"is {float(values[index]):.4g} at x = G/g_max = {float(places[index]):.4g} but must be finite and not negative "
+            f"for every x from {low:.4g} to {high:.4g}",
+        )
