@@ -84,8 +84,12 @@ def test_pairs_hold_the_weight(kind, g_min):
         assert scale[0, 2] == 1.0  # an all-zero column
 
 
-def test_the_largest_weight_reaches_g_max_exactly():
+def test_the_largest_weight_reaches_g_max_and_none_exceeds_it():
     profile = load_profile("pcm-ibm")
     weights = torch.randn(1, 500, 33, generator=torch.Generator().manual_seed(3))
     pairs = to_pairs(weights, scales(weights, profile), profile)
-    assert torch.equal(pairs.amax(dim=(0, 3)), torch.full((1, 500), profile.conductance.g_max))
+    largest = pairs.amax(dim=(0, 3))
+    torch.testing.assert_close(
+        largest, torch.full_like(largest, profile.conductance.g_max), rtol=2e-7, atol=0
+    )
+    assert largest.max() <= profile.conductance.g_max
