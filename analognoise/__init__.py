@@ -1,4 +1,4 @@
-"""analognoise: which accuracy a PyTorch model keeps on analog in-memory-computing chips, and how to keep more."""
+"""analognoise: which accuracy a PyTorch model keeps on analog in-memory chips, and how to keep more."""
 
 from analognoise.chip import digital, drift_to_, program_
 from analognoise.conversion import convert_to_analog, convert_to_digital

@@ -63,7 +63,7 @@ class AnalogLayer(nn.Module):
     """
 
     digital_class: ClassVar[type[nn.Module]]
-    weight: nn.Parameter
+    weight: Tensor
     _analognoise: AnalogState
 
     @staticmethod

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from analognoise.devices.catalog import load_profile
 
 from analognoise.crossbar.mapping import scales, split, to_pairs, to_weights
+from analognoise.devices.catalog import load_profile
 
 SHAPES = [
     # groups, columns, channels, kernel, max_rows, max_columns
