@@ -1,6 +1,7 @@
 """Finding profiles: by the name of a shipped one, or by the path of a TOML file.
 
-``@LEVEL`` after either asks for the profile at a noise level: ``gaussian@10%`` and ``gaussian@0.1`` are ``at_noise_level(0.1)``.
+``@LEVEL`` behind either asks for a noise level: ``gaussian@10%`` and ``gaussian@0.1`` are
+``at_noise_level(0.1)``.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ _FOLDER = "hardware_profiles"
 
 def list_profiles() -> list[str]:
     """The names of the shipped profiles, sorted."""
-    return sorted(_shipped())
+    return list(_shipped())
 
 
 def load_profile(profile: str | os.PathLike[str] | DeviceProfile) -> DeviceProfile:
     """A device profile, checked.
 
     Args:
-        profile: the name of a shipped profile, the path of a ``.toml`` file, either with ``@LEVEL`` behind it
-            (``"gaussian@10%"``, ``"my.toml@0.1"``), or a profile, which is returned as it is.
+        profile: the name of a shipped profile or the path of a ``.toml`` file, either with ``@LEVEL`` behind
+            it
+            (``"gaussian@10%"``, ``"my.toml@0.1"``); or a profile, which is returned as it is.
 
     Raises:
-        ProfileError: when no such profile or file exists, the file is not TOML or not a valid profile, or the level cannot be read. The
-            message names the file, the field, the value found and what would be right.
+        ProfileError: when no such profile or file exists, the file is not TOML or not a valid profile, or the
+            level
+            cannot be read. The message names the file, the field, the value found and what would be right.
     """
     if isinstance(profile, DeviceProfile):
         return profile
     text = os.fspath(profile)
     if "@" in text and not Path(text).exists():
         base, _, level = text.rpartition("@")
-        # The level is read first: it is cheap, and the more likely mistake.
         fraction = _parse_level(level, text)
         return _load(base).at_noise_level(fraction)
     return _load(text)
@@ -49,49 +51,49 @@ def load_profile(profile: str | os.PathLike[str] | DeviceProfile) -> DeviceProfi
 def _load(text: str) -> DeviceProfile:
     shipped = _shipped()
     if text in shipped:
-        return _read(shipped[text], f"profile {text}", shipped[text].name)
+        return _read(shipped[text], text)
     path = Path(text).expanduser()
-    is_path = text.lower().endswith(".toml") or "/" in text or os.sep in text or path.is_file()
-    if not is_path:
+    if path.is_file():
+        return _read(path, text)
+    if text and path.is_dir():
         raise ProfileError(
-            f"unknown profile {text!r}{nearest(text, shipped)}: shipped are {', '.join(sorted(shipped))}; "
-            f"a file of your own is named by its path, for example my-device.toml"
+            f"profile {text!r} is a folder: name a .toml file in it, or one of {', '.join(shipped)}"
         )
-    if path.is_dir():
-        raise ProfileError(f"profile file {text} is a folder: name a .toml file")
-    if not path.exists():
+    if text.lower().endswith(".toml") or len(path.parts) > 1:
         raise ProfileError(f"profile file {text} does not exist")
-    return _read(path, text, text)
+    beside = path.with_suffix(".toml") if text else path
+    hint = f" (did you mean the file {beside}?)" if beside.is_file() else nearest(text, shipped)
+    raise ProfileError(
+        f"unknown profile {text!r}{hint}: known are {', '.join(shipped)}, "
+        f"and a file of your own by its path, for example my-device.toml"
+    )
 
 
-def _read(file: Traversable | Path, where: str, name: str) -> DeviceProfile:
+def _read(file: Traversable | Path, where: str) -> DeviceProfile:
     try:
         content = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ProfileError(
-            f"{name} is not UTF-8 text (byte {error.start}): a profile is a TOML file"
+            f"{where} is not UTF-8 text (byte {error.start}): a profile is a TOML file"
         ) from None
     except OSError as error:
-        raise ProfileError(f"{name} cannot be read: {error.strerror}") from None
+        raise ProfileError(f"{where} cannot be read: {error.strerror}") from None
     try:
         data = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
-        raise ProfileError(_syntax_error(str(error), content, name)) from None
+        raise ProfileError(_syntax_error(str(error), content, where)) from None
     folder = file.parent if isinstance(file, Path) else _folder()
     return DeviceProfile.from_dict(data, where=where, folder=folder)
 
 
-def _syntax_error(message: str, content: str, name: str) -> str:
+def _syntax_error(message: str, content: str, where: str) -> str:
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     if match is None:
-        return f"{name} is not valid TOML: {message}"
+        return f"{where} is not valid TOML: {message}"
     reason, line, column = match.groups()
-    place = (
-        f"line {line}, column {column}"
-        if line
-        else f"line {max(1, len(content.splitlines()))}, at the end of the file"
-    )
-    return f"{name}, {place}: not valid TOML: {reason[:1].lower()}{reason[1:]}"
+    end = max(1, len(content.splitlines()))
+    place = f"line {line}, column {column}" if line else f"line {end}, at the end of the file"
+    return f"{where}, {place}: not valid TOML: {reason[:1].lower()}{reason[1:]}"
 
 
 def _parse_level(level: str, text: str) -> float:
@@ -99,13 +101,16 @@ def _parse_level(level: str, text: str) -> float:
     fraction = float(match[1]) / (100 if match[2] else 1) if match else math.nan
     if not 0 <= fraction <= 1:
         raise ProfileError(
-            f"noise level {level!r} of profile {text!r} is not between 0 and 100 % of g_max: write for example gaussian@10% or gaussian@0.1"
+            f"noise level {level!r} of profile {text!r} is not between 0 and 100 % of g_max: "
+            f"write for example gaussian@10% or gaussian@0.1"
         )
     return fraction
 
 
 def _shipped() -> dict[str, Traversable]:
-    return {file.name[: -len(".toml")]: file for file in _folder().iterdir() if file.name.endswith(".toml")}
+    """The files of the shipped profiles by name, sorted."""
+    files = sorted(_folder().iterdir(), key=lambda file: file.name)
+    return {file.name[: -len(".toml")]: file for file in files if file.name.endswith(".toml")}
 
 
 def _folder() -> Traversable:
@@ -115,5 +120,5 @@ def _folder() -> Traversable:
         if folder.is_dir():
             return folder
     raise ProfileError(
-        f"the shipped profiles are missing: no folder {_FOLDER} in {package}; install analognoise again"
+        f"the shipped profiles are missing: {package} has no folder {_FOLDER}, so install it again"
     )

@@ -1,14 +1,16 @@
 """What one device does: programming, drift and read, as functions of whole tensors of devices.
 
-All conductances are in the profile's unit, of any shape and on any device, float32 or float64; the result has the same shape and type.
-``normal`` always is a tensor of independent standard normal numbers of the same shape. Where the profile lacks an effect, its function
-returns its input as it is, and takes None for ``normal``. Arguments are never changed, but a result may be one of them. The functions are
-not differentiable: call them without gradients.
+All conductances are in the profile's unit, of any shape, float32 or float64, on any torch device; a result
+has the same shape, type and place. ``normal`` is always a tensor of independent standard normal numbers of
+the same shape. Where the profile lacks an effect, its function returns its input as it is and needs no
+``normal``. Arguments are never changed, but a result may be one of them. Nothing here is differentiable: call
+it without gradients.
 
-Formulas: Nandakumar et al., ICECS 2019, doi 10.1109/ICECS46596.2019.8964852; the same as in aihwkit's ``PCMLikeNoiseModel``, per device.
+Formulas: Nandakumar et al., ICECS 2019, doi 10.1109/ICECS46596.2019.8964852; per device the same as those of
+aihwkit's ``PCMLikeNoiseModel``.
 
-What depends on the target (or on the programmed conductance) alone may be computed once and handed in for every chip (or time):
-``programming_sigma``, ``drift_moments``, ``relative_read_sigma``.
+What depends on the target alone, or on the programmed conductance alone, can be computed once and handed in
+for every chip, or for every time: ``programming_sigma``, ``drift_moments``, ``relative_read_sigma``.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from analognoise.devices.base import BaseCurve
 from analognoise.devices.curves import Log
 from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
 
-# A number where a curve is constant.
 Level: TypeAlias = Tensor | float
+"""A value for each device, or one number where it is the same for all."""
 
 
 def program(
@@ -35,11 +38,11 @@ def program(
         target: target conductances G_T >= 0.
         profile: the device.
         normal: standard normals; None if ``profile.programming`` is None.
-        sigma: what ``programming_sigma(target, profile)`` gave before, to save computing it again.
+        sigma: ``programming_sigma(target, profile)``, where it is known already.
     """
     if profile.programming is None:
         return target
-    assert normal is not None, "programming noise needs normal numbers"
+    normal = _given(normal, "programming")
     if sigma is None:
         sigma = programming_sigma(target, profile)
     if isinstance(sigma, Tensor):
@@ -50,12 +53,8 @@ def program(
 
 
 def programming_sigma(target: Tensor, profile: DeviceProfile) -> Level:
-    """Standard deviation of programming at each target, in the unit of conductance; 0.0 without programming noise."""
-    if profile.programming is None:
-        return 0.0
-    sigma = profile.programming.sigma
-    constant = sigma.constant
-    return sigma.function(1 / profile.conductance.g_max)(target) if constant is None else constant
+    """Standard deviation of programming at each target, in the unit of conductance; 0.0 if there is none."""
+    return _level(profile.programming.sigma, target, profile) if profile.programming else 0.0
 
 
 def drift_coefficients(
@@ -65,26 +64,24 @@ def drift_coefficients(
     *,
     moments: tuple[Level, Level] | None = None,
 ) -> Tensor | None:
-    """Drift exponents nu = abs(nu_mean + nu_std · N), both of max(G_T / g_max, 1e-7); None if the device does not drift.
+    """Drift exponents nu = abs(nu_mean + nu_std · N), both of max(G_T / g_max, 1e-7); None without drift.
 
     Args:
         target: target (not programmed) conductances G_T >= 0.
         profile: the device.
         normal: standard normals; None if ``profile.drift`` is None.
-        moments: what ``drift_moments(target, profile)`` gave before, to save computing it again.
+        moments: ``drift_moments(target, profile)``, where they are known already.
     """
     if profile.drift is None:
         return None
-    assert normal is not None, "drift exponents need normal numbers"
+    normal = _given(normal, "drift")
     mean, std = drift_moments(target, profile) if moments is None else moments
-    if isinstance(mean, Tensor):
-        nu = (
-            torch.addcmul(mean, std, normal)
-            if isinstance(std, Tensor)
-            else torch.add(mean, normal, alpha=std)
-        )
+    if not isinstance(mean, Tensor):
+        nu = torch.mul(normal, std).add_(mean)
+    elif isinstance(std, Tensor):
+        nu = torch.addcmul(mean, std, normal)
     else:
-        nu = (normal * std).add_(mean)
+        nu = torch.add(mean, normal, alpha=std)
     return nu.abs_()
 
 
@@ -93,17 +90,15 @@ def drift_moments(target: Tensor, profile: DeviceProfile) -> tuple[Level, Level]
     if profile.drift is None:
         return 0.0, 0.0
     mean, std = profile.drift.nu_mean, profile.drift.nu_std
-    factor = 1 / profile.conductance.g_max
     if mean.constant is not None and std.constant is not None:
         return mean.constant, std.constant
-    positive = target.clamp(min=MIN_DRIFT_X * profile.conductance.g_max)
-    if mean.constant is None and std.constant is None and isinstance(mean, Log) and isinstance(std, Log):
+    g_max = profile.conductance.g_max
+    positive = target.clamp(min=MIN_DRIFT_X * g_max)
+    if isinstance(mean, Log) and isinstance(std, Log) and mean.constant is None and std.constant is None:
+        # The logarithm is most of the work.
         log = positive.log_()
-        return mean.of_log(factor)(log), std.of_log(factor)(log)
-    return (
-        mean.function(factor)(positive) if mean.constant is None else mean.constant,
-        std.function(factor)(positive) if std.constant is None else std.constant,
-    )
+        return mean.of_log(1 / g_max)(log), std.of_log(1 / g_max)(log)
+    return _level(mean, positive, profile), _level(std, positive, profile)
 
 
 def drift(programmed: Tensor, nu: Tensor | None, seconds: float, profile: DeviceProfile) -> Tensor:
@@ -111,12 +106,13 @@ def drift(programmed: Tensor, nu: Tensor | None, seconds: float, profile: Device
 
     Args:
         programmed: conductances G_P right after programming.
-        nu: what ``drift_coefficients`` gave; None if the device does not drift.
+        nu: what ``drift_coefficients`` gave; None if ``profile.drift`` is None.
         seconds: drift time, >= 0.
         profile: the device.
     """
-    if profile.drift is None or nu is None or seconds == 0:
+    if profile.drift is None or seconds == 0:
         return programmed
+    nu = _given(nu, "drift")
     return torch.mul(nu, -math.log1p(seconds / profile.drift.t_0)).exp_().mul_(programmed)
 
 
@@ -129,44 +125,58 @@ def read(
     *,
     relative_sigma: Level | None = None,
 ) -> Tensor:
-    """Conductances with the 1/f noise that has accumulated: G(t) · (1 + Q(G_P / g_max) · growth(t) · N), clamped at zero.
+    """Conductances with accumulated 1/f noise: G(t) · (1 + Q(G_P / g_max) · growth · N), clamped at zero.
 
     Args:
         drifted: conductances G(t) at that time.
         programmed: conductances G_P right after programming.
-        seconds: drift time, >= 0.
+        seconds: drift time, >= 0; the noise is there at 0, too.
         profile: the device.
         normal: standard normals; None if ``profile.read`` is None.
-        relative_sigma: what ``relative_read_sigma(programmed, profile)`` gave before, to save computing it again.
+        relative_sigma: Q, ``relative_read_sigma(programmed, profile)``, where it is known already.
     """
     if profile.read is None:
         return drifted
-    assert normal is not None, "read noise needs normal numbers"
-    growth = read_growth(seconds, profile)
+    normal = _given(normal, "read")
     if relative_sigma is None:
         relative_sigma = relative_read_sigma(programmed, profile)
+    growth = read_growth(seconds, profile)
     if isinstance(relative_sigma, Tensor):
-        conductance = torch.addcmul(drifted, relative_sigma * normal, drifted, value=growth)
+        noisy = torch.addcmul(drifted, relative_sigma * normal, drifted, value=growth)
     else:
-        conductance = torch.addcmul(drifted, normal, drifted, value=relative_sigma * growth)
-    return conductance.clamp_(min=0) if profile.read_clamps_at_zero else conductance
+        noisy = torch.addcmul(drifted, normal, drifted, value=relative_sigma * growth)
+    return noisy.clamp_(min=0) if profile.read_clamps_at_zero else noisy
 
 
 def relative_read_sigma(programmed: Tensor, profile: DeviceProfile) -> Level:
-    """Q at abs(G_P) / g_max: relative standard deviation of read noise before its growth in time; 0.0 without read noise."""
+    """Q(abs(G_P) / g_max), the relative standard deviation of read noise before it grows; 0.0 without."""
     if profile.read is None:
         return 0.0
-    curve = profile.read.relative_sigma
-    constant = curve.constant
-    if constant is not None:
-        return constant
-    signed = profile.programming is not None and not profile.programming.clamp_at_zero
-    return curve.function(1 / profile.conductance.g_max)(programmed.abs() if signed else programmed)
+    if (
+        profile.programming
+        and not profile.programming.clamp_at_zero
+        and profile.read.relative_sigma.constant is None
+    ):
+        programmed = programmed.abs()
+    return _level(profile.read.relative_sigma, programmed, profile)
 
 
 def read_growth(seconds: float, profile: DeviceProfile) -> float:
-    """sqrt(max(0, ln((t + t_read) / (2 t_read)))) at t = seconds + t_0, the growth of 1/f noise; 0.0 without read noise."""
+    """How 1/f noise grows: sqrt(max(0, ln((t + t_read) / (2 t_read)))), t = seconds + t_0; 0.0 without."""
     if profile.read is None:
         return 0.0
     t_read = profile.read.t_read
     return math.sqrt(max(0.0, math.log((seconds + profile.read_t_0 + t_read) / (2 * t_read))))
+
+
+def _level(curve: BaseCurve, conductance: Tensor, profile: DeviceProfile) -> Level:
+    constant = curve.constant
+    return curve.function(1 / profile.conductance.g_max)(conductance) if constant is None else constant
+
+
+def _given(tensor: Tensor | None, effect: str) -> Tensor:
+    if tensor is None:
+        raise TypeError(
+            f"the profile has a section [{effect}], so its random numbers must be given and not None"
+        )
+    return tensor

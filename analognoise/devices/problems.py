@@ -1,4 +1,4 @@
-"""From what pydantic finds wrong in a profile to one sentence that says where, what was found and what would be right."""
+"""From what pydantic finds wrong to one sentence: where, what was found and what would be right."""
 
 from __future__ import annotations
 
@@ -85,9 +85,8 @@ def _problems(error: ValidationError, model: type[BaseModel], prefix: str) -> li
         if isinstance(cause, Nested):
             sentences += _problems(cause.error, cause.model, path)
         elif isinstance(cause, Problem):
-            sentences.append(
-                f"{'.'.join(part for part in (path, cause.field) if part) or 'the profile'} {cause.text}"
-            )
+            field = ".".join(part for part in (path, cause.field) if part)
+            sentences.append(f"{field} {cause.text}")
         else:
             sentences.append(_sentence(item, path, model))
     return sentences

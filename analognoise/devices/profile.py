@@ -1,39 +1,43 @@
 """A device profile: everything that is known about one memory technology, checked, immutable and comparable.
 
-``hardware_profiles/SCHEMA.md`` says what every field means. A section that is absent (None here) means that the device has no such effect.
+``hardware_profiles/SCHEMA.md`` says what every field means. A section that is absent (None here) means that
+the device has no such effect.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from torch import Tensor
 
-from analognoise.devices.curves import BaseCurve, Curve, Frozen
+from analognoise.devices.base import BaseCurve, Frozen, canonical_json
+from analognoise.devices.curves import Curve
 from analognoise.devices.problems import Problem, explain, show
 from analognoise.errors import ProfileError
 
 # Drift exponents depend on conductance only down to this x, as in aihwkit's PCM model: ln 0 is infinite.
 MIN_DRIFT_X = 1e-7
-# Programmed conductances reach above g_max; read curves must hold up to this many standard deviations above it.
+# Programming can end above g_max: curves of what was programmed must hold this many standard deviations
+# further.
 _SPREAD = 6.0
 _GRID = 4001
+_DOCUMENTATION = ("technology", "description", "source")
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(@[0-9.e+-]+%)?$")]
-# Both characters for micro, U+00B5 and U+03BC, are read as "u".
+# Two characters look like the micro sign.
+_UNITS = {"\u00b5S": "uS", "\u03bcS": "uS"}
 Unit = Annotated[
-    Literal["uS", "nA"], BeforeValidator(lambda unit: "uS" if unit in ("\u00b5S", "\u03bcS") else unit)
+    Literal["uS", "nA"],
+    BeforeValidator(lambda unit: _UNITS.get(unit, unit) if isinstance(unit, str) else unit),
 ]
 
 
@@ -55,7 +59,7 @@ class Conductance(Frozen):
     g_min: NotNegative = 0.0
 
     @model_validator(mode="after")
-    def _check_range(self) -> Conductance:
+    def _check_range(self) -> Self:
         if self.g_min >= self.g_max:
             raise Problem("g_min", f"is {self.g_min:g} but must be below g_max = {self.g_max:g}")
         return self
@@ -75,7 +79,10 @@ class Programming(Frozen):
 
 
 class Drift(Frozen):
-    """G(t) = G_P · (t / t_0)^(-nu), nu = abs(nu_mean + nu_std · N), both curves of G_T / g_max, t = seconds since programming + t_0."""
+    """G(t) = G_P · (t / t_0)^(-nu) with t = seconds since programming + t_0.
+
+    nu = abs(nu_mean + nu_std · N), both of them curves of G_T / g_max.
+    """
 
     t_0: Positive
     nu_mean: Curve
@@ -83,10 +90,11 @@ class Drift(Frozen):
 
 
 class Read(Frozen):
-    """Accumulated 1/f noise: std = G(t) · relative_sigma(G_P / g_max) · sqrt(ln((t + t_read) / (2 t_read))).
+    """Accumulated 1/f noise of standard deviation G(t) · relative_sigma(G_P / g_max) · growth.
 
-    t = seconds since programming + t_0. ``t_0`` None means the one of drift, or 0 without drift; ``clamp_at_zero`` None means the one of
-    programming, or true without programming.
+    growth = sqrt(ln((t + t_read) / (2 t_read))) with t = seconds since programming + t_0. ``t_0`` None means
+    the one of drift, or 0 without drift; ``clamp_at_zero`` None means the one of programming, or true without
+    programming.
     """
 
     t_read: Positive
@@ -105,7 +113,8 @@ class TileSize(Frozen):
 class DeviceProfile(Frozen):
     """One memory technology.
 
-    Two profiles are equal when their ``digest`` is. Profiles are immutable; ``replace``, ``scaled`` and ``at_noise_level`` give new ones.
+    Two profiles are equal when their ``digest`` is. Profiles never change: ``replace``, ``scaled`` and
+    ``at_noise_level`` give new ones. Make one with ``load_profile`` or ``DeviceProfile.from_dict``.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -127,10 +136,12 @@ class DeviceProfile(Frozen):
         Args:
             data: the fields of SCHEMA.md.
             where: what error messages call the profile: the file it came from.
-            folder: directory (``Path`` or resource) of the CSV files that tables name; None where there is none.
+            folder: directory (``Path`` or resource) of the CSV files that tables name; None where there is
+                none.
 
         Raises:
-            ProfileError: one sentence that names ``where``, the field, the value found and what would be right.
+            ProfileError: one sentence that names ``where``, the field, the value found and what would be
+                right.
         """
         try:
             return cls.model_validate(data, context={"folder": folder})
@@ -139,13 +150,9 @@ class DeviceProfile(Frozen):
 
     @cached_property
     def canonical(self) -> str:
-        """What the digest is taken of: JSON of everything but technology, description and source, with sorted keys."""
-        content = {
-            name: value
-            for name, value in self.as_dict().items()
-            if name not in ("technology", "description", "source")
-        }
-        return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        """What the digest is taken of: JSON of everything but technology, description and source."""
+        content = {name: value for name, value in self.as_dict().items() if name not in _DOCUMENTATION}
+        return canonical_json(content)
 
     @cached_property
     def digest(self) -> str:
@@ -154,12 +161,12 @@ class DeviceProfile(Frozen):
 
     @property
     def has_drift(self) -> bool:
-        """Whether conductances depend on time (by drift or by accumulated read noise)."""
+        """Whether conductances depend on time, by drift or by accumulated read noise."""
         return self.drift is not None or self.read is not None
 
     @cached_property
     def read_t_0(self) -> float:
-        """Seconds between the clock of the read noise and the end of programming."""
+        """Seconds by which the clock of the read noise is ahead of the drift time."""
         own = self.read.t_0 if self.read else None
         return own if own is not None else self.drift.t_0 if self.drift else 0.0
 
@@ -171,14 +178,15 @@ class DeviceProfile(Frozen):
 
     @cached_property
     def max_noise_level(self) -> float:
-        """The largest standard deviation of programming over all target conductances, as a fraction of g_max."""
+        """The largest standard deviation of programming over all targets, as a fraction of g_max."""
         if self.programming is None:
             return 0.0
         sigma = self.programming.sigma
         return float(sigma(_grid(self._min_x, 1.0, sigma)).max()) / self.conductance.g_max
 
     def at_noise_level(self, fraction: float) -> DeviceProfile:
-        """The profile with programming noise scaled so that its largest standard deviation is ``fraction`` of g_max.
+        """The profile with programming noise scaled so that its largest standard deviation is a fraction of
+        g_max.
 
         ``fraction`` 0.1 names the result ``NAME@10%``. Other effects stay as they are.
 
@@ -187,20 +195,22 @@ class DeviceProfile(Frozen):
         """
         if not 0 <= fraction <= 1:
             raise ProfileError(
-                f"noise level {fraction:g} of profile {self.name!r} must be a fraction of g_max between 0 and 1"
+                f"noise level of profile {self.name!r} is {fraction:g} but must be between 0 and 1"
             )
-        level = self.max_noise_level
-        if level == 0 or self.programming is None:
+        if self.programming is None or self.max_noise_level == 0:
             raise ProfileError(
                 f"profile {self.name!r} has no programming noise that could be set to a noise level"
             )
-        sigma = self.programming.sigma.scaled(fraction / level)
-        return self.replace(
-            {"name": f"{self.name.split('@')[0]}@{100 * fraction:g}%", "programming.sigma": sigma}
-        )
+        name = f"{self.name.split('@')[0]}@{100 * fraction:g}%"
+        sigma = self.programming.sigma.scaled(fraction / self.max_noise_level)
+        return self.replace({"name": name, "programming.sigma": sigma})
 
     def scaled(self, programming: float = 1.0, drift: float = 1.0, read: float = 1.0) -> DeviceProfile:
-        """The profile with the programming noise, the drift exponents and the read noise times these factors >= 0."""
+        """The profile with its programming noise, its drift exponents and its read noise times these factors.
+
+        Raises:
+            ProfileError: when a factor is negative, NaN or infinite.
+        """
         changes: dict[str, Any] = {}
         if self.programming:
             changes["programming.sigma"] = self.programming.sigma.scaled(programming)
@@ -212,36 +222,36 @@ class DeviceProfile(Frozen):
         return self.replace(changes)
 
     def replace(self, changes: Mapping[str, Any]) -> DeviceProfile:
-        """The profile with some fields changed: ``{"drift.t_0": 10.0, "programming.sigma": 0.5, "read": None}``; None removes.
+        """The profile with some fields changed, or removed where the new value is None.
+
+        ``profile.replace({"drift.t_0": 10.0, "programming.sigma": 0.5, "read": None})``
 
         Raises:
-            ProfileError: when a field does not exist or the changed profile is not valid.
+            ProfileError: when a field does not exist, or the changed profile is not valid.
         """
-        data = copy.deepcopy(self.as_dict())
+        where = f"profile {self.name!r} with {', '.join(changes)} changed"
+        data = self.as_dict()
         for path, value in changes.items():
             *parents, last = path.split(".")
             table = data
-            for depth, parent in enumerate(parents):
+            for parent in parents:
                 table = table.setdefault(parent, {})
                 if not isinstance(table, dict):
-                    raise ProfileError(
-                        f"profile {self.name!r}: {path} cannot be changed, because {'.'.join(parents[: depth + 1])} is {show(table)}"
-                    )
+                    raise ProfileError(f"{where}: {path} does not exist, because {parent} is {show(table)}")
             table[last] = value.as_dict() if isinstance(value, Frozen) else value
-        return self.from_dict(data, where=f"profile {self.name!r} with {', '.join(changes)} changed")
+        return self.from_dict(data, where=where)
 
     @property
     def _min_x(self) -> float:
         return self.conductance.g_min / self.conductance.g_max
 
     @model_validator(mode="after")
-    def _check_curves(self) -> DeviceProfile:
+    def _check_curves(self) -> Self:
         low, high = self._min_x, 1.0
         if self.programming:
-            sigma = self.programming.sigma
-            _check("programming.sigma", sigma, low, 1.0)
-            spread = _SPREAD * float(sigma(torch.ones(1, dtype=torch.float64))) / self.conductance.g_max
-            low, high = (0.0 if spread else low), 1.0 + spread
+            largest = _check("programming.sigma", self.programming.sigma, low, 1.0)
+            low = 0.0 if largest > 0 else low
+            high = 1.0 + _SPREAD * largest / self.conductance.g_max
         if self.drift:
             _check("drift.nu_mean", self.drift.nu_mean, max(self._min_x, MIN_DRIFT_X), 1.0)
             _check("drift.nu_std", self.drift.nu_std, max(self._min_x, MIN_DRIFT_X), 1.0)
@@ -251,18 +261,17 @@ class DeviceProfile(Frozen):
 
 
 def _grid(low: float, high: float, curve: BaseCurve) -> Tensor:
-    """Places in [low, high] that show a curve's range: even steps, finer ones near zero, and both sides of every kink."""
+    """Places in [low, high] that show a curve's range: even steps, finer near zero, both sides of kinks."""
     even = torch.linspace(low, high, _GRID, dtype=torch.float64)
-    near_zero = torch.logspace(-7, math.log10(high), 301, dtype=torch.float64)
+    near_zero = torch.logspace(math.log10(MIN_DRIFT_X), 0, 301, dtype=torch.float64)
     joints = torch.tensor(curve.joints, dtype=torch.float64)
-    places = torch.cat(
-        [even, near_zero, joints, joints.nextafter(torch.tensor(-math.inf, dtype=torch.float64))]
-    )
+    before = joints.nextafter(torch.full_like(joints, -math.inf))
+    places = torch.cat([even, near_zero, joints, before])
     return places[(places >= low) & (places <= high)].sort().values
 
 
-def _check(field: str, curve: BaseCurve, low: float, high: float) -> None:
-    """Refuse a curve that is negative, NaN or infinite for a conductance that a device can have."""
+def _check(field: str, curve: BaseCurve, low: float, high: float) -> float:
+    """The largest value of a curve, which must be finite and not negative at every x in [low, high]."""
     places = _grid(low, high, curve)
     values = curve(places)
     wrong = ~((values >= 0) & values.isfinite())
@@ -270,6 +279,7 @@ def _check(field: str, curve: BaseCurve, low: float, high: float) -> None:
         index = int(wrong.nonzero()[0])
         raise Problem(
             field,
-            f"is {float(values[index]):.4g} at x = G/g_max = {float(places[index]):.4g} but must be finite and not negative "
-            f"for every x from {low:.4g} to {high:.4g}",
+            f"is {float(values[index]):.4g} at x = G/g_max = {float(places[index]):.4g} "
+            f"but must be finite and not negative for every x from {low:.4g} to {high:.4g}",
         )
+    return float(values.max())
