@@ -18,7 +18,7 @@ table          x, y, or csv = "file.csv" beside the profile    linear between po
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -79,16 +79,19 @@ class Log(BaseCurve):
     def _value(self) -> float | None:
         return None if self.slope else self.intercept
 
-    def of_log(self, factor: float) -> Function:
-        """The function ``ln g -> curve(factor * g)``, for callers that need the logarithm more than once."""
+    def of_log(self, factor: float) -> Callable[..., Tensor]:
+        """The function ``ln g -> curve(factor * g)``, for callers that need the logarithm more than once.
+
+        It takes ``out``, a tensor for the result, which may be the argument.
+        """
         slope, intercept = (
             self.slope * self.scale,
             (self.intercept + self.slope * math.log(factor)) * self.scale,
         )
         low, high = self.limits
 
-        def line(log: Tensor) -> Tensor:
-            result = torch.add(scalar(intercept, log.dtype, log.device), log, alpha=slope)
+        def line(log: Tensor, out: Tensor | None = None) -> Tensor:
+            result = torch.add(scalar(intercept, log.dtype, log.device), log, alpha=slope, out=out)
             return result if low is None and high is None else result.clamp_(low, high)
 
         return line
@@ -97,7 +100,12 @@ class Log(BaseCurve):
         if self.constant is not None:
             return super()._build(factor)
         line = self.of_log(factor)
-        return lambda g: line(g.log())
+
+        def logarithm(g: Tensor) -> Tensor:
+            log = g.log()
+            return line(log, out=log)
+
+        return logarithm
 
 
 class Power(BaseCurve):

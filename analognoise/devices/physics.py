@@ -43,10 +43,11 @@ def program(
     if profile.programming is None:
         return target
     normal = _given(normal, "programming")
+    fresh = sigma is None
     if sigma is None:
         sigma = programming_sigma(target, profile)
     if isinstance(sigma, Tensor):
-        programmed = torch.addcmul(target, sigma, normal)
+        programmed = torch.addcmul(target, sigma, normal, out=sigma if fresh else None)
     else:
         programmed = torch.add(target, normal, alpha=sigma)
     return programmed.clamp_(min=0) if profile.programming.clamp_at_zero else programmed
@@ -78,10 +79,12 @@ def drift_coefficients(
     mean, std = drift_moments(target, profile) if moments is None else moments
     if not isinstance(mean, Tensor):
         nu = torch.mul(normal, std).add_(mean)
-    elif isinstance(std, Tensor):
-        nu = torch.addcmul(mean, std, normal)
     else:
-        nu = torch.add(mean, normal, alpha=std)
+        out = mean if moments is None else None
+        if isinstance(std, Tensor):
+            nu = torch.addcmul(mean, std, normal, out=out)
+        else:
+            nu = torch.add(mean, normal, alpha=std, out=out)
     return nu.abs_()
 
 
@@ -97,7 +100,8 @@ def drift_moments(target: Tensor, profile: DeviceProfile) -> tuple[Level, Level]
     if isinstance(mean, Log) and isinstance(std, Log) and mean.constant is None and std.constant is None:
         # The logarithm is most of the work.
         log = positive.log_()
-        return mean.of_log(1 / g_max)(log), std.of_log(1 / g_max)(log)
+        first = mean.of_log(1 / g_max)(log)
+        return first, std.of_log(1 / g_max)(log, out=log)
     return _level(mean, positive, profile), _level(std, positive, profile)
 
 
@@ -138,11 +142,13 @@ def read(
     if profile.read is None:
         return drifted
     normal = _given(normal, "read")
+    fresh = relative_sigma is None
     if relative_sigma is None:
         relative_sigma = relative_read_sigma(programmed, profile)
     growth = read_growth(seconds, profile)
     if isinstance(relative_sigma, Tensor):
-        noisy = torch.addcmul(drifted, relative_sigma * normal, drifted, value=growth)
+        noise = relative_sigma.mul_(normal) if fresh else relative_sigma * normal
+        noisy = torch.addcmul(drifted, noise, drifted, value=growth, out=noise)
     else:
         noisy = torch.addcmul(drifted, normal, drifted, value=relative_sigma * growth)
     return noisy.clamp_(min=0) if profile.read_clamps_at_zero else noisy
