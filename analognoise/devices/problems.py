@@ -17,12 +17,12 @@ _EXPECTED = {
     "int_type": "a whole number",
     "bool_type": "true or false",
     "string_type": "text in quotes",
-    "string_pattern_mismatch": "letters, digits and . _ + - without spaces",
+    "string_pattern_mismatch": "of letters, digits and . _ + -, without spaces",
     "model_type": "a table of fields",
     "tuple_type": "a list",
     "too_short": "a list of at least {min_length}",
-    "greater_than": "greater than {gt}",
-    "greater_than_equal": "at least {ge}",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
     "literal_error": "{expected}",
 }
 
@@ -95,19 +95,21 @@ def _problems(error: ValidationError, model: type[BaseModel], prefix: str) -> li
 def _sentence(item: Any, path: str, model: type[BaseModel]) -> str:
     kind, value, loc = item["type"], item["input"], item["loc"]
     if kind == "extra_forbidden":
-        table = _table(model, loc[:-1])
-        known = _fields(table)
-        hint = nearest(loc[-1], known) or _elsewhere(loc[-1], model) or f": known here are {', '.join(known)}"
-        return f"unknown field {path}{hint}"
+        known = _names(_table(model, loc[:-1]))
+        hint = _elsewhere(loc[-1], model) or nearest(loc[-1], known) or f": known here are {', '.join(known)}"
+        return f"unknown field {path}{'' if isinstance(value, (dict, list)) else f' = {show(value)}'}{hint}"
+    meaning = _meaning(model, loc)
     if kind == "missing":
-        return f"field {path} is missing"
+        return f"field {path} is missing{meaning and f': it must be {meaning}'}"
     expected = _EXPECTED.get(kind)
     if expected is None:
         return f"{path} is {show(value)}: {item['msg']}"
-    return f"{path or 'the profile'} is {show(value)} but must be {expected.format(**item.get('ctx', {}))}"
+    right = expected.format(**item.get("ctx", {}))
+    return f"{path or 'the profile'} is {show(value)} but must be {right}{meaning and f' ({meaning})'}"
 
 
-def _fields(model: type[BaseModel]) -> list[str]:
+def _names(model: type[BaseModel]) -> list[str]:
+    """The fields of a table as a file writes them."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -122,10 +124,16 @@ def _table(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel
     return model
 
 
+def _meaning(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """What a field holds, where its class says so."""
+    fields = _table(model, loc[:-1]).model_fields
+    return (loc and loc[-1] in fields and fields[str(loc[-1])].description) or ""
+
+
 def _elsewhere(name: str, model: type[BaseModel]) -> str:
     """The clause that says in which table a field belongs which stands in a wrong one."""
-    for section in _fields(model):
+    for section in _names(model):
         table = _table(model, (section,))
-        if table is not model and name in _fields(table):
+        if table is not model and name in _names(table):
             return f": it belongs in [{section}]"
     return ""

@@ -30,6 +30,7 @@ _GRID = 4001
 _DOCUMENTATION = ("technology", "description", "source")
 
 Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, description="seconds")]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(@[0-9.e+-]+%)?$")]
@@ -54,9 +55,9 @@ class Source(Frozen):
 class Conductance(Frozen):
     """The range of one device's conductance, in ``unit``."""
 
-    unit: Unit
-    g_max: Positive
-    g_min: NotNegative = 0.0
+    unit: Unit = Field(description="microsiemens, or nanoampere where devices were measured as currents")
+    g_max: Positive = Field(description="the largest target conductance, in unit")
+    g_min: NotNegative = Field(default=0.0, description="the smallest target conductance, in unit")
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -74,7 +75,7 @@ class WeightMapping(Frozen):
 class Programming(Frozen):
     """G_P = G_T + sigma(G_T / g_max) · N, clamped at zero if asked; sigma in the unit of conductance."""
 
-    sigma: Curve
+    sigma: Curve = Field(description="a number or a curve, in the unit of conductance")
     clamp_at_zero: bool = True
 
 
@@ -84,9 +85,9 @@ class Drift(Frozen):
     nu = abs(nu_mean + nu_std · N), both of them curves of G_T / g_max.
     """
 
-    t_0: Positive
-    nu_mean: Curve
-    nu_std: Curve
+    t_0: Seconds
+    nu_mean: Curve = Field(description="a number or a curve")
+    nu_std: Curve = Field(description="a number or a curve")
 
 
 class Read(Frozen):
@@ -97,9 +98,9 @@ class Read(Frozen):
     programming.
     """
 
-    t_read: Positive
-    relative_sigma: Curve
-    t_0: NotNegative | None = None
+    t_read: Seconds
+    relative_sigma: Curve = Field(description="a number or a curve")
+    t_0: NotNegative | None = Field(default=None, description="seconds")
     clamp_at_zero: bool | None = None
 
 
@@ -118,11 +119,11 @@ class DeviceProfile(Frozen):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    name: Name
+    name: Name = Field(description="a short name")
     technology: str = ""
     description: str = ""
     source: Source | None = None
-    conductance: Conductance
+    conductance: Conductance = Field(description="a table with unit, g_max and g_min")
     mapping: WeightMapping = WeightMapping()
     programming: Programming | None = None
     drift: Drift | None = None
