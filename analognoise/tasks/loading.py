@@ -1,0 +1,211 @@
+"""The user's own models, data and tasks, named as ``package.module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from analognoise.errors import AnalogNoiseError, DataError, ModelError, nearest
+from analognoise.seeds import derive_seed, rng_preserved
+from analognoise.tasks.base import Task
+
+
+def load_callable(
+    spec: str, *, error: type[AnalogNoiseError] = DataError, what: str = "callable"
+) -> Callable[..., Any]:
+    """Import the callable that ``package.module:callable`` names; the present folder is searched first.
+
+    Args:
+        spec: module and attribute (dots allowed in both).
+        error: class of the error raised.
+        what: what the callable is for, in messages.
+
+    Raises:
+        AnalogNoiseError: of class ``error``, when the text has another form, the module is not found or fails
+            while it is imported, the attribute is missing, or is not callable.
+    """
+    module_name, colon, path = spec.partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")]):
+        raise error(
+            f"{what} {spec!r} is not of the form package.module:callable, for example mypackage.models:build"
+        )
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as problem:
+        if problem.name is not None and (module_name + ".").startswith(problem.name + "."):
+            raise error(
+                f"{what} {spec!r}: there is no module {problem.name!r} in {folder!r} or among the installed "
+                "packages"
+            ) from problem
+        raise error(f"{what} {spec!r}: importing {module_name!r} failed: {problem}") from problem
+    except Exception as problem:
+        raise error(
+            f"{what} {spec!r}: importing {module_name!r} failed: {type(problem).__name__}: {problem}"
+        ) from problem
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise error(
+                f"{what} {spec!r}: {module_name!r} has no attribute {name!r}{nearest(name, dir(found))}"
+            )
+        found = getattr(found, name)
+    if not callable(found) or isinstance(found, nn.Module):
+        kind = type(found).__name__
+        raise error(
+            f"{what} {spec!r} is a {kind}, not a callable: write a function that returns what is wanted"
+        )
+    return found
+
+
+def load_model(spec: str, *, seed: int = 0) -> nn.Module:
+    """A model from the callable ``spec`` names, built under the seed; it gets ``seed=`` if it takes it.
+
+    Raises:
+        ModelError: when the callable cannot be loaded or fails, or returns something else than a
+            ``torch.nn.Module``.
+    """
+    function = load_callable(spec, error=ModelError, what="model")
+    with rng_preserved(derive_seed("user model", seed)):
+        model = _call(function, spec, "model", ModelError, seed=seed)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {spec!r} returned {_kind(model)}: it must return a torch.nn.Module")
+    return model
+
+
+def load_data(spec: str, *, seed: int = 0, batch_size: int | None = None) -> Iterable[Any]:
+    """Batches from the callable ``spec`` names; it gets ``seed=`` and ``batch_size=`` if it takes them.
+
+    Raises:
+        DataError: when the callable cannot be loaded or fails, takes no ``batch_size`` though one is given,
+            or returns something that is not batches ``(x, y)`` or dicts, or can be iterated only once.
+    """
+    function = load_callable(spec, what="data")
+    if batch_size is not None and "batch_size" not in _parameters(function):
+        raise DataError(
+            f"data {spec!r} takes no argument 'batch_size': set the batch size in it, or let it take one"
+        )
+    options = {} if batch_size is None else {"batch_size": batch_size}
+    with rng_preserved(derive_seed("user data", seed)):
+        data = _call(function, spec, "data", DataError, seed=seed, **options)
+        check_batches(data, f"data {spec!r}")
+    return data
+
+
+def check_batches(data: Any, name: str) -> None:
+    """Raise unless ``data`` gives batches ``(x, y)`` or dicts of tensors, more than once.
+
+    Raises:
+        DataError: saying what ``name`` is instead.
+    """
+    wanted = "it must return batches (inputs, targets) or dicts of tensors, for example a torch DataLoader"
+    if isinstance(data, (str, bytes, Tensor, Mapping, nn.Module)) or not isinstance(data, Iterable):
+        raise DataError(f"{name} returned {_kind(data)}: {wanted}")
+    iterator = iter(data)
+    if iterator is data:
+        raise DataError(
+            f"{name} returned {_kind(data)}, which can be iterated only once: return a list or a DataLoader"
+        )
+    try:
+        batch = next(iterator)
+    except StopIteration:
+        raise DataError(f"{name} returned {_kind(data)} without a batch: {wanted}") from None
+    if isinstance(batch, Mapping):
+        fits = any(isinstance(value, Tensor) for value in batch.values())
+    else:
+        fits = isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[0], Tensor)
+    if not fits:
+        raise DataError(f"{name} returned {_kind(data)} whose batches are {_kind(batch)}: {wanted}")
+
+
+def user_task(
+    model: str,
+    train: str,
+    *,
+    validation: str | None = None,
+    test: str | None = None,
+    epochs: int = 40,
+    lr: float = 0.05,
+    batch_size: int | None = None,
+) -> Task:
+    """A task out of the user's own callables, each ``package.module:callable``.
+
+    Raises:
+        ModelError: as :func:`load_model`.
+        DataError: as :func:`load_data`.
+    """
+    load_model(model)
+    load_data(train, batch_size=batch_size)
+    return Task(
+        name=model,
+        description=f"{model} trained on {train}",
+        build=_Build(model),
+        train=_Train(train),
+        validation=None if validation is None else load_data(validation),
+        test=None if test is None else load_data(test),
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+    )
+
+
+class _Build:
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def __call__(self, seed: int) -> nn.Module:
+        return load_model(self.spec, seed=seed)
+
+
+class _Train:
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def __call__(self, seed: int, batch_size: int | None) -> Iterable[Any]:
+        return load_data(self.spec, seed=seed, batch_size=batch_size)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _call(
+    function: Callable[..., Any], spec: str, what: str, error: type[AnalogNoiseError], **options: Any
+) -> Any:
+    parameters = _parameters(function)
+    taken = {name: value for name, value in options.items() if name in parameters}
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in taken
+    ]
+    if needed:
+        raise error(
+            f"{what} {spec!r} needs the argument {needed[0]!r}, which nobody gives: give it a default"
+        )
+    try:
+        return function(**taken)
+    except Exception as problem:
+        raise error(f"{what} {spec!r} failed: {type(problem).__name__}: {problem}") from problem
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(type(item).__name__ for item in value[:3])
+        return f"a {type(value).__name__} of {len(value)} ({inner}{', …' if len(value) > 3 else ''})"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
