@@ -1,0 +1,244 @@
+"""The training loop that every recipe goes through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from analognoise.conversion import check_finite
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import DataError, ModelError, TrainingError, nearest
+from analognoise.seeds import derive_seed, rng_preserved
+from analognoise.training.measure import (
+    METRICS,
+    Metric,
+    default_forward,
+    measure,
+    metric_name,
+    scores,
+    size_of,
+    target_of,
+    to_device,
+)
+from analognoise.training.recipes import Recipe, parse_method
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": _cosine,
+    "linear": lambda done: 1.0 - done,
+    "constant": lambda done: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        epochs: number of epochs of the whole training.
+        train_loss: mean over the epoch's samples of the loss at each step's first pass.
+        validation: the validation metric under the digital weights, or None.
+        gradients: gradient evaluations (forward and backward passes) so far.
+    """
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    validation: float | None
+    gradients: int
+
+
+@dataclass
+class History:
+    """A training, epoch by epoch: the columns of :class:`Epoch` as lists."""
+
+    metric: str
+    train_loss: list[float] = field(default_factory=list)
+    validation: list[float | None] = field(default_factory=list)
+    gradients: list[int] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and text, for JSON."""
+        return {
+            "metric": self.metric,
+            "train_loss": list(self.train_loss),
+            "validation": list(self.validation),
+            "gradients": list(self.gradients),
+        }
+
+
+def fit(
+    model: nn.Module,
+    train: Iterable[Any],
+    *,
+    recipe: str | Recipe,
+    profile: DeviceProfile | None = None,
+    epochs: int,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    schedule: str = "cosine",
+    seed: int = 0,
+    validation: Iterable[Any] | None = None,
+    metric: Metric = "accuracy",
+    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> History:
+    """Train a model in place by a recipe, from the weights it has; the weights of the last step are kept.
+
+    The base optimizer is SGD. The result depends on the weights, the data, the settings and the seed alone:
+    dropout and a loader that shuffles by the global generators start from the seed, and the generators are
+    left as found. Nothing is chosen by the validation data.
+
+    Args:
+        model: digital or converted; both train the digital weights.
+        train: batches ``(x, y)`` or dicts, with a length; iterated once an epoch (``set_epoch(epoch)`` is
+            called before, where it exists).
+        recipe: a method's name with modifiers and hyperparameters, or a :class:`Recipe`.
+        profile: the device to train for, where the recipe needs one.
+        epochs: passes over the training data, at least 1.
+        lr: learning rate at the start, above 0.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        schedule: of the learning rate over the steps: "cosine" or "linear" to 0, or "constant".
+        seed: of dropout, of the recipe's noise, and of loaders without a generator of their own.
+        validation: fixed batches for the metric after each epoch, computed with the digital weights in eval
+            mode.
+        metric: "accuracy", "loss", "perplexity" (of ``loss``), or a callable ``(output, batch) -> (sum,
+            count)``.
+        loss: ``loss(output, target)``; the target is a tuple's last part, or a dict's "labels", "label" or
+            "y"; an output object counts by its ``logits``, if it has any.
+        forward: ``forward(model, batch) -> output``; by default ``model(x)`` of ``(x, y)``, or
+            ``model(**rest)`` of a dict without its labels.
+        on_epoch: called with an :class:`Epoch` after each.
+
+    Returns:
+        The history.
+
+    Raises:
+        MethodError: for an unknown method or hyperparameter, or a missing profile.
+        ModelError: when no parameter can be trained.
+        DataError: when a setting is impossible, the data have no length or no batch, or a batch is not
+            understood.
+        TrainingError: when the loss or a weight becomes NaN or infinite; names the method and the epoch.
+    """
+    recipe = parse_method(recipe)
+    steps = _check(train, epochs, lr, schedule, metric) * epochs
+    factor = SCHEDULES[schedule]
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError(
+            f"{type(model).__name__} has no parameter with requires_grad=True: there is nothing to train"
+        )
+    base = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = recipe.build(base, model, steps=steps, seed=derive_seed("fit noise", seed), profile=profile)
+    rates = [(group, group["lr"]) for group in optimizer.param_groups]
+    device = next(model.parameters()).device
+    run = forward or default_forward
+    history = History(metric_name(metric))
+    batch: Any = None
+
+    step = passes = 0
+
+    def closure() -> Tensor:
+        nonlocal passes
+        passes += 1
+        optimizer.zero_grad()
+        value = loss(scores(run(model, batch)), target_of(batch))
+        value.backward()
+        return value
+
+    try:
+        with rng_preserved(derive_seed("fit", seed)), torch.enable_grad():
+            for epoch in range(1, epochs + 1):
+                model.train()
+                if hasattr(train, "set_epoch"):
+                    train.set_epoch(epoch - 1)
+                total, count = torch.zeros((), device=device), 0
+                for batch in train:
+                    batch = to_device(batch, device)
+                    now = factor(min(step / steps, 1.0))
+                    for group, rate in rates:
+                        group["lr"] = rate * now
+                    try:
+                        value = cast(Tensor, optimizer.step(closure))  # type: ignore[arg-type]
+                    except (ModelError, TrainingError) as error:
+                        # A method that looks at the weights or gradients finds them broken before a loss
+                        # shows it.
+                        raise TrainingError(_diverged(recipe, epoch, str(error))) from error
+                    size = size_of(batch)
+                    total += value.detach() * size
+                    count += size
+                    step += 1
+                if not count:
+                    raise DataError(
+                        "the training data gave no batch in an epoch: give data that can be iterated many "
+                        "times"
+                    )
+                mean = float(total) / count
+                if not math.isfinite(mean):
+                    raise TrainingError(_diverged(recipe, epoch, f"the loss became {mean}"))
+                measured = None
+                if validation is not None:
+                    sums = measure(model, validation, metric=metric, loss=loss, forward=forward)
+                    measured = sums.value
+                history.train_loss.append(mean)
+                history.validation.append(measured)
+                history.gradients.append(passes)
+                if on_epoch is not None:
+                    on_epoch(Epoch(epoch, epochs, mean, measured, history.gradients[-1]))
+            try:
+                check_finite(model)
+            except ModelError as error:
+                raise TrainingError(_diverged(recipe, epochs, str(error))) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return history
+
+
+def _diverged(recipe: Recipe, epoch: int, what: str) -> str:
+    return (
+        f"training by method {recipe.label!r} broke down in epoch {epoch}: {what}; "
+        "a smaller lr or a milder method may help"
+    )
+
+
+def _check(train: Iterable[Any], epochs: int, lr: float, schedule: str, metric: Metric) -> int:
+    """Number of batches in an epoch, once the settings are known to be possible."""
+    if not isinstance(epochs, int) or epochs < 1:
+        raise DataError(f"epochs must be a whole number of at least 1, found {epochs!r}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise DataError(f"lr must be finite and above 0, found {lr!r}")
+    if schedule not in SCHEDULES:
+        raise DataError(
+            f"unknown schedule {schedule!r}{nearest(schedule, SCHEDULES)}: known are {', '.join(SCHEDULES)}"
+        )
+    if isinstance(metric, str) and metric not in METRICS:
+        raise DataError(
+            f"unknown metric {metric!r}: known are accuracy, loss, perplexity, or a callable (output, "
+            "batch) -> (sum, count)"
+        )
+    try:
+        batches = len(train)  # type: ignore[arg-type]
+    except TypeError:
+        raise DataError(
+            f"training data of type {type(train).__name__} have no length: schedules need the number of "
+            "batches in an epoch"
+        ) from None
+    if not batches:
+        raise DataError("the training data hold no batch")
+    return batches

@@ -1,0 +1,335 @@
+"""The table of training methods, which Python, the command line and the benchmarks read.
+
+Defaults are the figures of the method's source wherever it gives one; ``source`` says for every
+hyperparameter where its default comes from. Search ranges surround what worked for small convolutional
+networks of about 2,000 weights on 8 × 8 images: another network may need others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from analognoise.conversion import analog_layers, convert_to_analog
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import MethodError
+from analognoise.training.noise import ProfileNoise, RandomWeightPerturbation
+from analognoise.training.sharpness import ASAM, SAM, SAMSON
+from analognoise.training.wrapper import WrappedOptimizer
+from analognoise.units import parse_time
+
+Value = float | str
+_JOSHI = "Joshi et al. 2020, doi 10.1038/s41467-020-16108-9 (CIFAR-10)"
+_OURS = "analognoise's own choice"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where to search a hyperparameter: ``low`` to ``high``, uniformly in the logarithm if ``log``."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, fraction: float) -> float:
+        """The value at a fraction (0 to 1) of the range, to four significant digits: names stay short."""
+        if self.log:
+            value = self.low * (self.high / self.low) ** fraction
+        else:
+            value = self.low + (self.high - self.low) * fraction
+        return float(f"{value:.4g}")
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One number or choice of a method.
+
+    Attributes:
+        name: as in ``name=value``.
+        default: taken when none is given.
+        meaning: one sentence, with the unit.
+        source: where the default comes from.
+        search: where to search it; None when it is not searched.
+        least: smallest value allowed (excluded if ``above``).
+        most: largest value allowed.
+        above: whether ``least`` itself is excluded.
+        choices: the words allowed; empty for a number.
+        is_time: a drift time, which may be written with its unit.
+    """
+
+    name: str
+    default: Value
+    meaning: str
+    source: str
+    search: Range | None = None
+    least: float = 0.0
+    most: float = math.inf
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    is_time: bool = False
+
+    def check(self, value: Value, method: str) -> Value:
+        """The value in its type.
+
+        Raises:
+            MethodError: when it is out of range or of the wrong kind.
+        """
+        where = f"hyperparameter {self.name!r} of method {method!r}"
+        if self.choices:
+            if value not in self.choices:
+                raise MethodError(f"{where} must be one of {', '.join(self.choices)}, found {value!r}")
+            return value
+        bound = "above" if self.above else "at least"
+        allowed = f"a number {bound} {self.least:g}" + (
+            f" and at most {self.most:g}" if math.isfinite(self.most) else ""
+        )
+        try:
+            number = parse_time(value) if self.is_time else float(value)
+        except ValueError:
+            number = math.nan
+        if (
+            not math.isfinite(number)
+            or not self.least <= number <= self.most
+            or (self.above and number == self.least)
+        ):
+            raise MethodError(f"{where} must be {allowed}, found {value!r}")
+        return number
+
+
+Build = Callable[..., Optimizer]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        name: as on the command line.
+        summary: one sentence.
+        hyperparameters: by name, without those of modifiers.
+        gradients_per_step: forward and backward passes in a step.
+        needs_profile: whether training itself needs a device profile.
+        build: ``build(base, model, values, *, steps, seed, profile)`` puts the method around a base
+            optimizer; ``values`` holds the hyperparameters, those of modifiers included.
+        same_as: the method and modifier that this one abbreviates, if any.
+        search_weights_only: ranges that replace the usual ones when ``perturb=weights``.
+    """
+
+    name: str
+    summary: str
+    hyperparameters: Mapping[str, Hyperparameter]
+    gradients_per_step: int
+    build: Build
+    needs_profile: bool = False
+    same_as: tuple[str, tuple[str, ...]] | None = None
+    search_weights_only: Mapping[str, Range] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> dict[str, Value]:
+        """Default of every hyperparameter."""
+        return {name: item.default for name, item in self.hyperparameters.items()}
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """Search range of every hyperparameter that is searched."""
+        return {name: item.search for name, item in self.hyperparameters.items() if item.search is not None}
+
+
+_CLIP = Hyperparameter(
+    name="clip",
+    default=2.0,
+    meaning="after every update each layer's weights are clamped to ± clip standard deviations of the layer",
+    source=_JOSHI,
+    search=Range(1.25, 3.0),
+    above=True,
+)
+_NOISE = Hyperparameter(
+    name="noise",
+    default=0.038,
+    meaning="standard deviation of the noise on the weights, relative to the layer's largest weight",
+    source=_JOSHI,
+    search=Range(0.02, 0.2, log=True),
+)
+MODIFIERS: dict[str, Hyperparameter] = {"clip": _CLIP, "noise": _NOISE}
+
+
+def _table(*items: Hyperparameter) -> dict[str, Hyperparameter]:
+    return {item.name: item for item in items}
+
+
+def _fraction(name: str, default: float, meaning: str, source: str = _OURS) -> Hyperparameter:
+    return Hyperparameter(name, default, meaning, source, most=1.0)
+
+
+def _time(name: str, default: float, meaning: str) -> Hyperparameter:
+    return Hyperparameter(name, default, meaning, _OURS, above=True, is_time=True)
+
+
+def _climbing(rho: float, source: str, search: Range, *, eta: bool = True) -> dict[str, Hyperparameter]:
+    """Hyperparameters of the sharpness-aware family."""
+    scaling = Hyperparameter("eta", 0.01, "added to each weight's size in the scaling of the climb", source)
+    return _table(
+        Hyperparameter("rho", rho, "length of the climb, in the method's own scaling", source, search),
+        *([scaling] if eta else []),
+        # No source warms rho up; but one step of too long a climb can end a training for good.
+        _fraction("warmup", 0.1, "fraction of the training over which rho grows linearly from 0"),
+        Hyperparameter(
+            name="perturb",
+            default="all",
+            meaning="which parameters climb: all, or only weight tensors",
+            source=source,
+            choices=("all", "weights"),
+        ),
+    )
+
+
+def _plain(
+    base: Optimizer, model: nn.Module, values: dict[str, Any], *, steps: int, seed: int, profile: Any
+) -> Optimizer:
+    if not values:
+        return base
+    return WrappedOptimizer(base, model, clip=values.get("clip"), noise=values.get("noise"), seed=seed)
+
+
+def _profile_noise(
+    base: Optimizer,
+    model: nn.Module,
+    values: dict[str, Any],
+    *,
+    steps: int,
+    seed: int,
+    profile: DeviceProfile | None,
+) -> Optimizer:
+    placed = {layer.analog.profile.name: layer.analog.profile for layer in analog_layers(model).values()}
+    if not placed and profile is None:
+        raise MethodError(
+            "method 'profile-noise' needs a device profile to train for: give one, or convert the model first"
+        )
+    if placed and profile is not None and any(found != profile for found in placed.values()):
+        raise MethodError(
+            f"method 'profile-noise' was given profile {profile.name!r}, but the model is converted for "
+            f"{', '.join(map(repr, placed))}: give the model converted for one and no profile, or a digital "
+            "model"
+        )
+    # The twin shares every Parameter, so what is learnt is the given model's own weights.
+    analog = model if placed or profile is None else convert_to_analog(model, profile, inplace=False)
+    times = (values["shortest"], values["longest"])
+    return ProfileNoise(base, analog, times=times, clip=values.get("clip"), seed=seed)
+
+
+def _rwp(
+    base: Optimizer, model: nn.Module, values: dict[str, Any], *, steps: int, seed: int, profile: Any
+) -> Optimizer:
+    options = {name: values[name] for name in ("noise", "mix", "clip") if name in values}
+    return RandomWeightPerturbation(base, model, **options, ramp=round(values["ramp"] * steps), seed=seed)
+
+
+def _climb(optimizer: Callable[..., Optimizer], **fixed: Any) -> Build:
+    def build(
+        base: Optimizer, model: nn.Module, values: dict[str, Any], *, steps: int, seed: int, profile: Any
+    ) -> Optimizer:
+        options = {name: value for name, value in values.items() if name != "warmup"}
+        warmup = round(values["warmup"] * steps)
+        return optimizer(base, model, **options, **fixed, rho_warmup=warmup, seed=seed)
+
+    return build
+
+
+_FORET = "Foret et al. 2020, arXiv 2010.01412"
+_KWON = "Kwon et al. 2021, arXiv 2102.11600"
+_MORDIDO = "Mordido et al. 2022, arXiv 2211.11561 (a co-author's code, ViT-B/16)"
+_RWP = "arXiv 2602.07320"
+_SAMSON_INF = _climbing(0.2, _MORDIDO, Range(0.05, 0.9, log=True))
+
+_ROWS = (
+    Method(
+        name="sgd",
+        summary="plain stochastic gradient descent",
+        hyperparameters={},
+        gradients_per_step=1,
+        build=_plain,
+    ),
+    Method(
+        name="clip",
+        summary="SGD with the weights clipped after every update",
+        hyperparameters=_table(_CLIP),
+        gradients_per_step=1,
+        build=_plain,
+        same_as=("sgd", ("clip",)),
+    ),
+    Method(
+        name="noise",
+        summary="SGD with Gaussian noise on the weights in every pass; with +clip the method of Joshi et al.",
+        hyperparameters=_table(_NOISE),
+        gradients_per_step=1,
+        build=_plain,
+        same_as=("sgd", ("noise",)),
+    ),
+    Method(
+        name="profile-noise",
+        summary="SGD on weights as a fresh chip of the profile would hold them after a random drift time",
+        hyperparameters=_table(
+            _time("shortest", 1.0, "shortest drift time, in seconds or with a unit"),
+            _time("longest", 31_536_000.0, "longest drift time, in seconds or with a unit"),
+        ),
+        gradients_per_step=1,
+        build=_profile_noise,
+        needs_profile=True,
+    ),
+    Method(
+        name="rwp",
+        summary="random weight perturbation: the mean of a clean and a noisy gradient, the noise ramped up",
+        hyperparameters=_table(
+            Hyperparameter("noise", 0.1, _NOISE.meaning, _OURS, Range(0.02, 0.4, log=True)),
+            _fraction("ramp", 0.5, "fraction of the training over which the noise grows linearly from 0"),
+            _fraction("mix", 0.5, "share of the noisy gradient", _RWP + " (the mean of both losses)"),
+        ),
+        gradients_per_step=2,
+        build=_rwp,
+    ),
+    Method(
+        name="sam",
+        summary="sharpness-aware minimization",
+        hyperparameters=_climbing(0.05, _FORET, Range(0.02, 0.5, log=True), eta=False),
+        gradients_per_step=2,
+        build=_climb(SAM),
+    ),
+    Method(
+        name="asam",
+        summary="adaptive SAM: the climb scales with each weight's size",
+        hyperparameters=_climbing(0.5, _KWON, Range(0.2, 3.0, log=True)),
+        gradients_per_step=2,
+        build=_climb(ASAM),
+    ),
+    Method(
+        name="samson-inf",
+        summary="SAMSON: the climb scales with each weight's size over the largest weight of its tensor",
+        hyperparameters=_SAMSON_INF,
+        gradients_per_step=2,
+        build=_climb(SAMSON, p=math.inf),
+    ),
+    Method(
+        name="samson",
+        summary="SAMSON with the largest weight as norm: another name of samson-inf",
+        hyperparameters=_SAMSON_INF,
+        gradients_per_step=2,
+        build=_climb(SAMSON, p=math.inf),
+        same_as=("samson-inf", ()),
+    ),
+    Method(
+        name="samson-2",
+        summary="SAMSON: the climb scales with each weight's size over the Euclidean norm of its tensor",
+        hyperparameters=_climbing(0.2, _MORDIDO, Range(0.1, 1.0, log=True)),
+        gradients_per_step=2,
+        build=_climb(SAMSON, p=2),
+        # The Euclidean norm makes the weights' scaling small; biases, which dominate the climb otherwise,
+        # stay.
+        search_weights_only={"rho": Range(0.5, 6.0, log=True)},
+    ),
+)
+METHODS: dict[str, Method] = {row.name: row for row in _ROWS}

@@ -1,0 +1,169 @@
+"""Recipes: a method of the table with its modifiers and hyperparameters, and the text that names it.
+
+``sam+clip:rho=0.1:clip=2`` is the method ``sam`` with the modifier ``+clip`` and two hyperparameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import MethodError, nearest
+from analognoise.training.methods import METHODS, MODIFIERS, Hyperparameter, Method, Range, Value
+
+__all__ = ["METHODS", "MODIFIERS", "Hyperparameter", "Method", "Range", "Recipe", "parse_method"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method with its modifiers and every hyperparameter; hashable, and made by :func:`parse_method`.
+
+    Attributes:
+        name: the method's name in :data:`METHODS`.
+        modifiers: of "clip" and "noise", in this order.
+        settings: ``(name, value)`` of every hyperparameter.
+    """
+
+    name: str
+    modifiers: tuple[str, ...] = ()
+    settings: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def method(self) -> Method:
+        """The row of the table."""
+        return METHODS[self.name]
+
+    @property
+    def hyperparameters(self) -> dict[str, Value]:
+        """Every hyperparameter, defaults filled in."""
+        return dict(self.settings)
+
+    @property
+    def specifications(self) -> dict[str, Hyperparameter]:
+        """What the hyperparameters mean, those of the modifiers included."""
+        return {**self.method.hyperparameters, **{name: MODIFIERS[name] for name in self.modifiers}}
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """Search range of every hyperparameter that is searched, as the recipe stands."""
+        ranges = {name: item.search for name, item in self.specifications.items() if item.search is not None}
+        if self.hyperparameters.get("perturb") == "weights":
+            ranges |= self.method.search_weights_only
+        return ranges
+
+    @property
+    def label(self) -> str:
+        """The shortest text that :func:`parse_method` turns into this recipe, for a given order of words."""
+        changed = [
+            f"{name}={_short(value)}"
+            for name, value in self.settings
+            if value != self.specifications[name].default
+        ]
+        return ":".join(["+".join([self.name, *self.modifiers]), *changed])
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Forward and backward passes in one training step."""
+        return self.method.gradients_per_step
+
+    @property
+    def needs_profile(self) -> bool:
+        """Whether training needs a device profile."""
+        return self.method.needs_profile
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for recipes that train alike under different names, as ``noise+clip`` and ``clip+noise``."""
+        name, implied = self.method.same_as or (self.name, ())
+        return name, tuple(sorted({*implied, *self.modifiers})), tuple(sorted(self.settings))
+
+    def replace(self, **changes: Value) -> Recipe:
+        """The recipe with some hyperparameters changed.
+
+        Raises:
+            MethodError: for a hyperparameter it has not, or a value that is out of range.
+        """
+        return _recipe(self.name, self.modifiers, {**self.hyperparameters, **changes})
+
+    def build(
+        self,
+        base: Optimizer,
+        model: nn.Module,
+        *,
+        steps: int,
+        seed: int = 0,
+        profile: DeviceProfile | None = None,
+    ) -> Optimizer:
+        """Put the method around a base optimizer.
+
+        Args:
+            base: an optimizer over the model's parameters.
+            model: converted or not.
+            steps: optimizer steps of the whole training, for what grows over it.
+            seed: of the method's own noise.
+            profile: the device to train for, where the method needs one and the model is not converted.
+
+        Raises:
+            MethodError: when the method needs a profile and there is none.
+        """
+        return self.method.build(base, model, self.hyperparameters, steps=steps, seed=seed, profile=profile)
+
+
+def parse_method(text: str | Recipe) -> Recipe:
+    """Read ``method[+clip][+noise][:name=value]...``, for example ``sam+clip:rho=0.1:clip=2``.
+
+    Raises:
+        MethodError: for an unknown method, modifier or hyperparameter (with the nearest name), or a value out
+            of range.
+    """
+    if isinstance(text, Recipe):
+        return text
+    head, *assignments = (part.strip() for part in text.strip().split(":"))
+    name, *modifiers = (part.strip() for part in head.split("+"))
+    if name not in METHODS:
+        raise MethodError(f"unknown method {name!r}{nearest(name, METHODS)}: known are {', '.join(METHODS)}")
+    for modifier in modifiers:
+        if modifier not in MODIFIERS:
+            raise MethodError(
+                f"unknown modifier {'+' + modifier!r} of method {name!r}{nearest(modifier, MODIFIERS)}: "
+                f"known are {', '.join('+' + known for known in MODIFIERS)}"
+            )
+        if modifier in METHODS[name].hyperparameters or modifiers.count(modifier) > 1:
+            raise MethodError(
+                f"method {name!r} has {modifier!r} already: leave out '+{modifier}' in {text!r}"
+            )
+    if name == "profile-noise" and "noise" in modifiers:
+        raise MethodError("method 'profile-noise' brings its own noise: leave out '+noise'")
+    values: dict[str, Value] = {}
+    for assignment in assignments:
+        key, equals, value = (part.strip() for part in assignment.partition("="))
+        if not equals or not key or not value:
+            raise MethodError(f"{assignment!r} in method {text!r} is not of the form name=value")
+        if key in values:
+            raise MethodError(f"hyperparameter {key!r} is given twice in method {text!r}")
+        values[key] = value
+    return _recipe(name, tuple(known for known in MODIFIERS if known in modifiers), values)
+
+
+def _recipe(name: str, modifiers: tuple[str, ...], values: Mapping[str, Value]) -> Recipe:
+    known = {**METHODS[name].hyperparameters, **{modifier: MODIFIERS[modifier] for modifier in modifiers}}
+    for key in values:
+        if key not in known:
+            choice = f"known are {', '.join(known)}" if known else "it has none"
+            extra = f"; write '{name}+{key}' for it" if key in MODIFIERS else ""
+            raise MethodError(
+                f"method {name!r} has no hyperparameter {key!r}{nearest(key, known)}: {choice}{extra}"
+            )
+    settings = tuple((key, item.check(values.get(key, item.default), name)) for key, item in known.items())
+    if name == "profile-noise" and float(dict(settings)["shortest"]) > float(dict(settings)["longest"]):
+        raise MethodError("hyperparameter 'shortest' of method 'profile-noise' must not exceed 'longest'")
+    return Recipe(name, modifiers, settings)
+
+
+def _short(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
