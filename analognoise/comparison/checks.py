@@ -1,0 +1,258 @@
+"""Arguments of a comparison, checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analognoise.comparison.settings import Contender, Settings, Training
+from analognoise.conversion import convert_to_analog
+from analognoise.description import describe
+from analognoise.devices.catalog import load_profile
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import AnalogNoiseError, DataError, MethodError, ProfileError, nearest
+from analognoise.evaluation.data import EvaluationData, update_digest
+from analognoise.evaluation.identity import name_of
+from analognoise.evaluation.metrics import Metric, default_forward
+from analognoise.evaluation.statistics import check_confidence
+from analognoise.tasks import Task, TensorBatches, get_task
+from analognoise.training.recipes import Recipe, parse_method
+from analognoise.units import parse_times
+
+COMPENSATIONS = ("global", "none")
+
+
+def settle(
+    task: str | Task,
+    profiles: str | DeviceProfile | Iterable[str | DeviceProfile],
+    methods: str | Iterable[str | Recipe | Contender],
+    times: Any,
+    chips: int,
+    *,
+    seeds: Iterable[int],
+    evaluation_seed: int,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    compensation: str,
+    confidence: float,
+    workers: int | None,
+) -> Settings:
+    """Check every argument of a comparison; nothing is written.
+
+    Raises:
+        AnalogNoiseError: of the class that fits, for the first thing that is wrong.
+    """
+    for name, value in (
+        ("chips", chips),
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+        ("workers", workers),
+    ):
+        if value is not None or name == "chips":
+            whole_number(name, value)
+    check_confidence(confidence)
+    if compensation not in COMPENSATIONS:
+        raise DataError(
+            f"unknown drift compensation {compensation!r}{nearest(str(compensation), COMPENSATIONS)}: "
+            f"known are {', '.join(COMPENSATIONS)}"
+        )
+    seconds = parse_times(times)
+    devices = _devices(profiles)
+    found = get_task(task)
+    contenders = tuple(
+        _settled(item, found.epochs if epochs is None else epochs, found.lr if lr is None else lr)
+        for item in (methods.split(",") if isinstance(methods, str) else methods)
+    )
+    _check_names(contenders)
+    training_seeds = tuple(seeds)
+    if not training_seeds or len(set(training_seeds)) < len(training_seeds):
+        raise DataError(f"training seeds must be different and at least one, found {list(training_seeds)}")
+    for seed in training_seeds:
+        whole_number("a training seed", seed, least=0)
+    if found.test is None:
+        raise DataError(f"task {found.name!r} has no test data: a comparison needs some")
+    Metric.of(found.metric)
+    size = found.batch_size if batch_size is None else batch_size
+    data = _train_digest(found, training_seeds[0], size)
+    starts = {seed: _start(found, seed) for seed in training_seeds}
+    trainings = tuple(
+        Training(
+            method=str(contender.name),
+            recipe=parse_method(contender.recipe),
+            seed=seed,
+            epochs=int(contender.epochs or 0),
+            lr=float(contender.lr or 0),
+            batch_size=size,
+            profile=target,
+            task=found.name,
+            data=data,
+            start=starts[seed],
+        )
+        for contender in contenders
+        for target in (devices if parse_method(contender.recipe).needs_profile else (None,))
+        for seed in training_seeds
+    )
+    stems = [training.stem for training in trainings]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise MethodError(f"two methods would be stored under the name {twice!r}: give one another name")
+    count = _workers(workers, len(trainings))
+    if count > 1 and isinstance(task, Task):
+        _check_pickles(task)
+    return Settings(
+        source=task,
+        task=found,
+        contenders=contenders,
+        profiles=devices,
+        times=seconds,
+        chips=chips,
+        seeds=training_seeds,
+        evaluation_seed=int(evaluation_seed),
+        epochs=found.epochs if epochs is None else epochs,
+        lr=float(found.lr if lr is None else lr),
+        batch_size=size,
+        compensation=compensation,
+        confidence=float(confidence),
+        workers=count,
+        trainings=trainings,
+        test_data=EvaluationData(found.test, torch.device("cpu")).fingerprint,
+        model=_model(found, devices, compensation),
+    )
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> None:
+    """Raise unless ``value`` is a whole number of at least ``least``.
+
+    Raises:
+        DataError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"{name} must be a whole number of at least {least}, found {value!r}")
+
+
+def _settled(item: str | Recipe | Contender, epochs: int, lr: float) -> Contender:
+    given = item if isinstance(item, Contender) else Contender(item)
+    recipe = parse_method(given.recipe)
+    settled = replace(
+        given,
+        recipe=recipe,
+        name=given.name or recipe.label,
+        epochs=epochs if given.epochs is None else given.epochs,
+        lr=lr if given.lr is None else given.lr,
+    )
+    whole_number(f"epochs of method {settled.name!r}", settled.epochs)
+    rate = settled.lr
+    if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+        raise DataError(f"lr of method {settled.name!r} must be finite and above 0, found {rate!r}")
+    return settled
+
+
+def _check_names(contenders: tuple[Contender, ...]) -> None:
+    if not contenders:
+        raise MethodError("no method given: name at least one, for example sgd")
+    seen: dict[Any, str] = {}
+    for contender in contenders:
+        recipe = parse_method(contender.recipe)
+        for key in (("name", contender.name), (recipe.identity, contender.epochs, contender.lr)):
+            if key in seen:
+                other = seen[key]
+                same = "is given twice" if other == contender.name else f"is the same training as {other!r}"
+                raise MethodError(f"method {contender.name!r} {same}: leave one out")
+            seen[key] = str(contender.name)
+
+
+def _devices(profiles: str | DeviceProfile | Iterable[str | DeviceProfile]) -> tuple[DeviceProfile, ...]:
+    if isinstance(profiles, str):
+        profiles = [part.strip() for part in profiles.split(",") if part.strip()]
+    elif isinstance(profiles, DeviceProfile):
+        profiles = [profiles]
+    found = tuple(load_profile(profile) for profile in profiles)
+    if not found:
+        raise ProfileError("no device profile given: name at least one, for example pcm-ibm")
+    names = [profile.name for profile in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ProfileError(
+                f"two profiles are named {name!r}: give each its own name, so that tables can tell"
+            )
+    return found
+
+
+def _train_digest(task: Task, seed: int, batch_size: int | None) -> str | None:
+    data = task.train(seed, batch_size)
+    if not isinstance(data, TensorBatches):
+        return None
+    state = hashlib.sha256()
+    update_digest(state, (data.inputs, data.targets, data.batch_size), "the training data")
+    return state.hexdigest()[:16]
+
+
+def _start(task: Task, seed: int) -> str:
+    state = hashlib.sha256(name_of(task.loss).encode())
+    update_digest(state, task.build(seed).state_dict(), "the initial weights")
+    return state.hexdigest()[:16]
+
+
+def _model(task: Task, profiles: tuple[DeviceProfile, ...], compensation: str) -> dict[str, Any]:
+    """What is on tiles under each profile; raises where there is nothing to convert."""
+    model = task.build(0)
+    batch = next(iter(task.test or ()))
+    found: dict[str, Any] = {"class": type(model).__name__, "profiles": {}}
+    for profile in profiles:
+        analog = convert_to_analog(model, profile, compensation=compensation)
+        try:
+            description = describe(analog, batch, forward=task.forward or default_forward)
+        except AnalogNoiseError:
+            raise
+        except Exception as problem:
+            raise DataError(
+                f"the model of task {task.name!r} cannot compute a batch of its test data: "
+                f"{type(problem).__name__}: {problem}"
+            ) from problem
+        found["profiles"][profile.name] = description.to_dict()
+    return found
+
+
+def _workers(asked: int | None, jobs: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores if asked is None else asked, jobs))
+
+
+def _check_pickles(task: Task) -> None:
+    try:
+        pickle.dumps(task)
+    except Exception as problem:
+        raise DataError(
+            f"task {task.name!r} cannot be sent to worker processes ({problem}): use functions of a module "
+            "instead of "
+            "lambdas, name it as package.module:callable, or set workers=1"
+        ) from problem
+
+
+def check_folder(out: str | os.PathLike[str]) -> Path:
+    """The output folder, if it is one or can be made.
+
+    Raises:
+        DataError: when something else is in its place, or it cannot be written to.
+    """
+    folder = Path(out)
+    for place in (folder, *folder.absolute().parents):
+        if place.exists() or place.is_symlink():
+            if not place.is_dir():
+                raise DataError(
+                    f"output folder {str(folder)!r} cannot be made: {str(place)!r} is not a folder"
+                )
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise DataError(
+                    f"output folder {str(folder)!r} cannot be written to: no permission in {str(place)!r}"
+                )
+            break
+    return folder

@@ -1,0 +1,222 @@
+"""A comparison's output folder: whose it is, what of it can be reused, and what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from analognoise.comparison.jobs import FORMAT, write_json
+from analognoise.comparison.settings import Settings, Training
+from analognoise.errors import ResultsError
+from analognoise.evaluation.store import HEADER, Row, format_rows
+from analognoise.report.table import write_whole
+from analognoise.tasks.weights import file_digest
+
+try:
+    import fcntl
+except ImportError:  # not on every system; there two runs in one folder are found out by results.csv only
+    fcntl = None  # type: ignore[assignment]
+
+RUN, RESULTS, SUMMARY, TEXT, MODELS = "run.json", "results.csv", "summary.csv", "summary.md", "models"
+_OWN = (RUN, RESULTS, SUMMARY, TEXT)
+_PICTURES = ("*_over_time.png", "*_over_level.png")
+_LIBRARIES = ("analognoise", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
+_ELSE = "choose another folder, or start over with force (--force)"
+
+
+class Folder:
+    """The output folder of one comparison.
+
+    Args:
+        path: it may exist.
+        settings: what the comparison is.
+        force: start over, whatever run is there.
+
+    Raises:
+        ResultsError: when the folder holds another run, or cannot be used. Nothing has been written then.
+    """
+
+    def __init__(self, path: Path, settings: Settings, force: bool = False) -> None:
+        self.path, self.settings, self.force = path, settings, force
+        self.models, self.results = path / MODELS, path / RESULTS
+        _check_place(path)
+        self._old = None if force else self._read()
+
+    def _read(self) -> dict[str, Any] | None:
+        """The run.json that is there, if it is this run's."""
+        if not (self.path / RUN).is_file():
+            for name in (*_OWN, MODELS):
+                if (self.path / name).exists():
+                    raise ResultsError(f"output folder {self.path} holds {name} but no {RUN}: {_ELSE}")
+            return None
+        old = read_run(self.path)
+        if old["run_id"] != self.settings.run_id:
+            change = _difference(old["settings"], self.settings.to_dict())
+            raise ResultsError(f"output folder {self.path} holds another run ({change}): {_ELSE}")
+        return old
+
+    @contextlib.contextmanager
+    def opened(self, command: Sequence[str]) -> Iterator[None]:
+        """Make the folder and hold it against other processes; with force, first delete what a run left in
+        it.
+        """
+        self.models.mkdir(parents=True, exist_ok=True)
+        with _locked(self.models):
+            if self.force:
+                self._clear()
+            for part in self.models.glob("*.part"):
+                part.unlink()
+            if self._old is None:
+                self.write_run(command=list(command))
+            yield
+
+    def _clear(self) -> None:
+        for pattern in (*_OWN, *_PICTURES):
+            for file in self.path.glob(pattern):
+                file.unlink()
+        for suffix in ("*.safetensors", "*.json"):
+            for file in self.models.glob(suffix):
+                file.unlink()
+
+    def write_run(self, **more: Any) -> None:
+        """Write run.json: settings, versions, and ``more``; what it held besides stays."""
+        kept = self._old or {}
+        self._old = {
+            "format": FORMAT,
+            "run_id": self.settings.run_id,
+            "settings": self.settings.to_dict(),
+            "profiles": {
+                profile.name: {"digest": profile.digest, "content": profile.as_dict()}
+                for profile in self.settings.profiles
+            },
+            "model": self.settings.model,
+            "versions": kept.get("versions") or versions(),
+            "command": kept.get("command", []),
+            "failed": kept.get("failed", []),
+            "warnings": kept.get("warnings", []),
+            **more,
+        }
+        write_json(self.path / RUN, self._old)
+
+    def check_versions(self) -> None:
+        """Raise unless the versions here are those that the run began with: rows must not come from two.
+
+        Raises:
+            ResultsError: naming the first that differs.
+        """
+        for name, there in (self._old or {}).get("versions", {}).items():
+            here = versions().get(name)
+            if here != there:
+                raise ResultsError(
+                    f"output folder {self.path} holds a run that began with {name} {there}, here is {here}: "
+                    f"finish it with the same versions, {_ELSE}"
+                )
+
+    def record(self, training: Training) -> dict[str, Any] | None:
+        """What is known of a finished training, if its model is sound or it failed; else None."""
+        file = self.models / f"{training.stem}.json"
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            same = record["id"] == training.id and record["format"] == FORMAT
+            sound = "error" in record or file_digest(file.with_suffix(".safetensors")) == record["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if same and sound else None
+
+    def rewrite_results(self, rows: Sequence[Row]) -> None:
+        """Replace results.csv as a whole, if anything would change."""
+        content = (HEADER + format_rows(rows)).encode()
+        if not self.results.exists() or self.results.read_bytes() != content:
+            write_whole(self.results, content)
+
+
+def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a folder's run.json.
+
+    Raises:
+        ResultsError: when there is none, or it is damaged.
+    """
+    file = Path(folder) / RUN
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"{folder} holds no {RUN}: it is not the output folder of a comparison") from None
+    except (OSError, ValueError) as problem:
+        raise ResultsError(f"{file} cannot be read ({problem}): restore it, or {_ELSE}") from None
+    if not isinstance(content, dict) or not {"format", "run_id", "settings"} <= content.keys():
+        raise ResultsError(f"{file} is not the description of a comparison: {_ELSE}")
+    if content["format"] != FORMAT:
+        raise ResultsError(f"{file} has format {content['format']!r}, this version reads {FORMAT}: {_ELSE}")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """What results depend on besides settings: versions of libraries, and the kind of machine."""
+    found = {name: version(name) for name in _LIBRARIES}
+    return {
+        "python": platform.python_version(),
+        **found,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _check_place(path: Path) -> None:
+    for place in (path, *path.absolute().parents):
+        if place.exists() or place.is_symlink():
+            if not place.is_dir():
+                raise ResultsError(f"output folder {path} cannot be made: {place} is not a folder")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise ResultsError(f"output folder {path} cannot be written to: no permission in {place}")
+            return
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResultsError(
+                f"another process is working in {folder.parent}: wait for it, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _difference(there: Any, here: Any, path: str = "") -> str:
+    """The first setting that differs, in words; an empty string when none does."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*here, *there]):
+            name = f"{path}.{key}" if path else str(key)
+            if key not in there or key not in here:
+                return f"{name} is only {'there' if key in there else 'here'}"
+            found = _difference(there[key], here[key], name)
+            if found:
+                return found
+        return ""
+    if path == "methods" and isinstance(there, list) and isinstance(here, list):
+        names = [[str(item.get("name")) for item in side if isinstance(item, dict)] for side in (there, here)]
+        if names[0] == names[1]:
+            return next(
+                filter(None, map(_difference, there, here, (f"method {name}" for name in names[0]))), ""
+            )
+        there, here = (", ".join(side) for side in names)
+    return "" if there == here else f"{path} is {_short(there)} there and {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"\s+", " ", text)
+    return text if len(text) <= 60 else text[:57] + "..."

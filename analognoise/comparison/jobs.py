@@ -1,0 +1,186 @@
+"""The pieces of work of a comparison: one training, or one model on the chips of one profile.
+
+A job holds all that it needs and can be sent to another process. What it finds on the way it hands to
+``emit``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
+from analognoise.conversion import convert_to_analog
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import TrainingError
+from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.evaluation.store import ResultStore, Row
+from analognoise.tasks import Task, get_task, load_weights, save_weights
+from analognoise.training.fit import Epoch, fit
+from analognoise.training.measure import measure
+
+Emit = Callable[[Any], None]
+FORMAT = 1
+
+
+@lru_cache(maxsize=4)
+def _named_task(name: str) -> Task:
+    return get_task(name)
+
+
+def _task(source: str | Task) -> Task:
+    return _named_task(source) if isinstance(source, str) else source
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train one model and store it: ``STEM.safetensors``, and ``STEM.json`` once all is done.
+
+    Attributes:
+        source: the task.
+        training: what to train.
+        folder: where the files go.
+    """
+
+    source: str | Task
+    training: Training
+    folder: str
+
+    @property
+    def title(self) -> str:
+        """What the job does, in words."""
+        return f"training {self.training.method}, seed {self.training.seed}"
+
+    def run(self, emit: Emit) -> dict[str, Any]:
+        """Train; emits an :class:`Epoch` after each. Returns what the JSON file holds."""
+        training, task = self.training, _task(self.source)
+        path = Path(self.folder) / f"{training.stem}.safetensors"
+        record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
+        model = task.build(training.seed)
+        try:
+            history = fit(
+                model,
+                task.train(training.seed, training.batch_size),
+                recipe=training.recipe,
+                profile=training.profile,
+                epochs=training.epochs,
+                lr=training.lr,
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY,
+                schedule=SCHEDULE,
+                seed=training.seed,
+                validation=task.validation,
+                metric=task.metric,
+                loss=task.loss,
+                forward=task.forward,
+                on_epoch=cast(Callable[[Epoch], None], emit),
+            )
+        except TrainingError as error:
+            record["error"] = str(error)
+        else:
+            record["sha256"] = save_weights(model, path)
+            record["history"] = history.to_dict()
+            record["digital"] = {
+                name: measure(model, data, metric=task.metric, loss=task.loss, forward=task.forward).value
+                for name, data in (("validation", task.validation), ("test", task.test))
+                if data is not None
+            }
+        write_json(path.with_suffix(".json"), record)
+        return record
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Evaluate one stored model on the chips of one profile.
+
+    Attributes:
+        source: the task.
+        training: how the model was trained.
+        profile: the device.
+        folder: where the model's file is.
+        times: drift times in seconds.
+        chips: number of chips.
+        seed: root seed of the chips; the same for every model, so that chip c is the same draw for all.
+        compensation: drift compensation.
+        known: rows that are there already.
+    """
+
+    source: str | Task
+    training: Training
+    profile: DeviceProfile
+    folder: str
+    times: tuple[float, ...]
+    chips: int
+    seed: int
+    compensation: str
+    known: tuple[Row, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Profile, method and training seed: what the rows of the job have in common."""
+        return self.profile.name, self.training.method, self.training.seed
+
+    @property
+    def title(self) -> str:
+        """What the job does, in words."""
+        return f"{self.training.method}, seed {self.training.seed}, on {self.profile.name}"
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.chips * len(self.times)
+
+    def run(self, emit: Emit) -> dict[str, Any]:
+        """Evaluate; emits the new rows of each chip as a list. Returns the rows' run id and the warnings."""
+        task = _task(self.source)
+        model = task.build(self.training.seed)
+        load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
+        analog = convert_to_analog(model, self.profile, compensation=self.compensation)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = evaluate_drift(
+                analog,
+                task.test,
+                times=self.times,
+                chips=self.chips,
+                seed=self.seed,
+                metric=task.metric,
+                forward=task.forward,
+                out=_Relay(self.known, emit),
+                method=self.training.method,
+                training_seed=self.training.seed,
+            )
+        return {"run_id": report.run_id, "warnings": [str(item.message) for item in caught]}
+
+
+class _Relay(ResultStore):
+    """A store that knows some rows and hands new ones on: one process alone writes the file."""
+
+    def __init__(self, known: Iterable[Row], emit: Emit) -> None:
+        self.rows = list(known)
+        self._index = {row.key: row for row in self.rows}
+        self._emit = emit
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Hand rows to whoever writes them."""
+        new = list(rows)
+        if new:
+            self._emit(new)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as JSON; the file appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    os.replace(part, path)

@@ -1,0 +1,201 @@
+"""What a comparison found: rows, summary, tables and pictures; made from the files in its folder alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from analognoise.comparison.folder import RESULTS, RUN, SUMMARY, TEXT, read_run
+from analognoise.evaluation.statistics import summarise_methods
+from analognoise.evaluation.store import read_results
+from analognoise.report.plot import save_figure
+from analognoise.report.summary import sections
+from analognoise.report.table import markdown_table, print_summary, summary_csv, write_whole
+from analognoise.units import format_time
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A training that broke down.
+
+    Attributes:
+        method: name of the method.
+        training_seed: which training.
+        profile: the device it trained for, if any.
+        message: what happened.
+    """
+
+    method: str
+    training_seed: int
+    profile: str | None
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        folder: where everything is.
+        results: one row per profile, method, training seed, chip and time; the columns of results.csv.
+        summary: one row per profile, method and time; see
+            :func:`analognoise.evaluation.statistics.summarise_methods`. A method with a failed training is
+            not in it.
+        failed: trainings that broke down.
+        paths: files by what they are: "results", "summary", "text", "run", "over_time", "over_level" (where
+            there is one).
+        run: the content of run.json.
+        reused_models: models that were there already.
+        reused_rows: rows that were there already.
+    """
+
+    folder: Path
+    results: pd.DataFrame
+    summary: pd.DataFrame
+    failed: tuple[Failure, ...]
+    paths: dict[str, Path]
+    run: dict[str, Any]
+    reused_models: int = 0
+    reused_rows: int = 0
+
+    @property
+    def compensation(self) -> str:
+        """The drift compensation used."""
+        return str(self.run["settings"]["compensation"])
+
+    @property
+    def confidence(self) -> float:
+        """Coverage of the intervals."""
+        return float(self.run["settings"]["confidence"])
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the tables, and which trainings failed."""
+        console = console or Console()
+        print_summary(self.summary, console, compensation=self.compensation, confidence=self.confidence)
+        for failure in self.failed:
+            console.print(f"failed: {failure.message}", style="red", markup=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        rows = [
+            {key: None if pd.isna(value) else value for key, value in row.items()}
+            for row in self.summary.to_dict("records")
+        ]
+        return {
+            "folder": str(self.folder),
+            "run_id": self.run["run_id"],
+            "settings": self.run["settings"],
+            "summary": rows,
+            "failed": [failure.to_dict() for failure in self.failed],
+            "files": {name: str(path) for name, path in self.paths.items()},
+            "reused": {"models": self.reused_models, "rows": self.reused_rows},
+        }
+
+
+def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0) -> Comparison:
+    """Summarise the rows in a comparison's folder and write summary, text and pictures (again).
+
+    Args:
+        folder: output folder of :func:`analognoise.comparison.compare`.
+        reused_models: for the result.
+        reused_rows: for the result.
+
+    Raises:
+        ResultsError: when the folder is not a comparison's, or a file in it is damaged.
+    """
+    path = Path(folder)
+    run = read_run(path)
+    settings = run["settings"]
+    results = read_results(path / RESULTS)
+    failed = tuple(Failure(**item) for item in run.get("failed", []))
+    broken = {failure.method for failure in failed}
+    sound = results[~results["method"].isin(broken)]
+    if sound.empty:
+        # Nothing is complete; what there is, is shown all the same.
+        sound = results
+    summary = summarise_methods(sound, confidence=settings["confidence"])
+    paths = {"results": path / RESULTS, "summary": path / SUMMARY, "text": path / TEXT, "run": path / RUN}
+    summary_csv(summary, paths["summary"])
+    paths |= _pictures(path, summary)
+    write_whole(paths["text"], _text(run, summary, failed).encode())
+    return Comparison(path, results, summary, failed, paths, run, reused_models, reused_rows)
+
+
+def _pictures(path: Path, summary: pd.DataFrame) -> dict[str, Path]:
+    metric = re.sub(r"\W+", "_", str(summary["metric"].iloc[0])).strip("_") or "metric"
+    kinds: dict[str, list[str]] = {"time": [], "level": []}
+    for profile in dict.fromkeys(summary["profile"]):
+        drifts = any(time > 0 for time in summary.loc[summary["profile"] == profile, "time_s"])
+        kinds["time" if drifts else "level"].append(profile)
+    paths = {}
+    timed = summary[summary["profile"].isin(kinds["time"])]
+    if len(timed):
+        paths["over_time"] = save_figure(path / f"{metric}_over_time.png", timed)
+    still = summary[summary["profile"].isin(kinds["level"])]
+    if len(still) and any(section.kind == "level" for section in sections(still)):
+        paths["over_level"] = save_figure(path / f"{metric}_over_level.png", still)
+    return paths
+
+
+def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...]) -> str:
+    settings = run["settings"]
+    seeds = len(settings["training_seeds"])
+    lines = [
+        f"# {settings['task']}: training methods on analog chips",
+        "",
+        f"{settings['description'].rstrip('.')}. {seeds} training seed{'s' if seeds > 1 else ''}, "
+        f"{settings['chips']} chip{'s' if settings['chips'] > 1 else ''} for each model and device, "
+        f"{settings['epochs']} epochs, drift compensation: {settings['compensation']}.",
+        "",
+        markdown_table(
+            summary, compensation=settings["compensation"], confidence=settings["confidence"], heading=2
+        ).rstrip(),
+        "",
+    ]
+    if failed:
+        lines += ["## Failed trainings", ""]
+        lines += [
+            f"- {failure.method}, seed {failure.training_seed}: {failure.message}" for failure in failed
+        ]
+        lines += [
+            "",
+            "A method with a failed training is left out of the tables; results.csv has its other seeds.",
+            "",
+        ]
+    lines += ["## Methods", ""]
+    for method in settings["methods"]:
+        values = ", ".join(f"{key} = {_number(value)}" for key, value in method["hyperparameters"].items())
+        lines.append(
+            f"- {method['name']}: {values or 'no hyperparameters'}; {method['epochs']} epochs, lr "
+            f"{_number(method['lr'])}, "
+            f"{method['gradients_per_step']} gradient{'s' if method['gradients_per_step'] > 1 else ''} per "
+            "step"
+        )
+    lines += ["", "## What is analog", ""]
+    for profile, part in run["model"]["profiles"].items():
+        share = part["mac_share"]
+        share = "" if share is None else f"{100 * share:.1f} % of the multiply-accumulates and "
+        rest = ", ".join(item["name"] or "the model" for item in part["digital"]) or "nothing"
+        lines.append(
+            f"- {profile}: {share}{100 * part['parameter_share']:.1f} % of the parameters on "
+            f"{part['tiles']} tiles; digital: {rest}"
+        )
+    if run.get("warnings"):
+        lines += ["", "## Warnings", "", *(f"- {text}" for text in run["warnings"])]
+    times = ", ".join(format_time(seconds) for seconds in settings["times_s"])
+    lines += ["", f"Drift times: {times}. Settings, versions and profiles: run.json.", ""]
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

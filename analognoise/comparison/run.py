@@ -1,0 +1,301 @@
+"""The comparison itself: train, evaluate, summarise; go on where a killed run stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analognoise.comparison.checks import settle
+from analognoise.comparison.folder import Folder
+from analognoise.comparison.jobs import EvaluateJob, TrainJob
+from analognoise.comparison.outcome import Comparison, Failure, conclude
+from analognoise.comparison.pool import run_jobs
+from analognoise.comparison.settings import Contender, Settings, Training
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import ResultsError, TrainingError
+from analognoise.evaluation.store import ResultStore, Row
+from analognoise.tasks import Task
+from analognoise.training.fit import Epoch
+from analognoise.training.recipes import Recipe
+from analognoise.units import DEFAULT_TIMES
+
+# How much longer an epoch's gradient takes than a pass over the test data, roughly: for progress bars only.
+_EPOCH_WEIGHT = 8
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a comparison.
+
+    Attributes:
+        kind: "plan" (before any work), "reused", "epoch", "trained", "failed", "rows", "evaluated", "warning"
+            or "done".
+        message: in words; empty for "epoch" and "rows".
+        done: work done so far, in rough units.
+        total: work in all that was not reused.
+    """
+
+    kind: str
+    message: str
+    done: int
+    total: int
+
+
+OnEvent = Callable[[Event], None]
+
+
+def compare(
+    task: str | Task,
+    profiles: str | DeviceProfile | Iterable[str | DeviceProfile],
+    methods: str | Iterable[str | Recipe | Contender],
+    times: Any = DEFAULT_TIMES,
+    chips: int = 25,
+    out: str | os.PathLike[str] = "runs/comparison",
+    *,
+    seeds: Iterable[int] = (0, 1, 2),
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    compensation: str = "global",
+    evaluation_seed: int = 0,
+    confidence: float = 0.95,
+    force: bool = False,
+    on_event: OnEvent | None = None,
+    command: Sequence[str] | None = None,
+) -> Comparison:
+    """Train by several methods, put every model on simulated chips, let them drift, and compare.
+
+    Each method is trained once per training seed, from the same initial weights, and evaluated on every
+    profile (``profile-noise`` is trained for each profile anew, and evaluated on that). Chip c is the same
+    draw for all methods. The folder ``out`` then holds ``results.csv``, ``summary.csv``, ``summary.md``,
+    ``accuracy_over_time.png`` (and ``accuracy_over_level.png`` for noise levels), ``run.json``, and the
+    models. The same call again reuses all that is there and goes on where a killed run stopped. Results do
+    not depend on the number of workers.
+
+    Args:
+        task: ``"digits"``, the user's ``package.module:callable``, or a :class:`Task`.
+        profiles: devices: names, files or profiles. A device on which nothing depends on time is evaluated at
+            0 s alone.
+        methods: recipes, as text (commas allowed) or objects, or :class:`Contender` for epochs or lr of their
+            own.
+        times: drift times.
+        chips: chips for every model and profile.
+        out: output folder.
+        seeds: training seeds.
+        epochs: passes over the training data; None takes the task's.
+        lr: learning rate at the start; None takes the task's.
+        batch_size: None takes the task's.
+        workers: processes; None takes one per core.
+        compensation: drift compensation, "global" or "none".
+        evaluation_seed: root seed of the chips.
+        confidence: coverage of the intervals.
+        force: start over; deletes only what such a run leaves in ``out``.
+        on_event: called with an :class:`Event` for every step, in this process.
+        command: recorded in run.json; None takes the process's own.
+
+    Raises:
+        AnalogNoiseError: for wrong arguments, before anything is written: MethodError, ProfileError,
+            UnitError, DataError, ModelError, ConversionError, or ResultsError when ``out`` holds another run.
+            Also when a worker process dies.
+        TrainingError: when every method's training failed.
+    """
+    settings = settle(
+        task,
+        profiles,
+        methods,
+        times,
+        chips,
+        seeds=seeds,
+        evaluation_seed=evaluation_seed,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        compensation=compensation,
+        confidence=confidence,
+        workers=workers,
+    )
+    folder = Folder(Path(out), settings, force)
+    with folder.opened(sys.argv if command is None else command):
+        run = _Run(settings, folder, on_event)
+        run.work()
+        return run.finish()
+
+
+def _known_rows(folder: Folder, settings: Settings) -> list[Row]:
+    """The rows of results.csv, every one of which must be this run's."""
+    rows = ResultStore(folder.results).rows
+    expected = {
+        (p.name, t.method, t.seed): settings.times_of(p)
+        for t in settings.trainings
+        for p in settings.profiles_of(t)
+    }
+    for row in rows:
+        times = expected.get(
+            (row.profile, row.method, -1 if row.training_seed is None else row.training_seed), ()
+        )
+        if row.time_s not in times or row.chip >= settings.chips:
+            raise ResultsError(
+                f"{folder.results} holds a row that is not of this run (profile {row.profile}, method "
+                f"{row.method}, training seed "
+                f"{row.training_seed}, chip {row.chip}, {row.time_s:g} s): restore the file, or start over "
+                "with force (--force)"
+            )
+    return rows
+
+
+class _Run:
+    """The state of one call."""
+
+    def __init__(self, settings: Settings, folder: Folder, on_event: OnEvent | None) -> None:
+        self.settings, self.folder, self.on_event = settings, folder, on_event
+        known = _known_rows(folder, settings)
+        self.records = {training: folder.record(training) for training in settings.trainings}
+        # Rows of a model that must be trained again go: they would be another model's.
+        sound = {
+            (t.method, t.seed, p.name) for t, r in self.records.items() if r for p in settings.profiles_of(t)
+        }
+        kept = [row for row in known if (row.method, row.training_seed, row.profile) in sound]
+        if len(kept) < len(known):
+            folder.rewrite_results(kept)
+        self.store = ResultStore(folder.results)
+        self.rows: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+        for row in kept:
+            self.rows[row.profile, row.method, int(row.training_seed or 0)].append(row)
+        self.reused_models = sum(record is not None for record in self.records.values())
+        self.reused_rows = len(kept)
+        self.warnings: list[str] = []
+        self.done = self.total = 0
+
+    def work(self) -> None:
+        """Train and evaluate what is missing."""
+        jobs: list[TrainJob | EvaluateJob] = []
+        for training, record in self.records.items():
+            if record is None:
+                jobs.append(TrainJob(self.settings.source, training, str(self.folder.models)))
+                self.total += _EPOCH_WEIGHT * training.epochs * training.recipe.gradients_per_step
+                self.total += sum(job.size for job in self._evaluations(training))
+            elif "error" not in record:
+                missing = self._evaluations(training)
+                jobs.extend(missing)
+                self.total += sum(job.size - len(job.known) for job in missing)
+        self._announce()
+        if not jobs:
+            return
+        self.folder.check_versions()
+        try:
+            run_jobs(jobs, min(self.settings.workers, len(jobs)), self._found, self._finished)
+        finally:
+            self.store.close()
+
+    def _announce(self) -> None:
+        trainings, rows = len(self.records), sum(job.size for t in self.records for job in self._every(t))
+        names = [contender.name for contender in self.settings.contenders]
+        self._tell(
+            "plan",
+            f"{len(names)} methods × {len(self.settings.seeds)} training seeds = {trainings} models, {rows} "
+            "rows, "
+            f"on {self.settings.workers} worker(s)",
+        )
+        if self.reused_models:
+            self._tell("reused", f"{self.reused_models} of {trainings} models reused")
+        if self.reused_rows:
+            self._tell("reused", f"{self.reused_rows} of {rows} rows reused")
+
+    def _every(self, training: Training) -> list[EvaluateJob]:
+        settings = self.settings
+        return [
+            EvaluateJob(
+                source=settings.source,
+                training=training,
+                profile=profile,
+                folder=str(self.folder.models),
+                times=settings.times_of(profile),
+                chips=settings.chips,
+                seed=settings.evaluation_seed,
+                compensation=settings.compensation,
+                known=tuple(self.rows.get((profile.name, training.method, training.seed), ())),
+            )
+            for profile in settings.profiles_of(training)
+        ]
+
+    def _evaluations(self, training: Training) -> list[EvaluateJob]:
+        return [job for job in self._every(training) if len(job.known) < job.size]
+
+    def _found(self, job: Any, payload: Any) -> None:
+        if isinstance(payload, Epoch):
+            self.done += _EPOCH_WEIGHT * job.training.recipe.gradients_per_step
+            self._tell("epoch", "")
+        else:
+            self.store.append(payload)
+            self.rows[job.key].extend(payload)
+            self.done += len(payload)
+            self._tell("rows", "")
+
+    def _finished(self, job: Any, result: dict[str, Any]) -> list[EvaluateJob]:
+        if isinstance(job, TrainJob):
+            self.records[job.training] = result
+            if "error" in result:
+                self._tell("failed", result["error"])
+                return []
+            test = result["digital"].get("test")
+            metric = result["history"]["metric"]
+            self._tell(
+                "trained", f"{job.training.method}, seed {job.training.seed}: digital {metric} {test:.4g}"
+            )
+            return self._evaluations(job.training)
+        found = {row.run_id for row in self.rows[job.key]}
+        if found != {result["run_id"]}:
+            raise ResultsError(
+                f"{self.folder.results} holds rows of another model for {job.title}: start over with force "
+                "(--force)"
+            )
+        for text in result["warnings"]:
+            self._warn(text)
+        self._tell("evaluated", job.title)
+        return []
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+            if self.on_event is None:
+                warnings.warn(text, stacklevel=2)
+            self._tell("warning", text)
+
+    def _tell(self, kind: str, message: str) -> None:
+        if self.on_event is not None:
+            self.on_event(Event(kind, message, self.done, self.total))
+
+    def finish(self) -> Comparison:
+        """Bring the rows into their order, and write what follows from them."""
+        failures = []
+        for training, record in self.records.items():
+            if record is not None and "error" in record:
+                target = training.profile.name if training.profile else None
+                failures.append(Failure(training.method, training.seed, target, record["error"]))
+        ordered = [
+            row
+            for profile in self.settings.profiles
+            for training in self.settings.trainings
+            if profile in self.settings.profiles_of(training)
+            for row in sorted(
+                self.rows.get((profile.name, training.method, training.seed), ()),
+                key=lambda row: (row.chip, row.time_s),
+            )
+        ]
+        failed = [failure.to_dict() for failure in failures]
+        self.folder.write_run(failed=failed, **({"warnings": self.warnings} if self.warnings else {}))
+        if not ordered:
+            raise TrainingError(f"every training failed; the first: {failures[0].message}")
+        self.folder.rewrite_results(ordered)
+        comparison = conclude(
+            self.folder.path, reused_models=self.reused_models, reused_rows=self.reused_rows
+        )
+        self._tell("done", f"results in {self.folder.path}")
+        return comparison
