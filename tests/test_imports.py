@@ -14,7 +14,7 @@ import analognoise
 PACKAGE = Path(analognoise.__file__).parent
 ORDER = (
     "errors units seeds progress devices crossbar layers conversion chip description training report evaluation tasks comparison "
-    "interop loading jobs cli __main__"
+    "interop jobs options cli __main__"
 ).split()
 # Neither may know the other, although the order alone would let evaluation import training.
 STRANGERS = {("evaluation", "training"), ("training", "evaluation")}

@@ -1,0 +1,94 @@
+"""``analognoise compare``: a comparison with progress on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from analognoise.comparison import Comparison, Event
+from analognoise.comparison import compare as compare_on_chips
+from analognoise.jobs.output import Output
+from analognoise.jobs.setup import Say
+from analognoise.progress import Advance, progress_bar
+
+
+@dataclass(frozen=True)
+class Compared(Output):
+    """A comparison that was shown or stored."""
+
+    comparison: Comparison
+
+    def parts(self) -> Iterable[RenderableType]:
+        """Where the files are; the tables come before, by :meth:`show`."""
+        yield f"results: {self.comparison.folder} ({', '.join(self._names())})"
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.comparison.paths.values())
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        self.comparison.print(console)
+        super().show(console)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return self.comparison.to_dict()
+
+
+def compare_methods(
+    task: str,
+    *,
+    profiles: Sequence[str],
+    methods: Sequence[str],
+    out: Path,
+    say: Say = print,
+    **settings: Any,
+) -> Compared:
+    """Compare methods, saying what is reused and what fails, with a progress bar.
+
+    Args:
+        task: a task's name, or ``module:callable``.
+        profiles: names or files.
+        methods: recipes.
+        out: output folder.
+        say: gets lines for the user.
+        settings: as :func:`analognoise.comparison.compare`.
+
+    Raises:
+        AnalogNoiseError: as :func:`analognoise.comparison.compare`.
+    """
+    with ExitStack() as stack:
+        progress = _Progress(stack, say)
+        found = compare_on_chips(
+            task, profiles=profiles, methods=methods, out=out, on_event=progress.event, **settings
+        )
+    return Compared(found)
+
+
+class _Progress:
+    """Turns a comparison's events into a progress bar and lines."""
+
+    def __init__(self, stack: ExitStack, say: Say) -> None:
+        self.stack, self.say = stack, say
+        self.advance: Advance | None = None
+        self.done = 0
+        self.note = ""
+
+    def event(self, event: Event) -> None:
+        """Take one event."""
+        if event.kind == "plan":
+            self.say(f"comparison: {event.message}")
+            if event.total:
+                self.advance = self.stack.enter_context(progress_bar("comparison", event.total))
+        elif event.kind in ("reused", "failed", "warning"):
+            self.say(f"{event.kind}: {event.message}")
+        elif event.kind in ("trained", "evaluated"):
+            self.note = event.message
+        if self.advance is not None and event.kind != "done":
+            self.advance(event.done - self.done, note=self.note)
+            self.done = event.done

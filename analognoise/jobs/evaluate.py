@@ -1,0 +1,251 @@
+"""``analognoise evaluate``: one model on the chips of one or more profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import RenderableType
+from torch import nn
+
+from analognoise.conversion import check_finite, convert_to_analog
+from analognoise.devices import DeviceProfile
+from analognoise.errors import DataError, ResultsError
+from analognoise.evaluation.lifetime import Lifetime
+from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.montecarlo import DriftEvaluation, evaluate_drift
+from analognoise.evaluation.report import DriftReport
+from analognoise.evaluation.store import ResultStore
+from analognoise.jobs.folder import JobFolder
+from analognoise.jobs.output import Output, plain
+from analognoise.jobs.report import FILES, RESULTS_FILE, summarise, write_summary
+from analognoise.jobs.setup import (
+    Say,
+    build_model,
+    either,
+    load_callable,
+    load_data,
+    load_profiles,
+    metric_of,
+    torch_threads,
+    weights_of,
+)
+from analognoise.tasks import Task
+from analognoise.units import parse_times
+
+
+@dataclass(frozen=True)
+class Evaluated(Output):
+    """What a model does on chips.
+
+    Attributes:
+        reports: one per profile.
+        floor: share of the digital metric that the lifetimes are about; None takes 5 % worse than digital.
+        folder: where everything was written, or None.
+    """
+
+    reports: tuple[DriftReport, ...]
+    floor: float | None
+    folder: Path | None
+
+    def lifetime(self, report: DriftReport) -> Lifetime | None:
+        """How long the mean stays good enough; None for a device on which nothing depends on time."""
+        if report.times == (0.0,):
+            return None
+        floor = self.floor if self.floor is not None else 0.95 if report.higher_is_better else 1.05
+        return report.lifetime(floor)
+
+    def parts(self) -> Iterable[RenderableType]:
+        """A table per profile, and lifetimes below."""
+        for report in self.reports:
+            yield report.summary()
+            life = self.lifetime(report)
+            if life is not None:
+                level = f"{100 * life.floor:.1f} %" if report.metric == "accuracy" else f"{life.floor:.4g}"
+                yield f"Lifetime, until the mean {report.metric} crosses {level}: {life}"
+            yield ""
+        if self.folder is not None:
+            yield f"results: {self.folder}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        found = []
+        for report in self.reports:
+            life = self.lifetime(report)
+            found.append(
+                {
+                    "profile": report.rows[0].profile,
+                    "metric": report.metric,
+                    "digital": report.digital,
+                    "chips": report.chips,
+                    "seed": report.seed,
+                    "run_id": report.run_id,
+                    "reused_rows": report.reused,
+                    "over_time": plain(report.summary().frame),
+                    "lifetime": None if life is None else plain(asdict(life)),
+                    "model": report.describe,
+                }
+            )
+        return {"evaluations": found, "folder": None if self.folder is None else str(self.folder)}
+
+
+def evaluate_model(
+    *,
+    profiles: Sequence[str],
+    task: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    weights: Path | None = None,
+    times: str = "1s,1h,1d,1mo,1y",
+    chips: int = 25,
+    metric: str | None = None,
+    forward: str | None = None,
+    floor: float | None = None,
+    seed: int = 0,
+    compensation: str = "global",
+    batch_size: int | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    out: Path | None = None,
+    force: bool = False,
+    say: Say = print,
+) -> Evaluated:
+    """Evaluate a model on chips of each profile; with ``out``, store all and go on where a run stopped.
+
+    Args:
+        profiles: names or files.
+        task: a task's name, or ``module:callable``; either this or ``model``.
+        model: ``module:callable`` that returns the model.
+        data: ``module:callable`` that returns test batches; a task's own by default.
+        weights: safetensors file with the model's weights.
+        times: drift times.
+        chips: number of chips.
+        metric: a name or ``module:callable``; by default the task's, or accuracy.
+        forward: ``module:callable`` of ``(model, batch)``.
+        floor: for lifetimes, the share of the digital metric that must be kept.
+        seed: root seed of the chips.
+        compensation: drift compensation.
+        batch_size: for ``data``, if it takes one.
+        device: where torch computes.
+        threads: of torch.
+        out: folder for results; None writes nothing.
+        force: replace what another run left in the folder.
+        say: gets lines for the user.
+
+    Raises:
+        AnalogNoiseError: of the class that fits, before anything is written.
+    """
+    devices = load_profiles(profiles)
+    seconds = parse_times(times)
+    if chips < 1:
+        raise DataError(f"--chips must be at least 1, found {chips}")
+    if seed < 0:
+        raise DataError(f"--seed must not be negative, found {seed}")
+    found = either(task, model)
+    if found is not None and weights is None:
+        raise DataError(
+            f"task {found.name!r} builds an untrained model: name trained weights with --weights, "
+            "for example the model.safetensors that 'analognoise train' wrote"
+        )
+    measured = metric_of(metric, found)
+    run = load_callable(forward, what="forward") if forward is not None else found.forward if found else None
+    folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
+    with torch_threads(threads):
+        network = build_model(found, model, weights, seed, device)
+        check_finite(network)
+        batches = _test_data(found, data, batch_size)
+        analogs = [
+            convert_to_analog(network, profile, inplace=False, compensation=compensation)
+            for profile in devices
+        ]
+        store = None if folder is None else _store(folder, analogs, batches, Metric.of(measured), seed, run)
+        reports = []
+        for analog, profile in zip(analogs, devices, strict=True):
+            reports.append(
+                evaluate_drift(
+                    analog,
+                    batches,
+                    times=seconds if profile.has_drift else (0.0,),
+                    chips=chips,
+                    seed=seed,
+                    metric=measured,
+                    forward=run,
+                    out=store,
+                    progress=True,
+                )
+            )
+    result = Evaluated(tuple(reports), floor, out)
+    if folder is not None and store is not None:
+        store.close()
+        rows = pd.concat([report.frame for report in reports], ignore_index=True)
+        reused = sum(report.reused for report in reports)
+        if reused:
+            say(f"evaluation: reused {reused} of {len(rows)} results in {out}")
+        settings = _settings(devices, found, model, data, weights, reports, compensation, device, threads)
+        write_summary(folder.path, summarise(rows, settings), settings)
+        folder.finish(settings, model=reports[0].describe)
+    return result
+
+
+def _test_data(task: Task | None, data: str | None, batch_size: int | None) -> Any:
+    if data is not None:
+        return load_data(data, batch_size=batch_size)
+    if task is None:
+        raise DataError("--model needs test data: name your function with --data, as module:callable")
+    if task.test is None:
+        raise DataError(f"task {task.name!r} has no test data: name your own function with --data")
+    return task.test
+
+
+def _store(
+    folder: JobFolder, analogs: Sequence[nn.Module], batches: Any, metric: Metric, seed: int, forward: Any
+) -> ResultStore:
+    """The results file, if all that it holds belongs to this run."""
+    if folder.force or (folder.path / RESULTS_FILE).exists():
+        # Reads the data once more; so bad data is found before anything is replaced.
+        ids = {
+            DriftEvaluation(analog, batches, metric, seed=seed, forward=forward).run_id for analog in analogs
+        }
+        if folder.force:
+            folder.open()
+    store = ResultStore(folder.path / RESULTS_FILE)
+    other = next((row for row in store.rows if row.run_id not in ids), None)
+    if other is not None:
+        raise ResultsError(
+            f"{store.path} holds another run (profile {other.profile!r}, run {other.run_id}: another "
+            "model, profile, data, metric or setting): name another folder, or replace it with --force"
+        )
+    return store
+
+
+def _settings(
+    profiles: Sequence[DeviceProfile],
+    task: Task | None,
+    model: str | None,
+    data: str | None,
+    weights: Path | None,
+    reports: Sequence[DriftReport],
+    compensation: str,
+    device: str,
+    threads: int,
+) -> dict[str, Any]:
+    report = reports[0]
+    return {
+        "task": task.name if task else None,
+        "model": model,
+        "data": data,
+        "weights": weights_of(weights),
+        "profiles": {profile.name: profile.digest for profile in profiles},
+        "times_s": sorted({time for item in reports for time in item.times}),
+        "chips": report.chips,
+        "seed": report.seed,
+        "metric": report.metric,
+        "higher_is_better": report.higher_is_better,
+        "compensation": compensation,
+        "confidence": report.confidence,
+        "device": device,
+        "threads": threads,
+    }

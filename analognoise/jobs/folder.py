@@ -1,0 +1,129 @@
+"""A job's output folder: what it may hold before, and the run.json that says what made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from analognoise.comparison.folder import versions
+from analognoise.errors import ResultsError
+from analognoise.report.table import write_whole
+
+RUN_FILE = "run.json"
+
+
+class JobFolder:
+    """The folder that one run of a command writes to. Nothing is created or removed before ``open``.
+
+    Args:
+        path: the folder; it may exist.
+        command: the command, as run.json names it.
+        files: what the command writes there, ``*`` allowed; ``force`` removes these and nothing else.
+        force: whether what another run left is replaced.
+        resumable: of the files, those that a killed run leaves and the next goes on with.
+
+    Attributes:
+        found: run.json of the run that is there, or None.
+
+    Raises:
+        ResultsError: when the path is a file, or the folder holds what is not a run of the same command.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        command: str,
+        files: Sequence[str],
+        force: bool = False,
+        resumable: Sequence[str] = (),
+    ) -> None:
+        self.path, self.command, self.files, self.force = path, command, tuple(files), force
+        if path.exists() and not path.is_dir():
+            raise ResultsError(f"--out {path} is a file: name a folder")
+        self.found = None if force else read_run(path, missing_ok=True)
+        if not path.is_dir():
+            return
+        if self.found is not None and self.found.get("job", "compare") != command:
+            raise ResultsError(
+                f"folder {path} holds a run of 'analognoise {self.found.get('command', 'compare')}': "
+                "name another folder"
+            )
+        own = (*self.files, RUN_FILE) if self.found is not None or force else tuple(resumable)
+        strange = sorted(
+            item.name for item in path.iterdir() if not any(fnmatch(item.name, pattern) for pattern in own)
+        )
+        if strange:
+            raise ResultsError(
+                f"folder {path} holds other files ({', '.join(strange[:3])}{', …' if strange[3:] else ''}): "
+                "name an empty or a new folder"
+            )
+
+    def refuse_other(self, settings: dict[str, Any]) -> bool:
+        """Whether the folder holds a finished run with these settings.
+
+        Raises:
+            ResultsError: when it holds one with other settings; names the first that differs.
+        """
+        if self.found is None:
+            return False
+        there = self.found.get("settings", {})
+        wanted = json.loads(json.dumps(settings))
+        for name in {**there, **wanted}:
+            if there.get(name) != wanted.get(name):
+                raise ResultsError(
+                    f"folder {self.path} holds another run ({name} is {_show(there.get(name))} there and "
+                    f"{_show(wanted.get(name))} now): name another folder, or replace it with --force"
+                )
+        return True
+
+    def open(self) -> Path:
+        """Make the folder ready to be written to, and empty of what ``force`` replaces.
+
+        Raises:
+            ResultsError: when it cannot be created or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.force:
+                for pattern in (*self.files, RUN_FILE):
+                    for file in self.path.glob(pattern):
+                        file.unlink()
+        except OSError as error:
+            raise ResultsError(f"cannot write to folder {self.path}: {error.strerror}") from error
+        return self.path
+
+    def finish(self, settings: dict[str, Any], **more: Any) -> None:
+        """Write run.json: command, settings, versions, and what else the run found."""
+        content = {"job": self.command, "settings": settings, "versions": versions(), **more}
+        write_whole(self.path / RUN_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_run(folder: Path, missing_ok: bool = False) -> dict[str, Any] | None:
+    """The run.json of a folder.
+
+    Raises:
+        ResultsError: when there is none (unless ``missing_ok``), or it is not readable JSON.
+    """
+    file = folder / RUN_FILE
+    if not file.is_file():
+        if missing_ok:
+            return None
+        what = "holds no run.json" if folder.is_dir() else "does not exist"
+        raise ResultsError(f"folder {folder} {what}: name one that compare or evaluate wrote")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ResultsError(f"{file} is not readable JSON ({error}): restore or delete it") from error
+    if not isinstance(content, dict):
+        raise ResultsError(
+            f"{file} holds a {type(content).__name__}, expected an object: restore or delete it"
+        )
+    return content
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"

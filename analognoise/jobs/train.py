@@ -1,0 +1,265 @@
+"""``analognoise train``: one model, one method, one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import RenderableType
+from torch import nn
+
+from analognoise.devices import DeviceProfile, load_profile
+from analognoise.errors import DataError, ModelError
+from analognoise.evaluation.data import EvaluationData, update_digest
+from analognoise.evaluation.identity import name_of
+from analognoise.jobs.folder import JobFolder
+from analognoise.jobs.output import Output
+from analognoise.jobs.setup import (
+    Say,
+    build_model,
+    either,
+    load_callable,
+    load_data,
+    torch_device,
+    torch_threads,
+    weights_of,
+)
+from analognoise.progress import progress_bar
+from analognoise.report.table import write_whole
+from analognoise.seeds import derive_seed, rng_preserved
+from analognoise.tasks import Task, save_weights
+from analognoise.tasks.weights import file_digest
+from analognoise.training.fit import Epoch, fit
+from analognoise.training.recipes import Recipe, parse_method
+
+MODEL_FILE, HISTORY_FILE = "model.safetensors", "history.csv"
+# For a model of the user's own; a task brings its own.
+_EPOCHS, _LR = 40, 0.05
+
+
+@dataclass(frozen=True)
+class Trained(Output):
+    """A trained model in its folder.
+
+    Attributes:
+        folder: where everything is.
+        settings: what made it.
+        history: a row per epoch: epoch, train_loss, validation (if there is validation data), gradients.
+        metric: name of the validation metric.
+        reused: whether it was there already.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    history: pd.DataFrame
+    metric: str
+    reused: bool
+
+    def parts(self) -> Iterable[RenderableType]:
+        """Two lines: how well it does, and where it is."""
+        last = self.history.iloc[-1]
+        text = (
+            f"{self.settings['method']}: {len(self.history)} epochs, training loss {last['train_loss']:.4g}"
+        )
+        if "validation" in self.history:
+            text += f", validation {self.metric} {_value(self.metric, last['validation'])}"
+        yield f"{text}, {int(last['gradients']):,} gradient evaluations"
+        yield f"model: {self.folder / MODEL_FILE}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        history = {name: self.history[name].tolist() for name in self.history}
+        return {
+            "model": str(self.folder / MODEL_FILE),
+            "reused": self.reused,
+            "metric": self.metric,
+            "validation": history["validation"][-1] if "validation" in history else None,
+            "train_loss": history["train_loss"][-1],
+            "settings": self.settings,
+            "history": history,
+        }
+
+
+def train_model(
+    *,
+    out: Path,
+    task: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    validation: str | None = None,
+    method: str = "sgd",
+    weights: Path | None = None,
+    profile: str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int = 1,
+    force: bool = False,
+    say: Say = print,
+) -> Trained:
+    """Train a model and store it, its history and run.json in a folder; what is there already is reused.
+
+    Args:
+        out: the folder.
+        task: a task's name, or ``module:callable``; either this or ``model``.
+        model: ``module:callable`` that returns the model.
+        data: with ``model``: ``module:callable`` that returns training batches.
+        validation: with ``model``: the same for validation batches.
+        method: as :func:`analognoise.training.recipes.parse_method` reads it.
+        weights: safetensors file to start from.
+        profile: the device to train for, where the method needs one.
+        epochs: passes over the training data.
+        lr: learning rate at the start.
+        batch_size: samples in a batch.
+        seed: of the initial weights, the order of the data and the method's noise.
+        device: where torch computes.
+        threads: of torch.
+        force: replace what another run left in the folder.
+        say: gets lines for the user.
+
+    Raises:
+        AnalogNoiseError: of the class that fits, before anything is written.
+    """
+    recipe = parse_method(method)
+    target = None if profile is None else load_profile(profile)
+    if recipe.needs_profile and target is None:
+        raise DataError(f"method {recipe.label!r} trains for a device: name it with --profile")
+    found = either(task, model)
+    if found is None and data is None:
+        raise DataError("--model needs training data: name your function with --data, as module:callable")
+    if found is not None and (data, validation) != (None, None):
+        raise DataError("--data and --validation go with --model: a task brings its own data")
+    if seed < 0:
+        raise DataError(f"--seed must not be negative, found {seed}")
+    folder = JobFolder(out, "train", (MODEL_FILE, HISTORY_FILE), force)
+    place = torch_device(device)
+    with torch_threads(threads):
+        network = build_model(found, model, weights, seed, device)
+        batches = _training_data(found, data, seed, batch_size)
+        checks = load_data(str(validation)) if validation is not None else found.validation if found else None
+        if checks is not None:
+            # Refuses data that shuffle or differ between passes: their metric would mean nothing.
+            EvaluationData(checks, place)
+        settings = {
+            "task": found.name if found else None,
+            "model": _code(model),
+            "data": _code(data),
+            "validation": _code(validation),
+            "method": recipe.label,
+            "hyperparameters": recipe.hyperparameters,
+            "profile": target and {"name": target.name, "digest": target.digest},
+            "weights": weights_of(weights),
+            "initial_weights": _digest(network.state_dict()),
+            "first_batch": _first_batch(batches, seed),
+            "epochs": epochs if epochs is not None else found.epochs if found else _EPOCHS,
+            "lr": lr if lr is not None else found.lr if found else _LR,
+            "batch_size": batch_size if batch_size is not None or not found else found.batch_size,
+            "seed": seed,
+            "device": place.type,
+            "threads": threads,
+        }
+        if folder.refuse_other(settings):
+            known = _stored(folder)
+            if known is not None:
+                say(f"training: reused {out / MODEL_FILE}")
+                return known
+        return _train(folder, network, batches, checks, found, recipe, target, settings, seed)
+
+
+def _train(
+    folder: JobFolder,
+    network: nn.Module,
+    batches: Any,
+    checks: Any,
+    task: Task | None,
+    recipe: Recipe,
+    profile: DeviceProfile | None,
+    settings: dict[str, Any],
+    seed: int,
+) -> Trained:
+    options: dict[str, Any] = (
+        {} if task is None else {"metric": task.metric, "loss": task.loss, "forward": task.forward}
+    )
+    with progress_bar(f"training {recipe.label}", settings["epochs"]) as advance:
+
+        def on_epoch(epoch: Epoch) -> None:
+            note = f"loss {epoch.train_loss:.4g}"
+            if epoch.validation is not None:
+                note += f", validation {epoch.validation:.4g}"
+            advance(note=note)
+
+        history = fit(
+            network,
+            batches,
+            recipe=recipe,
+            profile=profile,
+            epochs=settings["epochs"],
+            lr=settings["lr"],
+            seed=seed,
+            validation=checks,
+            on_epoch=on_epoch,
+            **options,
+        )
+    columns: dict[str, Any] = {
+        "epoch": range(1, len(history.train_loss) + 1),
+        "train_loss": history.train_loss,
+        "validation": history.validation,
+        "gradients": history.gradients,
+    }
+    if checks is None:
+        del columns["validation"]
+    frame = pd.DataFrame(columns)
+    path = folder.open()
+    digest = save_weights(network, path / MODEL_FILE)
+    write_whole(path / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n").encode())
+    folder.finish(settings, metric=history.metric, sha256=digest)
+    return Trained(path, settings, frame, history.metric, reused=False)
+
+
+def _stored(folder: JobFolder) -> Trained | None:
+    """The finished training in a folder; None when a file of it is missing or was changed."""
+    model, history = folder.path / MODEL_FILE, folder.path / HISTORY_FILE
+    found = folder.found or {}
+    if not (model.is_file() and history.is_file() and file_digest(model) == found.get("sha256")):
+        return None
+    try:
+        frame = pd.read_csv(io.BytesIO(history.read_bytes()))
+    except ValueError:
+        return None
+    return Trained(folder.path, found["settings"], frame, found["metric"], reused=True)
+
+
+def _training_data(task: Task | None, data: str | None, seed: int, batch_size: int | None) -> Any:
+    if task is None:
+        return load_data(str(data), seed=seed, batch_size=batch_size)
+    return task.train(seed, task.batch_size if batch_size is None else batch_size)
+
+
+def _first_batch(batches: Any, seed: int) -> str:
+    with rng_preserved(derive_seed("first batch", seed)):
+        digest = _digest(next(iter(batches)))
+    if hasattr(batches, "set_epoch"):
+        batches.set_epoch(0)
+    return digest
+
+
+def _digest(content: Any) -> str:
+    state = hashlib.sha256()
+    update_digest(state, content, "the training data")
+    return state.hexdigest()[:16]
+
+
+def _code(spec: str | None) -> str | None:
+    """The callable's name with a digest of its code, so that an edited function is another run."""
+    return None if spec is None else f"{spec} {name_of(load_callable(spec, error=ModelError))}"
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"

@@ -1,0 +1,96 @@
+"""The command line's options, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+WORK, SETTINGS, OUTPUT = "What to work on", "Settings", "Output"
+_CALLABLE = "MODULE:CALLABLE"
+
+
+def _option(text: str, metavar: str | None = None, *names: str, panel: str = SETTINGS) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel)
+
+
+ProfileList = Annotated[
+    list[str],
+    _option(
+        "Device profile: a name from 'profiles list', a TOML file, or either at a noise level as in "
+        "gaussian@10%. Several: with commas, or the option again.",
+        "NAME|FILE",
+        "--profile",
+        "-p",
+        panel=WORK,
+    ),
+]
+TrainingProfile = Annotated[
+    str | None,
+    _option("Device to train for; profile-noise needs it.", "NAME|FILE", "--profile", "-p", panel=WORK),
+]
+TaskName = Annotated[
+    str | None, _option("digits, or module:callable of yours that returns a Task.", "NAME", panel=WORK)
+]
+DefaultTask = Annotated[
+    str, _option("digits, or module:callable of yours that returns a Task.", "NAME", panel=WORK)
+]
+ModelName = Annotated[
+    str | None, _option("Instead of --task: your function that returns the model.", _CALLABLE, panel=WORK)
+]
+TrainData = Annotated[
+    str | None, _option("With --model: your function that returns training batches.", _CALLABLE, panel=WORK)
+]
+ValidationData = Annotated[
+    str | None, _option("With --model: your function that returns validation batches.", _CALLABLE, panel=WORK)
+]
+TestData = Annotated[
+    str | None,
+    _option("Your function that returns the test batches (default: the task's).", _CALLABLE, panel=WORK),
+]
+Method = Annotated[str, _option("As in sam+clip:rho=0.1; see 'methods'.", "METHOD", panel=WORK)]
+MethodList = Annotated[
+    str, _option("Training methods, each as in sam+clip:rho=0.1; see 'methods'.", "LIST", panel=WORK)
+]
+Weights = Annotated[Path | None, _option("Safetensors file with the model's weights.", "FILE", panel=WORK)]
+
+Times = Annotated[str, _option("Drift times since programming, in s, min, h, d, w, mo or y.", "LIST")]
+Chips = Annotated[int, _option("Chips to program.", "N")]
+Compensation = Annotated[str, _option("Drift compensation: global or none.", "KIND")]
+Epochs = Annotated[int | None, _option("Passes over the training data (default: the task's).", "N")]
+Rate = Annotated[float | None, _option("Learning rate at the start (default: the task's).", "X", "--lr")]
+BatchSize = Annotated[int | None, _option("Samples in a batch (default: the task's, or the data's).", "N")]
+Seed = Annotated[int, _option("Root of all random numbers.", "N")]
+Seeds = Annotated[str, _option("How many training seeds, or which: 3 is 0,1,2.", "N|LIST")]
+Workers = Annotated[int | None, _option("Processes; changes no result (default: one per core).", "N")]
+Metric = Annotated[
+    str | None,
+    _option(
+        "accuracy, loss, perplexity, or module:callable of yours: (output, batch) -> (sum, count) "
+        "(default: the task's, or accuracy).",
+        "NAME",
+    ),
+]
+Forward = Annotated[str | None, _option("Your function (model, batch) -> output.", _CALLABLE)]
+Floor = Annotated[float, _option("For the lifetime: the share of the digital metric that must be kept.", "X")]
+Device = Annotated[str, _option("Where torch computes: cpu, cuda, …", "NAME")]
+Threads = Annotated[
+    int,
+    _option(
+        "Threads of torch; more is faster for large models, but changes the last bits of results.",
+        "N",
+    ),
+]
+
+OutFolder = Annotated[Path, _option("Folder for everything that is written.", "FOLDER", panel=OUTPUT)]
+MaybeOutFolder = Annotated[
+    Path | None,
+    _option(
+        "Folder for results.csv, summary and picture (default: nothing is written).", "FOLDER", panel=OUTPUT
+    ),
+]
+Force = Annotated[
+    bool, _option("Start over: replace what a run left in the folder.", None, "--force", panel=OUTPUT)
+]
+AsJson = Annotated[bool, _option("Print JSON for machines instead of tables.", None, "--json", panel=OUTPUT)]
