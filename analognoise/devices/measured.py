@@ -51,7 +51,7 @@ class Table(BaseCurve):
                 with torch.inference_mode(False):
                     made[kind] = tuple(part.to(dtype=g.dtype, device=g.device).contiguous() for part in exact)
             inner, start, value, slope = made[kind]
-            segment = torch.bucketize(g, inner)
+            segment = torch.bucketize(g.contiguous(), inner)
             return g.clamp(first, last).sub_(start[segment]).mul_(slope[segment]).add_(value[segment])
 
         return table
