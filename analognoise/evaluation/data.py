@@ -1,0 +1,256 @@
+"""The data of an evaluation: the same batches in the same order every time.
+
+Chips can only be compared on equal data. So a loader that shuffles, drops a remainder or augments is refused:
+by name where its settings show it, and otherwise because two passes over it differ. Small data stays on the
+model's device between passes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+
+from analognoise.errors import DataError
+from analognoise.seeds import rng_preserved
+
+CACHE_BYTES = 256 << 20
+
+Batch = Any
+
+
+class EvaluationData:
+    """Batches that are the same in every pass, on the model's device.
+
+    Args:
+        loader: a DataLoader, a list of batches, or anything that can be iterated over again and again. A
+            batch is ``(x, y)``, a dict, or whatever the forward hook takes; tensors and NumPy arrays in it
+            are moved to the device.
+        device: where the model is.
+        cache_bytes: data up to this size is kept on the device; larger data is read anew in each pass.
+
+    Attributes:
+        fingerprint: SHA-256 over all batches, their boundaries included.
+        batches: number of batches.
+        cached: whether the data stays on the device.
+
+    Raises:
+        DataError: when the loader shuffles, drops or augments, can be read only once, or has no batch.
+    """
+
+    def __init__(self, loader: Any, device: torch.device, cache_bytes: int = CACHE_BYTES) -> None:
+        _check_loader(loader)
+        self.device = device
+        self._loader = loader
+        kept: list[Batch] = []
+        size = 0
+        digests: list[bytes] = []
+        # one seed for each pass: what the loader draws from the global generators must not matter
+        with rng_preserved(seed=1), _generators_preserved(loader):
+            for batch in loader:
+                digests.append(_digest(batch, len(digests)))
+                size += _size(batch)
+                if size <= cache_bytes:
+                    kept.append(to_device(batch, device, copy=True))
+                else:
+                    kept.clear()
+        if not digests:
+            raise DataError("the data has no batch: an evaluation needs at least one")
+        self.cached = size <= cache_bytes
+        self.batches = len(digests)
+        self._cache = kept
+        if type(loader) not in (list, tuple):
+            self._check_second_pass(digests)
+        self.fingerprint = hashlib.sha256(b"".join(digests)).hexdigest()
+
+    def _check_second_pass(self, digests: list[bytes]) -> None:
+        count = 0
+        with rng_preserved(seed=2), _generators_preserved(self._loader):
+            for batch in self._loader:
+                if count < len(digests) and _digest(batch, count) != digests[count]:
+                    raise DataError(
+                        f"batch {count} of the data differs between two passes over it: the loader "
+                        "shuffles or augments at random; "
+                        "use shuffle=False and transforms without randomness"
+                    )
+                count += 1
+        if count != len(digests):
+            raise DataError(
+                f"a first pass over the data gave {len(digests)} batches and a second {count}: every pass "
+                "must give the same"
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.cached:
+            yield from self._cache
+            return
+        count = 0
+        with _generators_preserved(self._loader):
+            for batch in self._loader:
+                count += 1
+                if count > self.batches:
+                    break
+                yield to_device(batch, self.device)
+        if count != self.batches:
+            raise DataError(
+                f"a pass over the data gave {'more' if count > self.batches else count} batches, "
+                f"the first one {self.batches}: every pass must give the same"
+            )
+
+    def copies(self) -> Iterator[Batch]:
+        """The same batches, but fresh copies, for a forward that writes into its input."""
+        for batch in self:
+            yield to_device(batch, self.device, copy=True)
+
+
+def _check_loader(loader: Any) -> None:
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise DataError(
+            f"the data is a {type(loader).__name__}, whose items have no batch dimension: pass "
+            "DataLoader(data, batch_size=...)"
+        )
+    if isinstance(loader, (str, bytes, Mapping, Tensor, np.ndarray)) or not hasattr(loader, "__iter__"):
+        raise DataError(
+            f"the data is a {type(loader).__name__}: pass a DataLoader or a list of batches (x, y)"
+        )
+    if not isinstance(loader, DataLoader) and iter(loader) is loader:
+        raise DataError(
+            f"the data is a {type(loader).__name__} that can be read only once: pass a DataLoader or a "
+            "list of batches"
+        )
+    if not isinstance(loader, DataLoader):
+        return
+    sampler, batches = loader.sampler, loader.batch_sampler
+    drops = loader.drop_last
+    if isinstance(batches, BatchSampler):
+        sampler, drops = batches.sampler, batches.drop_last
+    name = type(sampler).__name__
+    if (
+        not isinstance(loader.dataset, IterableDataset)
+        and not isinstance(sampler, SequentialSampler)
+        and "Random" in name
+    ):
+        raise DataError(
+            f"the data loader shuffles (its sampler is a {name}): set shuffle=False, so that every chip "
+            "sees the same batches"
+        )
+    if drops:
+        try:
+            size = batches.batch_size if isinstance(batches, BatchSampler) else loader.batch_size
+            left = len(sampler) % int(size or 1)  # type: ignore[arg-type]
+            found = f"leaves out {left} of {len(sampler)} samples"  # type: ignore[arg-type]
+        except TypeError:
+            left, found = 1, "may leave out samples"
+        if left:
+            raise DataError(f"the data loader has drop_last=True, which {found}: set drop_last=False")
+
+
+class _generators_preserved:
+    """Leave a DataLoader's own generators as found (each pass over it draws a seed from them)."""
+
+    def __init__(self, loader: Any) -> None:
+        owners = (
+            loader,
+            getattr(loader, "sampler", None),
+            getattr(getattr(loader, "batch_sampler", None), "sampler", None),
+        )
+        found = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+        self._generators = list(found.values())
+
+    def __enter__(self) -> None:
+        self._states = [g.get_state() for g in self._generators]
+
+    def __exit__(self, *error: object) -> None:
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+
+
+def to_device(value: Batch, device: torch.device, copy: bool = False) -> Batch:
+    """``value`` with every tensor and NumPy array in it (in tuples, lists and mappings) as a tensor on
+    ``device``.
+
+    Args:
+        value: a batch.
+        device: where tensors go.
+        copy: whether tensors that are there already are copied.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=copy)
+    if isinstance(value, Mapping):
+        return {key: to_device(item, device, copy) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(item, device, copy) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(item, device, copy) for item in value)
+    if hasattr(value, "to") and callable(value.to):  # a batch object that knows how to move, such as a graph
+        moved = value.clone() if copy and hasattr(value, "clone") else value
+        return moved.to(device)
+    return value
+
+
+def tensors(value: Batch) -> Iterator[Tensor]:
+    """Every tensor in a batch's tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors(item)
+
+
+def _size(value: Batch) -> int:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return int(value.nbytes)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, (tuple, list)):
+        return sum(map(_size, value))
+    return 64
+
+
+def _digest(batch: Batch, number: int) -> bytes:
+    state = hashlib.sha256()
+    update_digest(state, batch, f"batch {number}")
+    return state.digest()
+
+
+def update_digest(state: Any, value: Any, where: str) -> None:
+    """Feed a value's type, shape and content to a hashlib object.
+
+    Raises:
+        DataError: when a value of unknown type cannot be turned into bytes; ``where`` names it.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu().contiguous()
+        state.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        update_digest(state, torch.from_numpy(np.ascontiguousarray(value)), where)
+    elif isinstance(value, Mapping):
+        state.update(f"mapping {len(value)};".encode())
+        for key, item in value.items():
+            state.update(f"{key!r}:".encode())
+            update_digest(state, item, where)
+    elif isinstance(value, (tuple, list)):
+        state.update(f"sequence {len(value)};".encode())
+        for item in value:
+            update_digest(state, item, where)
+    elif value is None or isinstance(value, (str, bytes, bool, int, float, complex)):
+        state.update(f"{type(value).__name__} {value!r};".encode())
+    else:
+        try:
+            state.update(pickle.dumps(value, protocol=4))
+        except Exception as problem:
+            raise DataError(
+                f"{where} holds a {type(value).__name__} that cannot be compared between passes ({problem})"
+            ) from None

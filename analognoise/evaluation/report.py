@@ -1,0 +1,214 @@
+"""What an evaluation found: rows, statistics by drift time, lifetime, picture."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from analognoise.description import Description
+from analognoise.errors import ResultsError
+from analognoise.evaluation.lifetime import Lifetime, lifetime
+from analognoise.evaluation.statistics import summarise_methods
+from analognoise.evaluation.store import HEADER, Row, format_rows, rows_to_frame
+from analognoise.units import format_time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """One model on many chips over drift time.
+
+    Attributes:
+        rows: one per chip and drift time, by chip, then time.
+        times: drift times in seconds.
+        metric: name of the metric.
+        higher_is_better: its direction.
+        digital: the metric of the model computed digitally.
+        seed: root seed of the chips.
+        run_id: digest of model, profile, data, metric and settings.
+        description: what of the model is on tiles and what stayed digital.
+        not_read: layers on tiles that no forward called: the results do not show what a chip does to them.
+        reused: how many of the rows a results file had already.
+        confidence: coverage of the intervals.
+    """
+
+    rows: tuple[Row, ...]
+    times: tuple[float, ...]
+    metric: str
+    higher_is_better: bool
+    digital: float
+    seed: int
+    run_id: str
+    description: Description
+    not_read: tuple[str, ...] = ()
+    reused: int = 0
+    confidence: float = 0.95
+
+    @property
+    def chips(self) -> int:
+        """Number of chips."""
+        return len(self.rows) // len(self.times)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows, with the columns of results.csv."""
+        return rows_to_frame(self.rows)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The metric, shape (chips, times)."""
+        return np.array([row.value for row in self.rows]).reshape(self.chips, len(self.times))
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """What is on tiles and what stayed digital, with its share of the multiply-accumulates, and what was
+        not read.
+        """
+        return self.description.to_dict() | {"not_read": list(self.not_read)}
+
+    def summary(self) -> DriftSummary:
+        """Mean, interval, standard deviation and worst chip by drift time; ``print()`` shows a table."""
+        frame = summarise_methods(
+            self.frame, confidence=self.confidence, higher_is_better=self.higher_is_better
+        )
+        return DriftSummary(frame, self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The mean with its interval over drift time, and the digital metric, on ``ax`` or a new figure."""
+        from analognoise.report.plot import plot_over_time  # matplotlib takes a while to load
+
+        return plot_over_time(self.summary().frame, ax)
+
+    def lifetime(self, floor: float = 0.95, relative: bool = True) -> Lifetime:
+        """Time until the mean over chips falls below a floor; see
+        :func:`analognoise.evaluation.lifetime.lifetime`.
+
+        Args:
+            floor: a fraction of the digital metric, or with ``relative=False`` a value of the metric.
+            relative: which of the two.
+
+        Raises:
+            DataError: when the floor makes no sense for the metric.
+        """
+        return lifetime(
+            self.values,
+            self.times,
+            self.digital,
+            floor,
+            relative=relative,
+            metric=self.metric,
+            higher_is_better=self.higher_is_better,
+            confidence=self.confidence,
+        )
+
+    def to_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Write the rows as results.csv; the file appears whole or not at all.
+
+        Raises:
+            ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
+                written.
+        """
+        file, content = Path(path), (HEADER + format_rows(self.rows)).encode()
+        if file.exists() and not overwrite:
+            if file.is_file() and file.read_bytes() == content:
+                return file
+            raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
+        part = file.with_name(f".{file.name}.part")
+        try:
+            part.write_bytes(content)
+            part.replace(file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise ResultsError(f"cannot write {file}: {error.strerror}") from error
+        return file
+
+
+@dataclass(frozen=True)
+class DriftSummary:
+    """The statistics of a report by drift time.
+
+    Attributes:
+        frame: one row per drift time, columns as :func:`analognoise.evaluation.statistics.summarise_methods`
+            gives them.
+        report: what it sums up.
+    """
+
+    frame: pd.DataFrame
+    report: DriftReport
+
+    def __str__(self) -> str:
+        console = Console(width=110, no_color=True, highlight=False)
+        with console.capture() as capture:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    __repr__ = __str__
+
+    def __rich_console__(self, console: Console, options: Any) -> Any:
+        report, frame = self.report, self.frame
+        percent = report.metric == "accuracy"
+
+        def number(value: float) -> str:
+            return f"{100 * value:.2f}" if percent else f"{value:.4g}"
+
+        unit = " (%)" if percent else ""
+        profile = report.rows[0].profile
+        table = Table(
+            title=f"{report.metric}{unit} on chips of {profile}; digital {number(report.digital)}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        level = f"{100 * report.confidence:g} % interval"
+        for heading in ("drift time", "mean", level, "std", "worst chip", "worse than digital by", "chips"):
+            table.add_column(heading, justify="left" if heading == "drift time" else "right")
+        for row in frame.to_dict("records"):
+            interval, spread = f"{number(row['low'])} to {number(row['high'])}", number(row["std"])
+            if row["n"] == 1:
+                interval = spread = "–"
+            cells = (number(row["mean"]), interval, spread, number(row["worst"]), number(row["drop"]))
+            table.add_row(format_time(row["time_s"]), *cells, str(row["n"]))
+        yield table
+        yield from self._notes()
+
+    def _notes(self) -> list[str]:
+        report = self.report
+        if report.chips == 1:
+            notes = ["One chip: no interval, it needs two or more."]
+        else:
+            notes = [
+                f"Student-t interval over {report.chips} chips of one trained model: it says nothing about "
+                "training it again."
+            ]
+        error = float(self.frame["test_error"].max())
+        if error == error:
+            notes.append(
+                f"The test set's own sampling adds a standard error of up to {100 * error:.2g} % to all, "
+                "not in the intervals."
+            )
+        if report.metric not in ("accuracy", "loss", "perplexity"):
+            notes.append(
+                f"{report.metric} counts as better when {'larger' if report.higher_is_better else 'smaller'}."
+            )
+        notes.append(
+            f"Drift compensation: {report.description.compensation}. {report.description.summary()}."
+        )
+        digital = [part for part in report.description.digital if part.macs or part.parameters]
+        if digital:
+            shown = ", ".join(part.name or part.kind for part in digital[:8])
+            more = f" and {len(digital) - 8} more" if len(digital) > 8 else ""
+            notes.append(f"Digital: {shown}{more} (reasons: describe(model)).")
+        if report.not_read:
+            names = ", ".join(name or "(the model)" for name in report.not_read)
+            notes.append(f"NOT READ: the tiles of {names}; the results do not show what a chip does to them.")
+        return notes
