@@ -1,0 +1,232 @@
+"""Noise on the weights while the gradient is taken, and clipping after each update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from analognoise.conversion import chip_weights
+from analognoise.errors import MethodError
+from analognoise.seeds import Stream
+from analognoise.training.checks import check_number, check_steps
+from analognoise.training.delegate import OptimizerAround
+
+Closure = Callable[[], Any]
+
+_DRAW = 1 << 17  # normal numbers drawn at once, for as many steps as they last
+
+
+class WrappedOptimizer(OptimizerAround):
+    """A base optimizer with noise on the weights while the gradient is taken, and clipping after each update.
+
+    With neither option it is the base optimizer. The methods of this package are subclasses.
+
+    ``step(closure)`` runs the closure itself, once or twice::
+
+        def closure():
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        loss = optimizer.step(closure)
+
+    To accumulate gradients, let the closure run forward and backward for several micro-batches after one
+    ``zero_grad``; all of them then see the same noise. The closure must use the same data each time it is
+    called. ``param_groups``, ``state`` and ``defaults`` are the base's own, so learning-rate schedulers may
+    be built on either of the two; weight decay is the base's and enters once. torch's global step hooks
+    (``register_optimizer_step_post_hook``) see two optimizers, this one and its base.
+
+    Noise and clipping act on the weights of the layers on tiles, or, in a model not converted, of the layers
+    that would be (:func:`analognoise.conversion.chip_weights`, at construction). Noise also falls on frozen
+    weights, as on a chip; clipping leaves alone what the base does not train.
+
+    Noise: each step draws w + N(0, (noise · max|w_l|)²) for layer l, computes the gradient there, and applies
+    it to the clean w. Clipping: after each update the weights of layer l are clamped to ± clip · std(w_l).
+    Source of both: Joshi et al. 2020, doi 10.1038/s41467-020-16108-9 (that clipping follows each update is
+    recalled, not confirmed).
+
+    Args:
+        base: optimizer instance over parameters of ``model``; LBFGS, which calls closures itself, is refused.
+        model: the module being trained, converted or not.
+        clip: bound in standard deviations of the layer's weights; None for no clipping. Layers whose weights
+            are all equal (standard deviation 0) are left alone.
+        noise: standard deviation relative to the layer's largest weight; None or 0 for none.
+        noise_ramp: number of steps over which the noise grows linearly to its full size; 0 for none.
+        seed: root of the noise's random keys; global generators are never used.
+        before_step: called without arguments right before the base's update, with the gradients in place:
+            clip gradients here.
+
+    Raises:
+        MethodError: for a base that is not an optimizer instance over the model's parameters, or a
+            hyperparameter out of range.
+    """
+
+    _drawn: tuple[Any, list[Tensor]]
+
+    def __init__(
+        self,
+        base: Optimizer,
+        model: nn.Module,
+        *,
+        clip: float | None = None,
+        noise: float | None = None,
+        noise_ramp: int = 0,
+        seed: int = 0,
+        before_step: Callable[[], Any] | None = None,
+    ) -> None:
+        method = type(self).__name__
+        if clip is not None:
+            check_number(method, "clip", clip, above=True)
+        if noise is not None:
+            check_number(method, "noise", noise)
+        check_steps(method, "noise_ramp", noise_ramp)
+        if before_step is not None and not callable(before_step):
+            raise MethodError(
+                f"{method}: before_step must be a function without arguments, found {before_step!r}"
+            )
+        self.clip = clip
+        self.noise = noise
+        self.noise_ramp = noise_ramp
+        self.before_step = before_step
+        self._clean: dict[Tensor, Tensor] = {}  # while weights are perturbed: each one's clean copy
+        super().__init__(base, model, seed)
+        if (clip is not None or noise) and not self._chip:
+            raise MethodError(
+                f"{method}: {type(model).__name__} has no layer that would be on a chip: clip and noise "
+                "have nothing to act on"
+            )
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:
+        """Take one optimization step.
+
+        Args:
+            closure: clears the gradients, runs forward and backward, and returns the loss. Without noise it
+                may be left out: the gradients are then taken as they lie in ``.grad``.
+
+        Returns:
+            What the first call of the closure returned.
+
+        Raises:
+            MethodError: when the method needs a closure and none is given.
+            Exception: whatever the closure raises; the weights are then as they were before the step.
+        """
+        loss, usable = self._gradients(closure)
+        if usable:
+            if self.before_step is not None:
+                self.before_step()
+            self.base.step()
+            self._clip_weights()
+        self.steps += 1
+        return loss
+
+    @property
+    def _mid_step(self) -> bool:
+        return bool(self._clean)
+
+    def _forget(self) -> None:
+        self._clean.clear()
+
+    def _gradients(self, closure: Closure | None) -> tuple[Any, bool]:
+        """Leave the clean weights and the gradient; return the loss and whether the gradient is usable."""
+        if closure is None:
+            if self._needs_closure:
+                raise self._no_closure()
+            return None, True
+        try:
+            self._perturb()
+            return run_closure(closure), True
+        finally:
+            self._restore()
+
+    @property
+    def _needs_closure(self) -> bool:
+        return bool(self.noise)
+
+    def _no_closure(self) -> MethodError:
+        return MethodError(
+            f"{type(self).__name__}.step needs a closure that clears the gradients, runs forward and "
+            "backward and returns the loss"
+        )
+
+    def _perturb(self) -> None:
+        """Put this step's noise on the chip's weights."""
+        level = (self.noise or 0.0) * self._ramp(self.noise_ramp)
+        if not level:
+            return
+        weights: list[Tensor] = list(self._chip.values())
+        draws = self._normals(weights)
+        copies = [weight.clone() for weight in weights]
+        largest = torch._foreach_norm(weights, math.inf)
+        self._clean.update(zip(weights, copies, strict=True))
+        torch._foreach_addcmul_(weights, draws, largest, value=level)
+
+    def _normals(self, weights: list[Tensor]) -> list[Tensor]:
+        """This step's standard normals for each weight tensor."""
+        # A small network's are drawn for many steps at once: starting a stream costs more than the numbers.
+        steps = max(1, _DRAW // sum(weight.numel() for weight in weights))
+        block, row = divmod(self.steps, steps)
+        key = (self.seed, block, *[(weight.device, weight.dtype) for weight in weights])
+        known, draws = self._drawn
+        if known != key:
+            draws = self._draw(weights, block, steps)
+            self._drawn = (key, draws) if steps > 1 else (None, [])
+        return [draw[row] for draw in draws]
+
+    def _draw(self, weights: list[Tensor], block: int, steps: int) -> list[Tensor]:
+        """Normals for a block of steps, ``[steps, *shape]`` per weight tensor; one stream per device."""
+        devices: dict[torch.device, list[Tensor]] = {}
+        for weight in weights:
+            devices.setdefault(weight.device, []).append(weight)
+        draws: dict[Tensor, Tensor] = {}
+        for number, (device, here) in enumerate(devices.items()):
+            sizes = [weight.numel() for weight in here]
+            stream = Stream(self.seed, "training-noise", tile=number, step=block)
+            parts = stream.normal((steps, sum(sizes)), device).split(sizes, dim=1)
+            for weight, part in zip(here, parts, strict=True):
+                draws[weight] = part.unflatten(1, weight.shape).to(weight.dtype)
+        return [draws[weight] for weight in weights]
+
+    def _ramp(self, steps: int) -> float:
+        """1/steps in the first step, growing linearly to 1 in the last of ``steps``."""
+        return min(1.0, (self.steps + 1) / steps) if steps else 1.0
+
+    def _restore(self) -> None:
+        """Put the clean weights back."""
+        if self._clean:
+            torch._foreach_copy_(list(self._clean), list(self._clean.values()))
+            self._clean.clear()
+
+    def _clip_weights(self) -> None:
+        if self.clip is None:
+            return
+        trained = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        weights = [w for w in self._chip.values() if id(w) in trained and w.requires_grad and w.numel() > 1]
+        for weight, deviation in zip(weights, as_numbers([weight.std() for weight in weights]), strict=True):
+            # A bound of 0 would erase a layer that was set to one constant; NaN shows itself in the loss.
+            if deviation > 0:
+                weight.clamp_(-self.clip * deviation, self.clip * deviation)
+
+    def _index(self) -> None:
+        super()._index()
+        self._chip = {name: weight for name, weight in chip_weights(self.model).items() if weight.numel()}
+        self._drawn = (None, [])
+
+
+def run_closure(closure: Closure) -> Any:
+    """Call the closure with gradients enabled, as torch's optimizers do."""
+    with torch.enable_grad():
+        return closure()
+
+
+def as_numbers(scalars: list[Tensor]) -> list[float]:
+    """The values of one-element tensors, with a single wait for the device if all are on the same."""
+    if not scalars or scalars[0].is_cpu or len({scalar.device for scalar in scalars}) > 1:
+        return [scalar.item() for scalar in scalars]
+    return torch.stack(scalars).tolist()
