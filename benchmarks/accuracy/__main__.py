@@ -1,4 +1,4 @@
-"""The honest comparison of training methods: ``make accuracy``, or ``python -m benchmarks.accuracy --help``."""
+"""The honest comparison of training methods: ``make accuracy`` runs it, ``--help`` shows its options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the accuracy benchmark trains: methods, trials, seeds and devices, all fixed before anything is run."""
+"""What the accuracy benchmark trains: methods, trials, seeds and devices."""
 
 from __future__ import annotations
 
