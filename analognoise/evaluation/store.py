@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from analognoise.errors import ResultsError
@@ -99,8 +100,9 @@ def format_rows(rows: Iterable[Row]) -> str:
 def _format(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):  # also numpy's: float() makes repr print a plain number
-        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
+    if isinstance(value, (float, np.floating)):
+        number = float(value)  # numpy's own repr names its type
+        return repr(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
     return str(value)
 
 

@@ -1,0 +1,274 @@
+"""results.csv: what is written, what survives a kill, what is refused."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analognoise.errors import ResultsError
+from analognoise.evaluation.store import COLUMNS, HEADER, ResultStore, Row, read_results, rows_to_frame
+
+
+def row(chip: int = 0, time_s: float = 1.0, **changes: object) -> Row:
+    base = Row(
+        "run1", "pcm-ibm", "sam+clip:rho=0.1", 3, chip, time_s, "accuracy", 331.0, 360.0, 331 / 360, 0.95
+    )
+    return replace(base, **changes)
+
+
+def block(chip: int) -> list[Row]:
+    return [row(chip, t, value=0.9 + chip / 7 - t / 1e9) for t in (1.0, 3600.0, 86400.0)]
+
+
+def test_columns_and_exact_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    with ResultStore(path, "run1") as store:
+        store.append([row(), row(time_s=0.1 + 0.2, sum=1e-300, training_seed=None, method="")])
+    lines = path.read_text().splitlines()
+    assert lines[0] == ("run_id,profile,method,training_seed,chip,time_s,metric,sum,count,value,digital")
+    assert lines[1] == "run1,pcm-ibm,sam+clip:rho=0.1,3,0,1,accuracy,331,360,0.9194444444444444,0.95"
+    assert lines[2] == "run1,pcm-ibm,,,0,0.30000000000000004,accuracy,1e-300,360,0.9194444444444444,0.95"
+    assert ResultStore(path, "run1").rows == store.rows  # every number comes back to the last bit
+
+
+def test_numpy_numbers_are_plain_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    ResultStore(path).append(
+        [row(value=np.float64(0.25), sum=np.float32(90), count=np.int64(360), chip=np.int64(2))]
+    )
+    assert path.read_text().splitlines()[1].endswith(",2,1,accuracy,90,360,0.25,0.95")
+
+
+def test_names_with_commas_and_quotes_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    odd = row(method='noise,"0.1"', profile="größe, µS")
+    ResultStore(path).append([odd])
+    assert ResultStore(path).rows == [odd]
+
+
+def test_frame_types(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    ResultStore(path).append([row(), row(1, training_seed=None)])
+    frame = read_results(path)
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["training_seed"].iloc[0] == 3
+    assert frame["training_seed"].isna().iloc[1]
+    assert frame["value"].dtype == frame["time_s"].dtype == np.float64
+    pd.testing.assert_frame_equal(frame, rows_to_frame([row(), row(1, training_seed=None)]))
+    assert list(rows_to_frame([]).columns) == list(COLUMNS)
+
+
+def test_nothing_is_created_before_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.csv"
+    with ResultStore(path, "run1") as store:
+        store.append([])
+        assert not path.parent.exists()
+        store.append([row()])
+        assert path.exists()
+
+
+def test_rows_are_there_before_append_returns(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    store = ResultStore(path, "run1")
+    for chip in range(3):
+        store.append(block(chip))
+        assert len(path.read_text().splitlines()) == 1 + 3 * (chip + 1)
+    assert ("run1", 2, 3600.0) in store
+    assert ("run1", 3, 1.0) not in store
+    assert store.get("run1", 1, 1.0) == block(1)[0]
+    assert store.get("other", 1, 1.0) is None
+
+
+def fill(path: Path, chips: int) -> None:
+    """What an evaluation does: add what is missing, chip by chip."""
+    with ResultStore(path, "run1") as store:
+        for chip in range(chips):
+            store.append([r for r in block(chip) if r.key not in store])
+
+
+def test_cut_anywhere_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.csv"
+    fill(whole, 3)
+    content = whole.read_bytes()
+    path = tmp_path / "cut.csv"
+    ends = [place for place, byte in enumerate(content) if byte == ord("\n")]
+    lengths = {*range(0, len(content), 7), *ends, *(end + 1 for end in ends), *(end + 2 for end in ends)}
+    for length in sorted(length for length in lengths if length < len(content)):
+        path.write_bytes(content[:length])
+        cut_in_line = length > 0 and content[length - 1 : length] != b"\n"
+        with warnings.catch_warnings(record=True) as notices:
+            warnings.simplefilter("always")
+            fill(path, 3)
+        assert path.read_bytes() == content, length
+        assert [("cut short" in str(n.message), str(path) in str(n.message)) for n in notices] == (
+            [(True, True)] if cut_in_line else []
+        )
+
+
+def test_reading_alone_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    fill(path, 2)
+    cut = path.read_bytes()[:-5]
+    path.write_bytes(cut)
+    with pytest.warns(UserWarning, match=r"line 7\) was cut short"):
+        assert len(ResultStore(path, "run1")) == 5
+    with pytest.warns(UserWarning, match="cut short"):
+        assert len(read_results(path)) == 5
+    assert path.read_bytes() == cut
+
+
+KILLED = """
+import sys
+from analognoise.evaluation.store import ResultStore, Row
+chip = 0
+with ResultStore(sys.argv[1], "run1") as store:
+    while True:
+        values = [(t, 1 / (chip + t)) for t in (1.0, 60.0)]
+        new = [Row("run1", "p", "", None, chip, t, "loss", v, 1, v, 0.5) for t, v in values]
+        store.append([r for r in new if r.key not in store])
+        chip += 1
+        print(chip, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_a_file_to_go_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    reported = 0
+    for _ in range(25):
+        reported = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = ResultStore(path, "run1")
+    assert len(store) >= 2 * reported  # what was reported is on the disk
+    assert [r.chip for r in store.rows[::2]] == list(range(len(store.rows[::2])))
+    known = list(store.rows)
+    store.append([row(10**6)])
+    assert ResultStore(path, "run1").rows == [*known, row(10**6)]
+
+
+@pytest.mark.parametrize(
+    ("line", "damage", "words"),
+    [
+        (1, "run_id,profile,chip", "line 1.*expected the columns"),
+        (3, "", "found 0 fields, expected 11"),
+        (3, "run1,p,,,0,1,accuracy,1,2", "found 9 fields, expected 11"),
+        (3, "run1,p,,,0,x,accuracy,1,2,0.5,0.5", "time_s is 'x'"),
+        (3, "run1,p,,,0,-1,accuracy,1,2,0.5,0.5", "time_s is -1"),
+        (3, "run1,p,,,0.5,1,accuracy,1,2,0.5,0.5", "chip is '0.5'"),
+        (3, "run1,p,,one,0,1,accuracy,1,2,0.5,0.5", "training_seed is 'one'"),
+        (3, "run1,p,,,0,1,accuracy,nan,2,0.5,0.5", "sum is 'nan'"),
+        (3, "run1,p,,,0,1,accuracy,1,0,0.5,0.5", "count is 0"),
+        (3, "run1,p,,,0,1,accuracy,1,2,,0.5", "value is ''"),
+        (3, ",p,,,0,1,accuracy,1,2,0.5,0.5", "run_id is empty"),
+        (3, 'run1,"p,,,0,1,accuracy,1,2,0.5,0.5', "unexpected end"),
+        (3, "run1,p,,,0,1,accuracy,1,2,0.5,0.5\0\0", "digital is"),
+        (4, "other,p,,,0,1,accuracy,1,2,0.5,0.5", "holds run other, but this is run run1"),
+    ],
+)
+def test_damage_is_named_by_its_line(tmp_path: Path, line: int, damage: str, words: str) -> None:
+    path = tmp_path / "results.csv"
+    fill(path, 2)
+    lines = path.read_text().splitlines()
+    lines[line - 1] = damage
+    path.write_text("\n".join(lines) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match=words) as error:
+        ResultStore(path, "run1")
+    assert str(path) in str(error.value)
+    assert f"line {line}" in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_a_row_twice_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    fill(path, 1)
+    with path.open("a") as file:
+        file.write(path.read_text().splitlines()[2] + "\n")
+    with pytest.raises(ResultsError, match=r"line 5: chip 0 at 3600 s.*already, in line 3"):
+        ResultStore(path, "run1")
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(HEADER.encode() + b"run1,\xff\xfe,,,0,1,accuracy,1,2,0.5,0.5\n")
+    with pytest.raises(ResultsError, match="line 2"):
+        ResultStore(path)
+
+
+@pytest.mark.parametrize("content", ["hello", "a,b,c\n1,2,3\n", "\n"])
+def test_another_file_is_not_touched(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text(content)
+    with pytest.raises(ResultsError, match="line 1"):
+        ResultStore(path)
+    assert path.read_text() == content
+
+
+def test_runs_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    with ResultStore(path) as store:
+        store.append([row(), row(run_id="run2")])
+        store.append([row(1, run_id="run2")])
+        assert [r.chip for r in store.of_run("run2")] == [0, 1]
+    with pytest.raises(ResultsError, match="holds run run2, but"):
+        ResultStore(path, "run1")
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ([row(run_id="run2")], "holds run run1, not run2"),
+        ([row(5), row(5)], "already has chip 5"),
+        ([row(0)], "already has chip 0 at 1 s"),
+        ([row(5, value=math.nan)], "value of chip 5 at 1 s is nan"),
+        ([row(5, method="a\nb")], "line break"),
+    ],
+)
+def test_rows_that_do_not_belong(tmp_path: Path, new: list[Row], words: str) -> None:
+    path = tmp_path / "results.csv"
+    store = ResultStore(path, "run1")
+    store.append([row()])
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match=words):
+        store.append(new)
+    assert path.read_bytes() == before
+    store.append([row(6)])  # the store is still sound
+    assert len(ResultStore(path, "run1")) == 2
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    first, second = ResultStore(path, "run1"), ResultStore(path, "run1")
+    first.append([row()])
+    with pytest.raises(ResultsError, match="another process"):
+        second.append([row(1)])
+    first.close()
+    with pytest.raises(ResultsError, match="changed by another process"):
+        second.append([row(1)])
+    first.append([row(2)])
+    assert len(ResultStore(path)) == 2
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="is a folder"):
+        ResultStore(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="not a folder"):
+        ResultStore(tmp_path / "file" / "results.csv")
+    with pytest.raises(ResultsError, match="does not exist"):
+        read_results(tmp_path / "nothing.csv")
