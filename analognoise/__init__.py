@@ -1,25 +1,63 @@
-"""analognoise: which accuracy a PyTorch model keeps on analog in-memory chips, and how to keep more."""
+"""analognoise: which accuracy a PyTorch model keeps on analog in-memory chips, and how to keep more.
 
-from analognoise.chip import digital, drift_to_, program_
-from analognoise.comparison import compare
-from analognoise.conversion import convert_to_analog, convert_to_digital
-from analognoise.description import describe
-from analognoise.devices import DeviceProfile, list_profiles, load_profile
-from analognoise.errors import AnalogNoiseError
-from analognoise.evaluation import DriftReport, evaluate_drift
-from analognoise.training import (
-    ASAM,
-    SAM,
-    SAMSON,
-    Clipped,
-    GaussianNoise,
-    ProfileNoise,
-    RandomWeightPerturbation,
-)
-from analognoise.training.fit import fit
-from analognoise.training.recipes import METHODS, parse_method
+The map of every public name. A name is imported when it is first used, so that the command line answers at
+once and worker processes load only what they need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from analognoise.chip import digital, drift_to_, program_
+    from analognoise.comparison import compare
+    from analognoise.conversion import convert_to_analog, convert_to_digital
+    from analognoise.description import describe
+    from analognoise.devices import DeviceProfile, list_profiles, load_profile
+    from analognoise.errors import AnalogNoiseError
+    from analognoise.evaluation import DriftReport, evaluate_drift
+    from analognoise.tasks import Task, load_weights, save_weights
+    from analognoise.training import (
+        ASAM,
+        SAM,
+        SAMSON,
+        Clipped,
+        GaussianNoise,
+        ProfileNoise,
+        RandomWeightPerturbation,
+    )
+    from analognoise.training.fit import fit
+    from analognoise.training.recipes import METHODS, parse_method
+
+_HOMES = {
+    "ASAM": "training",
+    "METHODS": "training.recipes",
+    "SAM": "training",
+    "SAMSON": "training",
+    "AnalogNoiseError": "errors",
+    "Clipped": "training",
+    "DeviceProfile": "devices",
+    "DriftReport": "evaluation",
+    "GaussianNoise": "training",
+    "ProfileNoise": "training",
+    "RandomWeightPerturbation": "training",
+    "Task": "tasks",
+    "compare": "comparison",
+    "convert_to_analog": "conversion",
+    "convert_to_digital": "conversion",
+    "describe": "description",
+    "digital": "chip",
+    "drift_to_": "chip",
+    "evaluate_drift": "evaluation",
+    "fit": "training.fit",
+    "list_profiles": "devices",
+    "load_profile": "devices",
+    "load_weights": "tasks",
+    "parse_method": "training.recipes",
+    "program_": "chip",
+    "save_weights": "tasks",
+}
 
 __all__ = [
     "ASAM",
@@ -33,6 +71,7 @@ __all__ = [
     "GaussianNoise",
     "ProfileNoise",
     "RandomWeightPerturbation",
+    "Task",
     "compare",
     "convert_to_analog",
     "convert_to_digital",
@@ -43,6 +82,20 @@ __all__ = [
     "fit",
     "list_profiles",
     "load_profile",
+    "load_weights",
     "parse_method",
     "program_",
+    "save_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'analognoise' has no attribute {name!r}")
+    value = getattr(import_module(f"analognoise.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -73,7 +73,10 @@ Metric = Annotated[
     ),
 ]
 Forward = Annotated[str | None, _option("Your function (model, batch) -> output.", _CALLABLE)]
-Floor = Annotated[float, _option("For the lifetime: the share of the digital metric that must be kept.", "X")]
+Floor = Annotated[
+    float | None,
+    _option("Lifetime: until the mean is X times the digital metric (default: 0.95; 1.05 for losses).", "X"),
+]
 Device = Annotated[str, _option("Where torch computes: cpu, cuda, …", "NAME")]
 Threads = Annotated[
     int,

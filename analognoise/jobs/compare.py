@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,17 +79,21 @@ class _Progress:
         self.advance: Advance | None = None
         self.done = 0
         self.note = ""
+        # Where there is no terminal to draw a bar on, a line for each piece of work takes its place.
+        self.bar = sys.stderr.isatty()
 
     def event(self, event: Event) -> None:
         """Take one event."""
         if event.kind == "plan":
             self.say(f"comparison: {event.message}")
             if event.total:
-                self.advance = self.stack.enter_context(progress_bar("comparison", event.total))
+                self.advance = self.stack.enter_context(progress_bar("comparison", event.total, self.bar))
         elif event.kind in ("reused", "failed", "warning"):
             self.say(f"{event.kind}: {event.message}")
         elif event.kind in ("trained", "evaluated"):
             self.note = event.message
+            if not self.bar:
+                self.say(f"{event.kind}: {event.message}")
         if self.advance is not None and event.kind != "done":
             self.advance(event.done - self.done, note=self.note)
             self.done = event.done

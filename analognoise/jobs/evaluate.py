@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from analognoise.jobs.setup import (
     load_profiles,
     metric_of,
     torch_threads,
+    try_batch,
     weights_of,
 )
 from analognoise.tasks import Task
@@ -157,6 +159,8 @@ def evaluate_model(
         network = build_model(found, model, weights, seed, device)
         check_finite(network)
         batches = _test_data(found, data, batch_size)
+        first = next(iter(batches), None)
+        try_batch(network, first, f"test data {data or 'of the task'!r}", run, Metric.of(measured).measure)
         analogs = [
             convert_to_analog(network, profile, inplace=False, compensation=compensation)
             for profile in devices
@@ -174,7 +178,7 @@ def evaluate_model(
                     metric=measured,
                     forward=run,
                     out=store,
-                    progress=True,
+                    progress=sys.stderr.isatty(),
                 )
             )
     result = Evaluated(tuple(reports), floor, out)

@@ -48,7 +48,7 @@ class JobFolder:
             return
         if self.found is not None and self.found.get("job", "compare") != command:
             raise ResultsError(
-                f"folder {path} holds a run of 'analognoise {self.found.get('command', 'compare')}': "
+                f"folder {path} holds a run of 'analognoise {self.found.get('job', 'compare')}': "
                 "name another folder"
             )
         own = (*self.files, RUN_FILE) if self.found is not None or force else tuple(resumable)

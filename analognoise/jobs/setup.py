@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from analognoise.chip import evaluating
 from analognoise.devices import DeviceProfile, load_profile
-from analognoise.errors import DataError, ProfileError
+from analognoise.errors import AnalogNoiseError, DataError, ProfileError
+from analognoise.evaluation.data import to_device
+from analognoise.evaluation.metrics import default_forward
+from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, get_task, load_callable, load_data, load_model, load_weights
 from analognoise.tasks.weights import file_digest
 
@@ -105,6 +109,44 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def try_batch(
+    model: nn.Module,
+    batch: Any,
+    what: str,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    use: Callable[[Any, Any], Any] | None = None,
+) -> None:
+    """Let the model compute one batch, so that what does not fit is found before anything is written.
+
+    Args:
+        model: digital; its mode, buffers and weights are left as found.
+        batch: the first of the data.
+        what: what the data are, in the message.
+        forward: as for :func:`analognoise.evaluate_drift`.
+        use: what is done with ``(output, batch)``, for example the metric.
+
+    Raises:
+        DataError: when anything goes wrong.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with rng_preserved(0), torch.no_grad(), evaluating(model):
+            batch = to_device(batch, next(model.parameters()).device, copy=True)
+            output = (forward or default_forward)(model, batch)
+            if use is not None:
+                use(output, batch)
+    except AnalogNoiseError as error:
+        raise DataError(f"{what}, first batch: {error}") from error
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise DataError(
+            f"{what}: {type(model).__name__} cannot compute the first batch ({type(error).__name__}: {first})"
+        ) from error
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
 def metric_of(name: str | None, task: Task | None) -> Any:
     """A metric by name, or the user's own ``module:callable``; by default the task's, or accuracy."""
     if name is None:
@@ -122,5 +164,6 @@ __all__ = [
     "metric_of",
     "torch_device",
     "torch_threads",
+    "try_batch",
     "weights_of",
 ]

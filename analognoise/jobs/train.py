@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pandas as pd
 from rich.console import RenderableType
 from torch import nn
+from torch.nn import functional
 
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.errors import DataError, ModelError
@@ -27,6 +29,7 @@ from analognoise.jobs.setup import (
     load_data,
     torch_device,
     torch_threads,
+    try_batch,
     weights_of,
 )
 from analognoise.progress import progress_bar
@@ -35,6 +38,8 @@ from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, save_weights
 from analognoise.tasks.weights import file_digest
 from analognoise.training.fit import Epoch, fit
+from analognoise.training.measure import default_forward, scores, target_of
+from analognoise.training.measure import to_device as on_device
 from analognoise.training.recipes import Recipe, parse_method
 
 MODEL_FILE, HISTORY_FILE = "model.safetensors", "history.csv"
@@ -143,10 +148,17 @@ def train_model(
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
         batches = _training_data(found, data, seed, batch_size)
+        loss, forward = (found.loss, found.forward) if found else (functional.cross_entropy, None)
+        forward = forward or default_forward
         checks = load_data(str(validation)) if validation is not None else found.validation if found else None
         if checks is not None:
             # Refuses data that shuffle or differ between passes: their metric would mean nothing.
             EvaluationData(checks, place)
+            try_batch(network, on_device(next(iter(checks)), place), "validation data", forward)
+        first = on_device(_first_batch(batches, seed), place)
+        try_batch(
+            network, first, "training data", forward, lambda out, batch: loss(scores(out), target_of(batch))
+        )
         settings = {
             "task": found.name if found else None,
             "model": _code(model),
@@ -157,7 +169,7 @@ def train_model(
             "profile": target and {"name": target.name, "digest": target.digest},
             "weights": weights_of(weights),
             "initial_weights": _digest(network.state_dict()),
-            "first_batch": _first_batch(batches, seed),
+            "first_batch": _digest(first),
             "epochs": epochs if epochs is not None else found.epochs if found else _EPOCHS,
             "lr": lr if lr is not None else found.lr if found else _LR,
             "batch_size": batch_size if batch_size is not None or not found else found.batch_size,
@@ -187,7 +199,7 @@ def _train(
     options: dict[str, Any] = (
         {} if task is None else {"metric": task.metric, "loss": task.loss, "forward": task.forward}
     )
-    with progress_bar(f"training {recipe.label}", settings["epochs"]) as advance:
+    with progress_bar(f"training {recipe.label}", settings["epochs"], sys.stderr.isatty()) as advance:
 
         def on_epoch(epoch: Epoch) -> None:
             note = f"loss {epoch.train_loss:.4g}"
@@ -242,12 +254,12 @@ def _training_data(task: Task | None, data: str | None, seed: int, batch_size: i
     return task.train(seed, task.batch_size if batch_size is None else batch_size)
 
 
-def _first_batch(batches: Any, seed: int) -> str:
+def _first_batch(batches: Any, seed: int) -> Any:
     with rng_preserved(derive_seed("first batch", seed)):
-        digest = _digest(next(iter(batches)))
+        first = next(iter(batches))
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(0)
-    return digest
+    return first
 
 
 def _digest(content: Any) -> str:
