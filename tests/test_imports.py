@@ -60,7 +60,7 @@ def imports(source: str, module: str, is_package: bool, known: set[str]) -> Iter
             parents = module.split(".") if is_package else module.split(".")[:-1]
             base = parents[: len(parents) - node.level + 1] if node.level else []
             origin = ".".join([*base, *([node.module] if node.module else [])])
-            # `from analognoise import units` names a module, `from analognoise.units import parse_time` does not.
+            # `from analognoise import units` names a module, `from analognoise.units import x` does not.
             names = [
                 inner if (inner := f"{origin}.{alias.name}") in known else f"{origin}:{alias.name}"
                 for alias in node.names

@@ -111,13 +111,14 @@ class ProfileCard(Output):
                 yield f"{name:12} " + ", ".join(f"{key} = {_value(value)}" for key, value in fields.items())
         yield f"{'digest':12} {profile.digest}"
         yield ""
-        table = Table(title="One device", title_justify="left")
-        headings = ["G / g_max", f"target ({unit})", f"programming σ ({unit})", "of g_max"]
-        headings += ["drift exponent ν", "kept after 1 day"] * bool(profile.drift) + [
-            "read noise after 1 day"
-        ] * bool(profile.read)
+        table = Table(title="What one device does", title_justify="left")
+        headings = ["G / g_max", f"target\n({unit})", f"written ±\n({unit})", "of g_max"]
+        if profile.drift:
+            headings += ["drift exponent ν", "kept after\n1 day"]
+        if profile.read:
+            headings.append("read noise\nafter 1 day")
         for heading in headings:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in self.behaviour:
             cells = [
                 f"{row.x:g}",
