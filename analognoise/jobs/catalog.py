@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -111,10 +112,10 @@ class ProfileCard(Output):
                 yield f"{name:12} " + ", ".join(f"{key} = {_value(value)}" for key, value in fields.items())
         yield f"{'digest':12} {profile.digest}"
         yield ""
-        table = Table(title="What one device does", title_justify="left")
-        headings = ["G / g_max", f"target\n({unit})", f"written ±\n({unit})", "of g_max"]
+        table = Table(title="What one device does", title_justify="left", box=box.SIMPLE_HEAD)
+        headings = ["\nG/g_max", f"target\n({unit})", f"written\n± ({unit})", "of\ng_max"]
         if profile.drift:
-            headings += ["drift exponent ν", "kept after\n1 day"]
+            headings += ["drift\nexponent ν", "kept after\n1 day"]
         if profile.read:
             headings.append("read noise\nafter 1 day")
         for heading in headings:
