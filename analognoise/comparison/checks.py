@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from analognoise.comparison.settings import Contender, Settings, Training
 from analognoise.conversion import convert_to_analog
 from analognoise.description import describe
 from analognoise.devices.catalog import load_profile
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import AnalogNoiseError, DataError, MethodError, ProfileError, nearest
+from analognoise.errors import AnalogNoiseError, DataError, MethodError, ModelError, ProfileError, nearest
 from analognoise.evaluation.data import EvaluationData, update_digest
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Metric, default_forward
 from analognoise.evaluation.statistics import check_confidence
+from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, TensorBatches, get_task
+from analognoise.tasks.loading import check_batches
 from analognoise.training.recipes import Recipe, parse_method
 from analognoise.units import parse_times
 
@@ -80,6 +83,8 @@ def settle(
     if found.test is None:
         raise DataError(f"task {found.name!r} has no test data: a comparison needs some")
     Metric.of(found.metric)
+    if found.validation is not None:
+        check_batches(found.validation, f"validation of task {found.name!r}")
     size = found.batch_size if batch_size is None else batch_size
     data = _train_digest(found, training_seeds[0], size)
     starts = {seed: _start(found, seed) for seed in training_seeds}
@@ -186,24 +191,40 @@ def _devices(profiles: str | DeviceProfile | Iterable[str | DeviceProfile]) -> t
     return found
 
 
-def _train_digest(task: Task, seed: int, batch_size: int | None) -> str | None:
-    data = task.train(seed, batch_size)
-    if not isinstance(data, TensorBatches):
-        return None
+def _train_digest(task: Task, seed: int, batch_size: int | None) -> str:
+    """Digest of all training data where they lie in memory, else of the first batch."""
+    with rng_preserved(0):
+        data = task.train(seed, batch_size)
+        check_batches(data, f"train of task {task.name!r}")
+        content = (data.inputs, data.targets) if isinstance(data, TensorBatches) else next(iter(data))
     state = hashlib.sha256()
-    update_digest(state, (data.inputs, data.targets, data.batch_size), "the training data")
+    update_digest(state, content, "the training data")
     return state.hexdigest()[:16]
 
 
 def _start(task: Task, seed: int) -> str:
     state = hashlib.sha256(name_of(task.loss).encode())
-    update_digest(state, task.build(seed).state_dict(), "the initial weights")
+    update_digest(state, _build(task, seed).state_dict(), "the initial weights")
     return state.hexdigest()[:16]
+
+
+def _build(task: Task, seed: int) -> nn.Module:
+    try:
+        model = task.build(seed)
+    except Exception as problem:
+        raise ModelError(
+            f"build of task {task.name!r} failed: {type(problem).__name__}: {problem}"
+        ) from problem
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"build of task {task.name!r} gave {type(model).__name__}, expected a torch.nn.Module"
+        )
+    return model
 
 
 def _model(task: Task, profiles: tuple[DeviceProfile, ...], compensation: str) -> dict[str, Any]:
     """What is on tiles under each profile; raises where there is nothing to convert."""
-    model = task.build(0)
+    model = _build(task, 0)
     batch = next(iter(task.test or ()))
     found: dict[str, Any] = {"class": type(model).__name__, "profiles": {}}
     for profile in profiles:

@@ -46,8 +46,9 @@ class Training:
         lr: learning rate at the start.
         batch_size: samples in a batch; None leaves it to the task.
         profile: the device that the method trains for, if it needs one.
-        data: digest of the training data; None for data that cannot be digested cheaply.
-        start: digest of the model's initial weights.
+        task: name of the task.
+        data: digest of the training data (of the first batch, where they do not lie in memory).
+        start: digest of the model's initial weights and the loss.
     """
 
     method: str
@@ -58,7 +59,7 @@ class Training:
     batch_size: int | None
     profile: DeviceProfile | None
     task: str
-    data: str | None
+    data: str
     start: str
 
     @property

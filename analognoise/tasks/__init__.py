@@ -7,7 +7,7 @@ from collections.abc import Callable
 from analognoise.errors import DataError, nearest
 from analognoise.tasks import digits
 from analognoise.tasks.base import Task, TensorBatches
-from analognoise.tasks.loading import load_callable, load_data, load_model, user_task
+from analognoise.tasks.loading import load_callable, load_data, load_model
 from analognoise.tasks.weights import load_weights, save_weights
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": digits.task}
@@ -22,7 +22,6 @@ __all__ = [
     "load_model",
     "load_weights",
     "save_weights",
-    "user_task",
 ]
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from analognoise.errors import AnalogNoiseError, DataError, ModelError, nearest
 from analognoise.seeds import derive_seed, rng_preserved
-from analognoise.tasks.base import Task
 
 
 def load_callable(
@@ -39,7 +38,8 @@ def load_callable(
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
     try:
-        found: Any = importlib.import_module(module_name)
+        with rng_preserved():
+            found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as problem:
         if problem.name is not None and (module_name + ".").startswith(problem.name + "."):
             raise error(
@@ -58,9 +58,8 @@ def load_callable(
             )
         found = getattr(found, name)
     if not callable(found) or isinstance(found, nn.Module):
-        kind = type(found).__name__
         raise error(
-            f"{what} {spec!r} is a {kind}, not a callable: write a function that returns what is wanted"
+            f"{what} {spec!r} is {_kind(found)}, not a callable: write a function that returns what is wanted"
         )
     return found
 
@@ -105,71 +104,24 @@ def check_batches(data: Any, name: str) -> None:
     Raises:
         DataError: saying what ``name`` is instead.
     """
-    wanted = "it must return batches (inputs, targets) or dicts of tensors, for example a torch DataLoader"
+    wanted = "it must give batches (inputs, targets) or dicts of tensors, for example a torch DataLoader"
     if isinstance(data, (str, bytes, Tensor, Mapping, nn.Module)) or not isinstance(data, Iterable):
-        raise DataError(f"{name} returned {_kind(data)}: {wanted}")
+        raise DataError(f"{name} gave {_kind(data)}: {wanted}")
     iterator = iter(data)
     if iterator is data:
         raise DataError(
-            f"{name} returned {_kind(data)}, which can be iterated only once: return a list or a DataLoader"
+            f"{name} gave {_kind(data)}, which can be iterated only once: return a list or a DataLoader"
         )
     try:
         batch = next(iterator)
     except StopIteration:
-        raise DataError(f"{name} returned {_kind(data)} without a batch: {wanted}") from None
+        raise DataError(f"{name} gave {_kind(data)} without a batch: {wanted}") from None
     if isinstance(batch, Mapping):
         fits = any(isinstance(value, Tensor) for value in batch.values())
     else:
         fits = isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[0], Tensor)
     if not fits:
-        raise DataError(f"{name} returned {_kind(data)} whose batches are {_kind(batch)}: {wanted}")
-
-
-def user_task(
-    model: str,
-    train: str,
-    *,
-    validation: str | None = None,
-    test: str | None = None,
-    epochs: int = 40,
-    lr: float = 0.05,
-    batch_size: int | None = None,
-) -> Task:
-    """A task out of the user's own callables, each ``package.module:callable``.
-
-    Raises:
-        ModelError: as :func:`load_model`.
-        DataError: as :func:`load_data`.
-    """
-    load_model(model)
-    load_data(train, batch_size=batch_size)
-    return Task(
-        name=model,
-        description=f"{model} trained on {train}",
-        build=_Build(model),
-        train=_Train(train),
-        validation=None if validation is None else load_data(validation),
-        test=None if test is None else load_data(test),
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-    )
-
-
-class _Build:
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-
-    def __call__(self, seed: int) -> nn.Module:
-        return load_model(self.spec, seed=seed)
-
-
-class _Train:
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-
-    def __call__(self, seed: int, batch_size: int | None) -> Iterable[Any]:
-        return load_data(self.spec, seed=seed, batch_size=batch_size)
+        raise DataError(f"{name} gave {_kind(data)} whose batches are {_kind(batch)}: {wanted}")
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

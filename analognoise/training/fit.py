@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -162,7 +163,9 @@ def fit(
         return value
 
     try:
-        with rng_preserved(derive_seed("fit", seed)), torch.enable_grad():
+        with rng_preserved(derive_seed("fit", seed)), torch.enable_grad(), warnings.catch_warnings():
+            # Without a gradient scaler a step that a method leaves out for such a gradient is a breakdown.
+            warnings.filterwarnings("error", ".*the norm of the gradient is", RuntimeWarning)
             for epoch in range(1, epochs + 1):
                 model.train()
                 if hasattr(train, "set_epoch"):
@@ -175,7 +178,7 @@ def fit(
                         group["lr"] = rate * now
                     try:
                         value = cast(Tensor, optimizer.step(closure))  # type: ignore[arg-type]
-                    except (ModelError, TrainingError) as error:
+                    except (ModelError, TrainingError, RuntimeWarning) as error:
                         # A method that looks at the weights or gradients finds them broken before a loss
                         # shows it.
                         raise TrainingError(_diverged(recipe, epoch, str(error))) from error
