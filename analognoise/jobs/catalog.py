@@ -112,7 +112,7 @@ class ProfileCard(Output):
                 yield f"{name:12} " + ", ".join(f"{key} = {_value(value)}" for key, value in fields.items())
         yield f"{'digest':12} {profile.digest}"
         yield ""
-        table = Table(title="What one device does", title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title="What one device does", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         headings = ["\nG/g_max", f"target\n({unit})", f"written\n± ({unit})", "of\ng_max"]
         if profile.drift:
             headings += ["drift\nexponent ν", "kept after\n1 day"]
