@@ -86,20 +86,14 @@ def chip_preserved(model: nn.Module) -> Iterator[nn.Module]:
     may be programmed.
     """
     states = [layer.analog for layer in analog_layers(model).values()]
-    kept = [
-        (state.tiles, state.time, None if state.weights is None else state.weights.clone())
-        for state in states
-    ]
+    kept = [(state.tiles, state.time, state.copy_weights()) for state in states]
     try:
         yield model
     finally:
         with torch.inference_mode(False), torch.no_grad():
             for state, (tiles, time, weights) in zip(states, kept, strict=True):
-                state.tiles, state.time = tiles, time
-                if weights is None or state.weights is None:
-                    state.weights = weights
-                else:
-                    state.weights.copy_(weights)
+                state.tiles = tiles
+                state.put_weights(weights, time)
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from analognoise.crossbar.compensation import check_compensation
 from analognoise.devices.catalog import load_profile
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError
-from analognoise.layers import AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogLayer, AnalogLinear
+from analognoise.layers import (
+    AnalogConv1d,
+    AnalogConv2d,
+    AnalogConv3d,
+    AnalogLayer,
+    AnalogLinear,
+    Geometry,
+)
 from analognoise.seeds import Stream
 
 Filter = Callable[[nn.Module, str], bool]
@@ -135,11 +142,11 @@ def chip_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in modules.items():
-        weight = module.weight
-        assert isinstance(weight, nn.Parameter)
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            weights[f"{name}.weight" if name else "weight"] = weight
+        for parameter in geometries(module):
+            weight = module._parameters[parameter]
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                weights[_join(name, parameter)] = weight
     return weights
 
 
@@ -164,13 +171,25 @@ def sample_weights(model: nn.Module, *, seed: int, step: int, seconds: float) ->
     samples: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, layer in require_analog(model, "sample weights").items():
-        if id(layer.weight) in seen:
+        own = {parameter: id(layer.target(parameter)) for parameter in geometries(layer)}
+        if seen.issuperset(own.values()):
             continue
-        seen.add(id(layer.weight))
         tiles = layer.program_tiles(Stream(seed, "", chip=step, step=step))
-        out = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
-        samples[f"{name}.weight" if name else "weight"] = layer.assemble(tiles, seconds, out)
+        for parameter, weights in layer.assemble(tiles, seconds, layer.empty_weights()).items():
+            if own[parameter] not in seen:
+                samples[_join(name, parameter)] = weights
+        seen.update(own.values())
     return samples
+
+
+def geometries(module: nn.Module) -> dict[str, Geometry]:
+    """How the weights of a layer, on tiles or convertible, lie on the array, by Parameter name."""
+    cls = type(module) if isinstance(module, AnalogLayer) else ANALOG_CLASSES[type(module)]
+    return cls.geometries(module)
+
+
+def _join(name: str, parameter: str) -> str:
+    return f"{name}.{parameter}" if name else parameter
 
 
 def why_digital(module: nn.Module) -> str:

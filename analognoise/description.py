@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from analognoise.chip import digital, evaluating
 from analognoise.conversion import require_analog, why_digital
-from analognoise.layers import AnalogLayer
+from analognoise.layers import AnalogLayer, Geometry
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -27,9 +27,7 @@ class LayerOnTiles:
         name: qualified name; "" for a model that is itself a layer.
         kind: name of the digital class.
         profile: name of the device profile.
-        groups: convolution groups.
-        columns: output channels per group.
-        rows: inputs × kernel positions per group.
+        matrices: how each weight Parameter lies on the array, by its name in the layer.
         tiles: number of arrays.
         weights: number of weights; each takes two devices.
         devices: number of devices that are programmed.
@@ -40,9 +38,7 @@ class LayerOnTiles:
     name: str
     kind: str
     profile: str
-    groups: int
-    columns: int
-    rows: int
+    matrices: dict[str, Geometry]
     tiles: int
     weights: int
     devices: int
@@ -128,12 +124,11 @@ class Description:
         for heading in ("matrix (rows × columns)", "tiles", "weights", "devices", "utilisation", "MACs"):
             on_tiles.add_column(heading, justify="right")
         for layer in self.layers:
-            matrix = f"{layer.rows:,} × {layer.columns:,}"
             on_tiles.add_row(
                 layer.name or "(the model)",
                 layer.kind,
                 layer.profile,
-                f"{layer.groups} × {matrix}" if layer.groups > 1 else matrix,
+                "\n".join(map(_matrix, layer.matrices.values())),
                 f"{layer.tiles:,}",
                 f"{layer.weights:,}",
                 f"{layer.devices:,}",
@@ -151,6 +146,11 @@ class Description:
                 rest.add_row(name, part.kind, f"{part.parameters:,}", _count(part.macs), part.reason)
             yield rest
         yield self.summary()
+
+
+def _matrix(geometry: Geometry) -> str:
+    matrix = f"{geometry.rows:,} × {geometry.columns:,}"
+    return f"{geometry.groups} × {matrix}" if geometry.groups > 1 else matrix
 
 
 def _count(macs: int | None) -> str:
@@ -174,18 +174,15 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
     rows = []
     for name, layer in layers.items():
         state = layer.analog
-        groups, columns, channels, kernel = layer.geometry(layer)
-        weights = sum(block.weights for block in state.blocks)
-        cells = len(state.blocks) * state.profile.tile.rows * state.profile.tile.columns
+        weights = sum(block.weights for _, block in state.placed)
+        cells = len(state.placed) * state.profile.tile.rows * state.profile.tile.columns
         rows.append(
             LayerOnTiles(
                 name,
                 layer.digital_class.__name__,
                 state.profile.name,
-                groups,
-                columns,
-                channels * kernel,
-                len(state.blocks),
+                layer.geometries(layer),
+                len(state.placed),
                 weights,
                 2 * weights,
                 weights / cells,
@@ -198,7 +195,12 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
 
 def _digital_parts(model: nn.Module, macs: dict[str, int] | None) -> list[DigitalPart]:
     parts = []
-    seen = {id(module.weight) for module in model.modules() if isinstance(module, AnalogLayer)}
+    seen = {
+        id(target)
+        for module in model.modules()
+        if isinstance(module, AnalogLayer)
+        for target in module.targets().values()
+    }
     for name, module in model.named_modules():
         on_tiles = isinstance(module, AnalogLayer)
         own = {

@@ -84,7 +84,7 @@ def test_tied_weights_stay_tied_and_get_a_chip_each():
     net[1].weight = net[0].weight
     analog = an.program_(an.convert_to_analog(net, "pcm-ibm"))
     assert analog[0].weight is analog[1].weight is net[0].weight
-    assert not torch.equal(analog[0].analog.weights, analog[1].analog.weights)
+    assert not torch.equal(analog[0].analog.weights["weight"], analog[1].analog.weights["weight"])
     assert list(chip_weights(analog)) == ["0.weight"]
 
 
@@ -95,7 +95,9 @@ def test_adding_a_layer_changes_no_other_layer_s_draw():
     a = an.drift_to_(an.program_(an.convert_to_analog(net, "pcm-ibm"), seed=4), "1d")
     b = an.drift_to_(an.program_(an.convert_to_analog(longer, "pcm-ibm"), seed=4), "1d")
     for name in ("0", "1"):
-        assert torch.equal(analog_layers(a)[name].analog.weights, analog_layers(b)[name].analog.weights)
+        assert torch.equal(
+            analog_layers(a)[name].analog.weights["weight"], analog_layers(b)[name].analog.weights["weight"]
+        )
 
 
 def test_filter_and_its_errors():
@@ -159,12 +161,12 @@ def test_describe_leaves_the_model_as_found():
     analog.train()
     analog.norm.eval()
     mean = analog.norm.running_mean.clone()
-    weights = analog.head.analog.weights.clone()
+    weights = analog.head.analog.weights["weight"].clone()
     an.describe(analog, torch.randn(4, 1, 8, 8))
     assert analog.training
     assert not analog.norm.training
     assert torch.equal(analog.norm.running_mean, mean)
-    assert torch.equal(analog.head.analog.weights, weights)
+    assert torch.equal(analog.head.analog.weights["weight"], weights)
     assert not analog.head._forward_hooks
 
 
@@ -194,10 +196,10 @@ def test_fused_transformer_path_does_not_bypass_the_tiles():
     with torch.inference_mode():
         out = analog(x)
         for name, tile_layer in analog_layers(analog).items():
-            kept = tile_layer.analog.weights.clone()
-            tile_layer.analog.weights.zero_()
+            kept = tile_layer.analog.weights["weight"].clone()
+            tile_layer.analog.weights["weight"].zero_()
             assert not torch.equal(analog(x), out), name
-            tile_layer.analog.weights.copy_(kept)
+            tile_layer.analog.weights["weight"].copy_(kept)
         with an.digital(analog):
             torch.testing.assert_close(analog(x), net(x), rtol=1e-4, atol=1e-5)
     back = an.convert_to_digital(analog)
@@ -229,7 +231,7 @@ def test_weights_with_nan_or_inf_are_refused_by_layer():
 
 def test_sampled_weights_are_fresh_chips_and_leave_the_programmed_one():
     analog = an.drift_to_(an.program_(an.convert_to_analog(Net(), "pcm-ibm")), "1h")
-    kept = analog.head.analog.weights.clone()
+    kept = analog.head.analog.weights["weight"].clone()
     one = sample_weights(analog, seed=1, step=0, seconds=86400.0)
     two = sample_weights(analog, seed=1, step=1, seconds=86400.0)
     assert set(one) == set(chip_weights(analog)) == {"conv.weight", "depthwise.weight", "head.weight"}
@@ -238,7 +240,7 @@ def test_sampled_weights_are_fresh_chips_and_leave_the_programmed_one():
         one["head.weight"], sample_weights(analog, seed=1, step=0, seconds=86400.0)["head.weight"]
     )
     assert one["depthwise.weight"].shape == analog.depthwise.weight.shape
-    assert torch.equal(analog.head.analog.weights, kept)
+    assert torch.equal(analog.head.analog.weights["weight"], kept)
     assert analog.head.analog.time == 3600.0
 
 
@@ -246,13 +248,13 @@ def test_chip_preserved_gives_the_chip_back():
     analog = an.drift_to_(an.program_(an.convert_to_analog(Net(), "pcm-ibm"), seed=1), "1h").eval()
     x = torch.randn(2, 1, 8, 8)
     before = analog(x)
-    memory = analog.head.analog.weights.data_ptr()
+    memory = analog.head.analog.weights["weight"].data_ptr()
     with pytest.raises(KeyboardInterrupt), an.chip.chip_preserved(analog):  # noqa: PT012
         an.drift_to_(an.program_(analog, seed=2), "1y")
         assert not torch.equal(analog(x), before)
         raise KeyboardInterrupt
     assert torch.equal(analog(x), before)
-    assert analog.head.analog.weights.data_ptr() == memory
+    assert analog.head.analog.weights["weight"].data_ptr() == memory
     assert analog.head.analog.time == 3600.0
 
 

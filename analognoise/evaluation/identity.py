@@ -61,7 +61,7 @@ def run_id(model: nn.Module, settings: dict[str, Any]) -> str:
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first layer on tiles is."""
     layer: AnalogLayer = next(iter(analog_layers(model).values()))
-    return layer.weight.device
+    return next(iter(layer.targets().values())).device
 
 
 def name_of(function: Callable[..., Any] | None) -> str:

@@ -215,25 +215,27 @@ class DriftEvaluation:
         between that and the forward would cost a small model a tenth of its time in cold caches.
         """
         layers = [layer.analog for layer in analog_layers(self.model).values()]
-        size = sum(layer.weight.nbytes for layer in analog_layers(self.model).values())
+        size = sum(
+            target.nbytes
+            for layer in analog_layers(self.model).values()
+            for target in layer.targets().values()
+        )
         ahead = max(1, _AHEAD_BYTES // size)
         programmed = None
         for start in range(0, len(places), ahead):
             block = places[start : start + ahead]
-            kept: list[list[Tensor]] = []
+            kept: list[list[dict[str, Tensor]]] = []
             for chip, time in block:
                 if chip != programmed:
                     program_(self.model, self.seed, chip)
                     programmed = chip
                 drift_to_(self.model, time)
                 if len(block) > 1:
-                    kept.append([layer.weights.clone() for layer in layers if layer.weights is not None])
+                    kept.append([layer.copy_weights() for layer in layers])
             for number, (chip, time) in enumerate(block):
                 if kept:
                     for layer, weights in zip(layers, kept[number], strict=True):
-                        assert layer.weights is not None
-                        layer.weights.copy_(weights)
-                        layer.time = time
+                        layer.put_weights(weights, time)
                 yield chip, time
 
     def _row(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:

@@ -9,6 +9,7 @@ design). The chip's state lives in one plain attribute that is neither Parameter
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,25 +23,50 @@ from analognoise.seeds import Stream
 STATE = "_analognoise"
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """How one weight Parameter lies on the array.
+
+    Attributes:
+        groups: independent blocks (convolution groups); 1 for most layers.
+        columns: outputs of a block.
+        channels: inputs of a block, or input channels.
+        kernel: kernel positions per channel; rows are ``channels × kernel``.
+    """
+
+    groups: int
+    columns: int
+    channels: int
+    kernel: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block."""
+        return self.channels * self.kernel
+
+
 class AnalogState:
     """A layer's place on the chip: its tiles and what is programmed on them.
 
     Attributes:
         name: qualified name of the layer at conversion; part of every random key.
-        blocks: which part of the layer's weights each tile holds.
+        placed: for each tile, the Parameter and the part of it that the tile holds.
         tiles: the programmed tiles, or None before programming.
-        weights: the weights that eval mode computes with, of the Parameter's shape and type; rewritten in
+        weights: the weights that eval mode computes with, by Parameter, of its shape and type; rewritten in
             place at each programming and drift, so that compiled code and CUDA graphs go on reading the right
             memory.
         time: drift time in seconds of ``weights``; None right after programming.
+        digital: True inside :func:`analognoise.digital`.
     """
 
-    def __init__(self, name: str, profile: DeviceProfile, compensation: str, blocks: list[Block]) -> None:
+    def __init__(
+        self, name: str, profile: DeviceProfile, compensation: str, placed: list[tuple[str, Block]]
+    ) -> None:
         self.name = name
         self.tile = CrossbarTile(profile, compensation)
-        self.blocks = blocks
+        self.placed = placed
         self.tiles: list[ProgrammedTile] | None = None
-        self.weights: Tensor | None = None
+        self.weights: dict[str, Tensor] = {}
         self.time: float | None = None
         self.digital = False
 
@@ -54,28 +80,50 @@ class AnalogState:
         """The drift compensation of the layer's tiles."""
         return self.tile.compensation
 
+    def copy_weights(self) -> dict[str, Tensor]:
+        """A copy of the weights that eval mode computes with."""
+        return {name: weights.clone() for name, weights in self.weights.items()}
+
+    def put_weights(self, weights: dict[str, Tensor], time: float | None) -> None:
+        """Compute with these weights, as of a drift time; an empty dict leaves the layer unprogrammed."""
+        if self.weights.keys() == weights.keys():
+            for name, own in self.weights.items():
+                own.copy_(weights[name])
+        else:
+            self.weights = dict(weights)
+        self.time = time
+
 
 class AnalogLayer(nn.Module):
-    """Base of layers on tiles; subclasses also inherit from the digital layer and give ``matrix``.
+    """Base of layers on tiles; a subclass also inherits from the digital layer and says how its weights lie.
 
     In training mode, and inside :func:`analognoise.digital`, a layer computes with its digital weights. In
     eval mode it computes with what is programmed on its tiles.
     """
 
     digital_class: ClassVar[type[nn.Module]]
-    weight: Tensor
     _analognoise: AnalogState
 
     @staticmethod
-    def geometry(module: nn.Module) -> tuple[int, int, int, int]:
-        """Groups, output columns per group, input channels per group, kernel positions of a digital layer."""
+    def geometries(module: nn.Module) -> dict[str, Geometry]:
+        """How each weight Parameter of a digital layer lies on the array, by its name in the module."""
         raise TypeError("a layer on tiles says how its weights lie on the array")
+
+    @staticmethod
+    def matrix(name: str, weights: Tensor, geometry: Geometry) -> Tensor:
+        """``weights`` (of the shape of Parameter ``name``) as ``[groups, columns, rows]``; a view."""
+        return weights.view(geometry.groups, geometry.columns, geometry.rows)
 
     @classmethod
     def place(cls, module: nn.Module, name: str, profile: DeviceProfile, compensation: str) -> None:
         """Turn a digital module into this class, in place."""
-        blocks = split(*cls.geometry(module), profile.tile.rows, profile.tile.columns)
-        setattr(module, STATE, AnalogState(name, profile, compensation, blocks))
+        tile = profile.tile
+        placed = [
+            (parameter, block)
+            for parameter, g in cls.geometries(module).items()
+            for block in split(g.groups, g.columns, g.channels, g.kernel, tile.rows, tile.columns)
+        ]
+        setattr(module, STATE, AnalogState(name, profile, compensation, placed))
         module.__class__ = cls
 
     def remove(self) -> None:
@@ -88,12 +136,17 @@ class AnalogLayer(nn.Module):
         """The layer's place on the chip."""
         return self._analognoise
 
-    def matrix(self, weights: Tensor) -> Tensor:
-        """``weights`` (of the Parameter's shape) as ``[groups, columns, rows]``; a view."""
-        groups, columns, channels, kernel = self.geometry(self)
-        return weights.view(groups, columns, channels * kernel)
+    def target(self, name: str) -> nn.Parameter:
+        """The digital weight Parameter of that name."""
+        parameter = self._parameters[name]
+        assert parameter is not None
+        return parameter
 
-    def weight_now(self) -> Tensor:
+    def targets(self) -> dict[str, nn.Parameter]:
+        """The digital weight Parameters that are on tiles, by their name in the module."""
+        return {name: self.target(name) for name in self.geometries(self)}
+
+    def weight_now(self, name: str = "weight") -> Tensor:
         """The weights that a forward computes with in the present mode.
 
         Raises:
@@ -101,14 +154,14 @@ class AnalogLayer(nn.Module):
         """
         state = self._analognoise
         if self.training or state.digital:
-            return self.weight
-        if state.weights is None:
+            return self.target(name)
+        if name not in state.weights:
             raise NotProgrammedError(
                 f"layer {state.name!r} is on tiles but no chip is programmed: "
                 "call analognoise.program_(model, seed=0) first, "
                 "or compute with the target weights inside 'with analognoise.digital(model):'"
             )
-        return state.weights
+        return state.weights[name]
 
     def program_tiles(self, stream: Stream) -> list[ProgrammedTile]:
         """Programmed tiles of the layer's present weights; nothing of the layer is changed.
@@ -117,34 +170,37 @@ class AnalogLayer(nn.Module):
             ModelError: when the weights hold NaN or inf, or have no data (``meta`` device).
         """
         state = self._analognoise
-        weight = self.weight.detach()
-        if weight.is_meta:
-            raise ModelError(
-                f"layer {state.name!r} cannot be programmed: its weight is on the 'meta' device "
-                "and holds no values"
-            )
-        if not torch.isfinite(weight).all():
-            bad = int((~torch.isfinite(weight)).sum())
-            raise ModelError(
-                f"layer {state.name!r} cannot be programmed: {bad} of its {weight.numel()} weights "
-                "are NaN or infinite"
-            )
-        weights = self.matrix(weight)
-        layer_max = weight.abs().amax().float() if state.profile.mapping.scale == "layer" else None
         stream = stream.at(layer=state.name)
+        by_layer = state.profile.mapping.scale == "layer"
+        matrices, largest = {}, {}
+        for name, geometry in self.geometries(self).items():
+            weight = self.target(name).detach()
+            _check_values(state.name, weight)
+            matrices[name] = self.matrix(name, weight, geometry)
+            largest[name] = weight.abs().amax().float() if by_layer else None
         return [
-            state.tile.program(weights[block.index], stream.at(tile=number), layer_max)
-            for number, block in enumerate(state.blocks)
+            state.tile.program(matrices[name][block.index], stream.at(tile=number), largest[name])
+            for number, (name, block) in enumerate(state.placed)
         ]
 
-    def assemble(self, tiles: list[ProgrammedTile], seconds: float | None, out: Tensor) -> Tensor:
-        """Write the tiles' weights at a drift time (None: right after programming) into ``out``, of the
-        Parameter's shape.
-        """
-        matrix = self.matrix(out)
-        for block, tile in zip(self._analognoise.blocks, tiles, strict=True):
-            matrix[block.index] = tile.programmed_weights() if seconds is None else tile.weights_at(seconds)
+    def assemble(
+        self, tiles: list[ProgrammedTile], seconds: float | None, out: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Write the tiles' weights at a drift time (None: right after programming) into ``out``."""
+        matrices = {
+            name: self.matrix(name, out[name], geometry) for name, geometry in self.geometries(self).items()
+        }
+        for (name, block), tile in zip(self._analognoise.placed, tiles, strict=True):
+            now = tile.programmed_weights() if seconds is None else tile.weights_at(seconds)
+            matrices[name][block.index] = now
         return out
+
+    def empty_weights(self) -> dict[str, Tensor]:
+        """Memory for the layer's weights on a chip, by Parameter."""
+        return {
+            name: torch.empty_like(target, requires_grad=False, memory_format=torch.contiguous_format)
+            for name, target in self.targets().items()
+        }
 
     def program_(self, stream: Stream) -> None:
         """Program this layer's tiles; see :func:`analognoise.program_`."""
@@ -163,24 +219,36 @@ class AnalogLayer(nn.Module):
     def _write(self, seconds: float | None) -> None:
         state = self._analognoise
         assert state.tiles is not None
-        if state.weights is None:
-            state.weights = torch.empty_like(
-                self.weight, requires_grad=False, memory_format=torch.contiguous_format
-            )
+        if not state.weights:
+            state.weights = self.empty_weights()
         self.assemble(state.tiles, seconds, state.weights)
         state.time = seconds
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
         # Device state stays float32; only where it lives, and the type of the assembled weights, follow the
-        # Parameter.
+        # Parameters.
         state = self._analognoise
-        if state.tiles is not None and state.weights is not None:
-            if state.weights.device != self.weight.device:
-                for tile in state.tiles:
-                    tile.to(self.weight.device)
-            if (state.weights.device, state.weights.dtype) != (self.weight.device, self.weight.dtype):
-                state.weights = None
-                with torch.inference_mode(False), torch.no_grad():
-                    self._write(state.time)
+        if state.tiles is not None and any(
+            (now.device, now.dtype) != (self.target(name).device, self.target(name).dtype)
+            for name, now in state.weights.items()
+        ):
+            device = self.target(next(iter(state.weights))).device
+            for tile in state.tiles:
+                tile.to(device)
+            state.weights = {}
+            with torch.inference_mode(False), torch.no_grad():
+                self._write(state.time)
         return self
+
+
+def _check_values(layer: str, weight: Tensor) -> None:
+    if weight.is_meta:
+        raise ModelError(
+            f"layer {layer!r} cannot be programmed: its weight is on the 'meta' device and holds no values"
+        )
+    if not torch.isfinite(weight).all():
+        bad = int((~torch.isfinite(weight)).sum())
+        raise ModelError(
+            f"layer {layer!r} cannot be programmed: {bad} of its {weight.numel()} weights are NaN or infinite"
+        )

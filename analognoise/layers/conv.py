@@ -1,5 +1,6 @@
-"""Convolutions on tiles: a column holds one output channel's kernel, unrolled channel by channel; the bias is
-added digitally.
+"""Convolutions on tiles: a column holds one output channel's kernel, unrolled channel by channel.
+
+The bias is added digitally.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ from math import prod
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from analognoise.layers.base import AnalogLayer
+from analognoise.layers.base import AnalogLayer, Geometry
 
 
 class _AnalogConv(AnalogLayer):
     @staticmethod
-    def geometry(module: nn.Module) -> tuple[int, int, int, int]:
+    def geometries(module: nn.Module) -> dict[str, Geometry]:
         """One block per convolution group."""
         assert isinstance(module, _ConvNd)
         groups = module.groups
-        return groups, module.out_channels // groups, module.in_channels // groups, prod(module.kernel_size)
+        return {
+            "weight": Geometry(
+                groups, module.out_channels // groups, module.in_channels // groups, prod(module.kernel_size)
+            )
+        }
 
     def forward(self, input: Tensor) -> Tensor:
         """Shapes as in the digital layer."""

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from analognoise.devices.catalog import load_profile
 from torch import nn
 
 from analognoise import chip, conversion
+from analognoise.devices.catalog import load_profile
 from analognoise.errors import NotProgrammedError
 
 NOISELESS_PCM = {
@@ -110,13 +110,13 @@ def test_other_types_keep_theirs_and_device_state_stays_float32(dtype):
 
 def test_changing_type_after_programming_keeps_the_chip():
     analog = on_chip(nn.Linear(16, 8), "pcm-ibm")
-    before = analog.analog.weights.clone()
+    before = analog.analog.weights["weight"].clone()
     conductances = analog.analog.tiles[0].programmed.clone()
     analog.half()
-    assert torch.equal(analog.analog.weights, before.half())
+    assert torch.equal(analog.analog.weights["weight"], before.half())
     assert torch.equal(analog.analog.tiles[0].programmed, conductances)
     analog.float()
-    assert torch.equal(analog.analog.weights, before)
+    assert torch.equal(analog.analog.weights["weight"], before)
 
 
 def test_training_mode_computes_digitally_with_the_same_gradients():
@@ -154,5 +154,5 @@ def test_gradients_reach_the_input_through_a_programmed_chip():
     analog = on_chip(nn.Linear(6, 2), "pcm-ibm")
     x = torch.randn(3, 6, requires_grad=True)
     analog(x).sum().backward()
-    torch.testing.assert_close(x.grad, analog.analog.weights.sum(0).expand(3, 6))
+    torch.testing.assert_close(x.grad, analog.analog.weights["weight"].sum(0).expand(3, 6))
     assert analog.weight.grad is None
