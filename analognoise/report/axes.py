@@ -97,8 +97,10 @@ def vertical(shown: Sequence[Section]) -> Limits:
     low, high = float(points.min()), float(points.max())
     span = max(high - low, 0.5 if percent else 1e-3 * max(abs(high), 1e-9))
     if edges.size:
-        low = min(low, max(float(edges.min()), low - _WIDEN * span))
-        high = max(high, min(float(edges.max()), high + _WIDEN * span))
+        # a single method has no other lines that its interval could squeeze
+        most = _WIDEN * span if any(len(section.methods) > 1 for section in shown) else math.inf
+        low = min(low, max(float(edges.min()), low - most))
+        high = max(high, min(float(edges.max()), high + most))
     margin = 0.04 * max(high - low, span)
     low, high = low - margin, high + margin
     if percent:

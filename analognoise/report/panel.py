@@ -82,12 +82,8 @@ def _method(
     thin: dict[str, Any] = {"color": look.color, "alpha": 0.55, "linewidth": 0.8, "zorder": 2}
     if np.isfinite(low).any():
         if len(x) > 1:
-            shade: dict[str, Any] = {
-                "color": look.color,
-                "alpha": 0.05 if many else 0.11,
-                "linewidth": 0,
-                "zorder": 1,
-            }
+            faint = min(0.16, 0.5 / len(section.methods))  # overlapping bands must not turn to mud
+            shade: dict[str, Any] = {"color": look.color, "alpha": faint, "linewidth": 0, "zorder": 1}
             ax.fill_between(x, low, high, gid=f"band:{method}", **shade)
         ax.vlines(x, low, high, gid=f"interval:{method}", **thin)
     width = (1.3 if many else 1.7) + (0.7 if best else 0)

@@ -274,6 +274,10 @@ def test_wide_intervals_do_not_squeeze_the_lines(summary: Frames) -> None:
     low, high = plot_over_time(frame, new_axes()).get_ylim()
     assert low > 80
     assert high <= 101
+    alone = frame[frame["method"] == "sgd"]
+    low, high = plot_over_time(alone, new_axes()).get_ylim()
+    assert low < 53
+    assert 100 < high < 102
 
 
 def test_drawing_on_axes_takes_one_profile(two: pd.DataFrame, summary: Frames, levels: Frames) -> None:
