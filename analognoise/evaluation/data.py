@@ -75,9 +75,8 @@ class EvaluationData:
             for batch in self._loader:
                 if count < len(digests) and _digest(batch, count) != digests[count]:
                     raise DataError(
-                        f"batch {count} of the data differs between two passes over it: the loader "
-                        "shuffles or augments at random; "
-                        "use shuffle=False and transforms without randomness"
+                        f"batch {count} of the data differs between two passes over it: the loader shuffles "
+                        "or augments at random; use shuffle=False and transforms without randomness"
                     )
                 count += 1
         if count != len(digests):
@@ -119,7 +118,7 @@ def _check_loader(loader: Any) -> None:
         raise DataError(
             f"the data is a {type(loader).__name__}: pass a DataLoader or a list of batches (x, y)"
         )
-    if not isinstance(loader, DataLoader) and iter(loader) is loader:
+    if isinstance(loader, Iterator):
         raise DataError(
             f"the data is a {type(loader).__name__} that can be read only once: pass a DataLoader or a "
             "list of batches"

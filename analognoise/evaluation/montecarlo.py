@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import Any
@@ -25,10 +25,11 @@ from analognoise.evaluation.metrics import (
     default_forward,
     final_value,
 )
+from analognoise.evaluation.reading import unread_tiles
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore, Row
-from analognoise.evaluation.surroundings import Buffers, eager, random_states, seed_all
+from analognoise.evaluation.surroundings import At, Buffers, eager, random_states, seed_all
 from analognoise.progress import progress_bar
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.units import DEFAULT_TIMES, format_time, parse_times
@@ -241,7 +242,7 @@ class DriftEvaluation:
     def _row(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
         if self._writes_buffers:
             buffers.restore()
-        with _At(f"chip {chip} at {format_time(time)}"):
+        with At(f"chip {chip} at {format_time(time)}"):
             total, count, value = self._pass(derive_seed("evaluation", self.seed, chip, time))
         labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
         return Row(*labels, total, count, value, ideal)
@@ -253,14 +254,14 @@ class DriftEvaluation:
         checks labels.
         """
         if first or self._draws or not self.data.cached:
-            seed_all(seed)
+            seed_all(seed, self.device)
         model, forward, measure = self.model, self.forward, self.metric.measure
         sums: list[Tensor | float] = []
         counts: list[Tensor | float] = []
         known = self._counts
         for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
             versions = [tensor._version for tensor in tensors(batch)] if first else []
-            with _At(f"batch {number}"):
+            with At(f"batch {number}"):
                 total, count = measure(forward(model, batch), batch, known[number])
             sums.append(total)
             counts.append(count)
@@ -274,9 +275,9 @@ class DriftEvaluation:
     def _digital(self, buffers: Buffers, stored: Row | None) -> float:
         """The digital metric; learns on the way what the forward does besides computing."""
         seed = derive_seed("evaluation", self.seed, "digital")
-        seed_all(seed)
+        seed_all(seed, self.device)
         before = random_states(self.device)
-        with _At("digital pass"), digital(self.model):
+        with At("digital pass"), digital(self.model):
             value = self._pass(seed, first=True)[2]
         self._draws = before != random_states(self.device)
         self._writes_buffers = buffers.restore()
@@ -292,48 +293,24 @@ class DriftEvaluation:
 
     def _describe(self) -> Description:
         batch = next(self.data.copies())
-        with eager():
+        with eager(self.model):
             return describe(self.model, batch, forward=lambda _, given: self._forward(given, 0))
 
     def _name_unread(self, time: float) -> None:
-        """Find the layers whose tiles no forward reads: run batches on a chip until all were read, or to the
-        end.
-        """
-        layers = analog_layers(self.model)
-        unread = dict(layers)
         program_(self.model, self.seed, chip=0)
         drift_to_(self.model, time)
-
-        def watched(name: str, read: Callable[[], Tensor]) -> Callable[[], Tensor]:
-            def weight_now() -> Tensor:
-                unread.pop(name, None)
-                return read()
-
-            return weight_now
-
-        try:
-            for name, layer in layers.items():
-                vars(layer)["weight_now"] = watched(name, layer.weight_now)
-            with eager():
-                for number, batch in enumerate(self.data.copies()):
-                    self._forward(batch, number)
-                    if not unread:
-                        break
-        finally:
-            for layer in layers.values():
-                vars(layer).pop("weight_now", None)
-        self.not_read = tuple(unread)
-        if unread:
-            names = ", ".join(repr(name or "(the model)") for name in unread)
+        self.not_read = unread_tiles(self.model, self._forward, self.data.copies())
+        if self.not_read:
             warnings.warn(
-                f"the tiles of {names} were not read: the model uses these layers' weights without calling "
-                "the layers, "
-                "or not at all, so the results do not show what a chip does to them",
+                f"the tiles of {', '.join(map(repr, self.not_read))} were not read: the model uses these "
+                "weights "
+                "without calling their layers, or not at all, so the results do not show what a chip does "
+                "to them",
                 stacklevel=4,
             )
 
     def _forward(self, batch: Any, number: int) -> Any:
-        with _At(f"batch {number}"):
+        with At(f"batch {number}"):
             return self.forward(self.model, batch)
 
     @contextmanager
@@ -361,21 +338,3 @@ class DriftEvaluation:
                 for state, flag in zip(states, flags, strict=True):
                     state.digital = flag
                 buffers.restore()
-
-
-class _At:
-    """Errors inside say where they came up: ours in their sentence, others (a user's model or metric failed)
-    in a note.
-    """
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DataError):
-            raise DataError(f"{self.where}: {error}") from None
-        if isinstance(error, Exception):
-            error.add_note(f"analognoise: this came up in {self.where} of the evaluation")

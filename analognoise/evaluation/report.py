@@ -209,6 +209,6 @@ class DriftSummary:
             more = f" and {len(digital) - 8} more" if len(digital) > 8 else ""
             notes.append(f"Digital: {shown}{more} (reasons: describe(model)).")
         if report.not_read:
-            names = ", ".join(name or "(the model)" for name in report.not_read)
+            names = ", ".join(report.not_read)
             notes.append(f"NOT READ: the tiles of {names}; the results do not show what a chip does to them.")
         return notes

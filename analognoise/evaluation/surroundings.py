@@ -5,13 +5,14 @@ compiled code.
 from __future__ import annotations
 
 import random
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from analognoise.errors import DataError
 
 
 class Buffers:
@@ -38,11 +39,16 @@ class Buffers:
         return changed
 
 
-def seed_all(seed: int) -> None:
-    """Start every global generator from a seed."""
+def seed_all(seed: int, device: torch.device) -> None:
+    """Start from a seed every global generator that a forward on ``device`` can draw from."""
     random.seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002
-    torch.manual_seed(seed)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed would format a stack trace for each other device
+    else:
+        torch.manual_seed(seed)
 
 
 def random_states(device: torch.device) -> list[Any]:
@@ -58,6 +64,30 @@ def random_states(device: torch.device) -> list[Any]:
     return states
 
 
-def eager() -> AbstractContextManager[Any]:
-    """Run compiled models uncompiled, so that hooks are seen; nothing to do where nothing was compiled."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+def eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run what of a model was compiled as plain Python, so that its calls are seen; nothing to do for other
+    models.
+    """
+    compiled = any(
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+class At:
+    """Errors inside say where they came up: ours in their sentence, others (a user's model or metric failed)
+    in a note.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DataError):
+            raise DataError(f"{self.where}: {error}") from None
+        if isinstance(error, Exception):
+            error.add_note(f"analognoise: this came up in {self.where} of the evaluation")

@@ -1,0 +1,216 @@
+"""Which data an evaluation takes: the same batches in every pass, or a refusal that says what to change."""
+
+from __future__ import annotations
+
+import random
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from analognoise.errors import DataError
+from analognoise.evaluation.data import EvaluationData, tensors, to_device
+
+CPU = torch.device("cpu")
+X = torch.arange(20.0).view(10, 2)
+Y = torch.arange(10) % 3
+SET = TensorDataset(X, Y)
+OWN = np.random.default_rng(0)
+
+
+class Transformed(Dataset):
+    """Samples with a transform applied at each look."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(X[index]), Y[index]
+
+
+class Streamed(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(X, Y, strict=True)
+
+
+class Again:
+    """An iterable that gives another list at each pass."""
+
+    def __init__(self, *passes: list) -> None:
+        self.passes, self.number = passes, 0
+
+    def __iter__(self) -> Iterator:
+        self.number += 1
+        return iter(self.passes[min(self.number, len(self.passes)) - 1])
+
+
+def equal(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(SET, batch_size=4),
+        DataLoader(SET, batch_sampler=BatchSampler(SequentialSampler(SET), 4, drop_last=False)),
+        DataLoader(Streamed(), batch_size=4),
+        DataLoader(SET, batch_size=5, drop_last=True),  # drops nothing
+        [(X[:4], Y[:4]), (X[4:], Y[4:])],
+        Again([(X[:4], Y[:4]), (X[4:], Y[4:])]),
+    ],
+)
+def test_every_pass_gives_the_loaders_batches(loader: Any, cache_bytes: int) -> None:
+    data = EvaluationData(loader, CPU, cache_bytes)
+    assert data.cached == (cache_bytes > 0)
+    for _ in range(3):
+        batches = list(data)
+        assert len(batches) == data.batches
+        assert all(map(equal, batches, loader))
+
+
+def test_workers_change_nothing() -> None:
+    plain, workers = (EvaluationData(DataLoader(SET, batch_size=4, num_workers=n), CPU) for n in (0, 1))
+    assert plain.fingerprint == workers.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (DataLoader(SET, batch_size=4, shuffle=True), "shuffles.*RandomSampler.*shuffle=False"),
+        (DataLoader(SET, sampler=SubsetRandomSampler(range(8))), "shuffles.*SubsetRandomSampler"),
+        (DataLoader(SET, sampler=WeightedRandomSampler(torch.ones(10), 10)), "WeightedRandomSampler"),
+        (
+            DataLoader(SET, batch_sampler=BatchSampler(RandomSampler(SET), 4, drop_last=False)),
+            "shuffles.*RandomSampler",
+        ),
+        (DataLoader(SET, batch_size=4, drop_last=True), "leaves out 2 of 10 samples.*drop_last=False"),
+        (
+            DataLoader(SET, batch_sampler=BatchSampler(SequentialSampler(SET), 3, drop_last=True)),
+            "leaves out 1 of 10",
+        ),
+        (DataLoader(Streamed(), batch_size=4, drop_last=True), "may leave out samples"),
+        (SET, "TensorDataset.*DataLoader"),
+        (iter([(X, Y)]), "read only once"),
+        (((x, y) for x, y in [(X, Y)]), "generator that can be read only once"),
+        ([], "no batch"),
+        (DataLoader(TensorDataset(X[:0], Y[:0])), "no batch"),
+        ({"x": X}, "dict"),
+        (X, "Tensor"),
+        (None, "NoneType"),
+        (7, "int"),
+        (Again([(X, Y), (X, Y)], [(X, Y)]), "first pass .* gave 2 batches and a second 1"),
+        (Again([(X, Y)], [(X, Y), (X, Y)]), "first pass .* gave 1 batches and a second 2"),
+        (Again([(X, Y), (X, Y)], [(X, Y), (X + 1, Y)]), "batch 1 .* differs between two passes"),
+        (Again([(X, Y)], [(X.double(), Y)]), "batch 0 .* differs"),
+        (Again([(X, Y)], [(X.view(2, 10), Y)]), "batch 0 .* differs"),
+        ([(X, lambda: 0)], "batch 0 holds a function"),
+    ],
+)
+def test_other_data_is_refused(loader: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        EvaluationData(loader, CPU)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda x: x + torch.rand(()),
+        lambda x: x + random.random(),
+        lambda x: x + np.random.random(),
+        lambda x: x + OWN.random(),
+    ],
+)
+def test_random_augmentation_is_found_whatever_draws_it(noise: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(DataError, match="shuffles or augments at random"):
+        EvaluationData(DataLoader(Transformed(noise), batch_size=4), CPU)
+    assert EvaluationData(DataLoader(Transformed(lambda x: x * 2), batch_size=4), CPU).batches == 3
+
+
+def test_a_loader_that_shuffles_out_of_sight_is_found() -> None:
+    class Sampler(torch.utils.data.Sampler):
+        def __iter__(self) -> Iterator[int]:
+            return iter(torch.randperm(10).tolist())
+
+        def __len__(self) -> int:
+            return 10
+
+    with pytest.raises(DataError, match="differs between two passes"):
+        EvaluationData(DataLoader(SET, sampler=Sampler(), batch_size=4), CPU)
+
+
+def test_uncached_data_that_ends_early_is_found() -> None:
+    data = EvaluationData(Again([(X, Y)] * 3, [(X, Y)] * 3, [(X, Y)] * 2, [(X, Y)] * 4), CPU, cache_bytes=0)
+    with pytest.raises(DataError, match="gave 2 batches, the first one 3"):
+        list(data)
+    with pytest.raises(DataError, match="gave more batches, the first one 3"):
+        list(data)
+
+
+def test_fingerprint_tells_data_apart() -> None:
+    batches = [(X[:5], Y[:5]), (X[5:], Y[5:])]
+    changed = X.clone()
+    changed[9, 1] += 1e-5
+    others = [
+        [(changed[:5], Y[:5]), (changed[5:], Y[5:])],
+        [(X[:5], Y[:5]), (X[5:], Y[5:] + 1)],
+        [(X[:4], Y[:4]), (X[4:], Y[4:])],
+        batches[::-1],
+        batches[:1],
+        [(X[:5], Y[:5].int()), (X[5:], Y[5:])],
+        [{"x": x, "y": y} for x, y in batches],
+        [{"input": x, "y": y} for x, y in batches],
+    ]
+    prints = [EvaluationData(loader, CPU).fingerprint for loader in [batches, *others]]
+    assert len(set(prints)) == len(prints)
+    assert EvaluationData([(X[:5].clone(), Y[:5]), (X[5:], Y[5:])], CPU).fingerprint == prints[0]
+
+
+def test_generators_are_left_as_found() -> None:
+    own = torch.Generator().manual_seed(3)
+    loader = DataLoader(SET, batch_size=4, generator=own)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), own.get_state()
+    data = EvaluationData(loader, CPU, cache_bytes=0)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    list(data)
+    assert random.getstate() == states[1]
+    assert np.random.get_state()[1].tolist() == states[2]
+    assert torch.equal(own.get_state(), states[3])
+
+
+def test_cached_batches_are_not_the_users_tensors() -> None:
+    x = X.clone()
+    data = EvaluationData([(x, Y)], CPU)
+    next(iter(data))[0].zero_()
+    assert torch.equal(x, X)
+    next(data.copies())[0].fill_(7)
+    assert not next(iter(data))[0].any()
+
+
+def test_nested_batches_move_as_a_whole() -> None:
+    Pair = namedtuple("Pair", "x y")
+    batch = {"a": [X, (Y, "text")], "b": Pair(X.numpy(), 3), "c": None}
+    moved = to_device(batch, torch.device("meta"))
+    assert [t.device.type for t in tensors(moved)] == ["meta"] * 3
+    assert moved["a"][1][1] == "text"
+    assert isinstance(moved["b"], Pair)
+    assert moved["b"].y == 3
+    assert moved["c"] is None
