@@ -18,7 +18,7 @@ from analognoise.training.delegate import OptimizerAround
 
 Closure = Callable[[], Any]
 
-_DRAW = 1 << 17  # normal numbers drawn at once, for as many steps as they last
+_DRAW = 1 << 14  # normal numbers drawn at once for a tensor, for as many steps as they last
 
 
 class WrappedOptimizer(OptimizerAround):
@@ -67,7 +67,7 @@ class WrappedOptimizer(OptimizerAround):
             hyperparameter out of range.
     """
 
-    _drawn: tuple[Any, list[Tensor]]
+    _drawn: dict[str, tuple[Any, Tensor]]
 
     def __init__(
         self,
@@ -161,37 +161,28 @@ class WrappedOptimizer(OptimizerAround):
         if not level:
             return
         weights: list[Tensor] = list(self._chip.values())
-        draws = self._normals(weights)
+        draws = self._normals()
         copies = [weight.clone() for weight in weights]
         largest = torch._foreach_norm(weights, math.inf)
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_addcmul_(weights, draws, largest, value=level)
 
-    def _normals(self, weights: list[Tensor]) -> list[Tensor]:
-        """This step's standard normals for each weight tensor."""
-        # A small network's are drawn for many steps at once: starting a stream costs more than the numbers.
-        steps = max(1, _DRAW // sum(weight.numel() for weight in weights))
-        block, row = divmod(self.steps, steps)
-        key = (self.seed, block, *[(weight.device, weight.dtype) for weight in weights])
-        known, draws = self._drawn
-        if known != key:
-            draws = self._draw(weights, block, steps)
-            self._drawn = (key, draws) if steps > 1 else (None, [])
-        return [draw[row] for draw in draws]
+    def _normals(self) -> list[Tensor]:
+        """This step's standard normals for each weight tensor, from a stream of its own."""
+        return [self._drawn_for(name, weight) for name, weight in self._chip.items()]
 
-    def _draw(self, weights: list[Tensor], block: int, steps: int) -> list[Tensor]:
-        """Normals for a block of steps, ``[steps, *shape]`` per weight tensor; one stream per device."""
-        devices: dict[torch.device, list[Tensor]] = {}
-        for weight in weights:
-            devices.setdefault(weight.device, []).append(weight)
-        draws: dict[Tensor, Tensor] = {}
-        for number, (device, here) in enumerate(devices.items()):
-            sizes = [weight.numel() for weight in here]
-            stream = Stream(self.seed, "training-noise", tile=number, step=block)
-            parts = stream.normal((steps, sum(sizes)), device).split(sizes, dim=1)
-            for weight, part in zip(here, parts, strict=True):
-                draws[weight] = part.unflatten(1, weight.shape).to(weight.dtype)
-        return [draws[weight] for weight in weights]
+    def _drawn_for(self, name: str, weight: Tensor) -> Tensor:
+        # A small tensor's are drawn for many steps at once: starting a stream costs more than the numbers.
+        steps = max(1, _DRAW // weight.numel())
+        block, row = divmod(self.steps, steps)
+        stream = Stream(self.seed, "training-noise", layer=name, step=block)
+        key = (stream, weight.device, weight.dtype)
+        known, draws = self._drawn.get(name, (None, weight))
+        if known != key:
+            draws = stream.normal((steps, *weight.shape), weight.device).to(weight.dtype)
+            if steps > 1:
+                self._drawn[name] = (key, draws)
+        return draws[row]
 
     def _ramp(self, steps: int) -> float:
         """1/steps in the first step, growing linearly to 1 in the last of ``steps``."""
@@ -216,7 +207,7 @@ class WrappedOptimizer(OptimizerAround):
     def _index(self) -> None:
         super()._index()
         self._chip = {name: weight for name, weight in chip_weights(self.model).items() if weight.numel()}
-        self._drawn = (None, [])
+        self._drawn = {}
 
 
 def run_closure(closure: Closure) -> Any:
