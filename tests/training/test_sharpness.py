@@ -313,8 +313,11 @@ def test_rho_zero_is_the_base_optimizer_to_the_last_bit(name: str, foreach: bool
         )
         if wrapped:
             optimizer = cls(optimizer, model, **{**options, "rho": 0.0})
+        passes: list[bool] = []
+        model.register_forward_pre_hook(lambda module, args, passes=passes: passes.append(True))
         torch.manual_seed(11)
         losses = [optimizer.step(closure_of(optimizer, model, x, y)).item() for _ in range(5)]
+        assert len(passes) == 5
         results.append((losses, dict(model.state_dict()), torch.get_rng_state()))
     assert results[0][0] == results[1][0]
     assert_identical(results[1][1], results[0][1])
@@ -358,6 +361,37 @@ def test_python_and_numpy_numbers_drawn_in_the_closure_repeat() -> None:
     random.seed(1)
     np.random.seed(1)
     assert drawn[0::2] == [(random.random(), np.random.rand()) for _ in range(3)]
+
+
+def test_a_second_pass_that_stops_early_leaves_the_generators_as_one_whole_pass() -> None:
+    model, x, y = make(7, dropout=0.5)
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, rho=0.1)
+    inner = closure_of(optimizer, model, x, y)
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("stop")
+        random.random()
+        np.random.rand()
+        return inner()
+
+    def seed() -> None:
+        random.seed(4)
+        np.random.seed(4)
+        torch.manual_seed(4)
+
+    seed()
+    with pytest.raises(RuntimeError, match="stop"):
+        optimizer.step(closure)
+    found = random.random(), np.random.rand(), torch.rand(1).item()
+    seed()
+    random.random()
+    np.random.rand()
+    model(x)
+    assert found == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
 class Norms(nn.Module):
@@ -524,6 +558,19 @@ def test_tied_frozen_and_unused_parameters(name: str) -> None:
         assert torch.equal(dict(model.named_parameters())[untouched], before[untouched])
     assert not torch.equal(model.encoder.weight, before["encoder.weight"])
     assert model.decoder.weight is model.encoder.weight
+
+
+def test_a_tied_parameter_is_a_weight_if_any_of_its_names_says_so() -> None:
+    model = nn.Module()
+    model.table = nn.Parameter(torch.tensor([[3.0, -1.0]]))
+    model.head = nn.Linear(2, 1, bias=False)
+    model.head.weight = model.table
+    optimizer = ASAM(torch.optim.SGD(model.parameters(), lr=0.0), model, rho=1.0, eta=0.5, perturb="weights")
+    model.table.grad = torch.tensor([[2.0, 4.0]])
+    optimizer.first_step()
+    # T = (3.5, 1.5), T·g = (7, 6), T²·g = (24.5, 9).
+    expected = torch.tensor([[3.0, -1.0]]) + torch.tensor([[24.5, 9.0]]) / math.sqrt(49 + 36)
+    torch.testing.assert_close(model.table.detach(), expected)
 
 
 def test_gradients_that_cannot_climb_are_refused_by_name() -> None:
