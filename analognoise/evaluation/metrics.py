@@ -145,7 +145,7 @@ class Metric:
             if count != labels.numel():
                 top = torch.where(labels != IGNORE_INDEX, top, 0)
             # zero times a NaN or infinite score is NaN: a broken output must not pass for a wrong answer
-            return (index == labels).sum() + 0 * top.sum(dtype=torch.float32), count
+            return torch.add((index == labels).sum(), top.sum(dtype=torch.float32), alpha=0), count
         losses = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
         return losses.sum(dtype=None if losses.device.type == "mps" else torch.float64), count
 
@@ -182,6 +182,8 @@ def add_up(
 
 
 def _numbers(parts: Sequence[Tensor | float]) -> list[float]:
+    if len(parts) == 1 or not isinstance(parts[0], Tensor):
+        return [float(part) for part in parts]
     scalars = [part for part in parts if isinstance(part, Tensor) and part.dim() == 0]
     if len(scalars) == len(parts) and len({part.device for part in scalars}) == 1:
         return [float(number) for number in torch.stack(scalars).tolist()]
@@ -234,6 +236,8 @@ def _aligned(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             "of your own"
         )
     shape = tuple(labels.shape)
+    if len(shape) == 1 and logits.dim() == 2 and len(logits) == len(labels) and logits.shape[1] > 1:
+        return logits, labels  # the common case, told apart quickly
     second = logits.dim() >= 2 and shape == (logits.shape[0], *logits.shape[2:])
     last = logits.dim() >= 3 and shape == tuple(logits.shape[:-1])
     if second and last:

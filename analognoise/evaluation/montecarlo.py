@@ -25,11 +25,11 @@ from analognoise.evaluation.metrics import (
     default_forward,
     final_value,
 )
-from analognoise.evaluation.reading import unread_tiles
+from analognoise.evaluation.reading import Reads, reads_watched
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore, Row
-from analognoise.evaluation.surroundings import At, Buffers, eager, random_states, seed_all
+from analognoise.evaluation.surroundings import At, Buffers, eager, is_compiled, random_states, seed_all
 from analognoise.progress import progress_bar
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.units import DEFAULT_TIMES, format_time, parse_times
@@ -194,9 +194,15 @@ class DriftEvaluation:
             progress_bar(f"chips of {self.profile}", len(wanted), progress) as advance,
         ):
             self.description = self._describe()
-            self._name_unread(times[0])
             stored = next(iter(rows.values()), None)
-            ideal = stored.digital if stored and not pending else self._digital(buffers, stored)
+            if stored is not None and not pending:
+                ideal, reads = stored.digital, self._look_for_unread()
+            elif is_compiled(self.model):  # compiled code would be compiled anew to be watched
+                ideal, reads = self._digital(buffers, stored), self._look_for_unread()
+            else:
+                with reads_watched(self.model) as reads:
+                    ideal = self._digital(buffers, stored)
+            self._name_unread(reads)
             advance(reused)
             new: list[Row] = []
             for number, (chip, time) in enumerate(self._states(pending)):
@@ -242,26 +248,26 @@ class DriftEvaluation:
     def _row(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
         if self._writes_buffers:
             buffers.restore()
-        with At(f"chip {chip} at {format_time(time)}"):
-            total, count, value = self._pass(derive_seed("evaluation", self.seed, chip, time))
+        with At("chip {} at {}", chip, format_time(time)):
+            total, count, value = self._pass((chip, time))
         labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
         return Row(*labels, total, count, value, ideal)
 
-    def _pass(self, seed: int, first: bool = False) -> tuple[float, float, float]:
+    def _pass(self, place: object, first: bool = False) -> tuple[float, float, float]:
         """Sum, count and value of the metric over the data, in the model's present state.
 
         Nothing in the loop waits for the device. The first pass gives the model copies of the batches and
         checks labels.
         """
         if first or self._draws or not self.data.cached:
-            seed_all(seed, self.device)
+            seed_all(derive_seed("evaluation", self.seed, place), self.device)
         model, forward, measure = self.model, self.forward, self.metric.measure
         sums: list[Tensor | float] = []
         counts: list[Tensor | float] = []
         known = self._counts
         for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
             versions = [tensor._version for tensor in tensors(batch)] if first else []
-            with At(f"batch {number}"):
+            with At("batch {}", number):
                 total, count = measure(forward(model, batch), batch, known[number])
             sums.append(total)
             counts.append(count)
@@ -274,11 +280,10 @@ class DriftEvaluation:
 
     def _digital(self, buffers: Buffers, stored: Row | None) -> float:
         """The digital metric; learns on the way what the forward does besides computing."""
-        seed = derive_seed("evaluation", self.seed, "digital")
-        seed_all(seed, self.device)
+        seed_all(derive_seed("evaluation", self.seed, "digital"), self.device)
         before = random_states(self.device)
         with At("digital pass"), digital(self.model):
-            value = self._pass(seed, first=True)[2]
+            value = self._pass("digital", first=True)[2]
         self._draws = before != random_states(self.device)
         self._writes_buffers = buffers.restore()
         if stored is None:
@@ -296,10 +301,17 @@ class DriftEvaluation:
         with eager(self.model):
             return describe(self.model, batch, forward=lambda _, given: self._forward(given, 0))
 
-    def _name_unread(self, time: float) -> None:
-        program_(self.model, self.seed, chip=0)
-        drift_to_(self.model, time)
-        self.not_read = unread_tiles(self.model, self._forward, self.data.copies())
+    def _look_for_unread(self) -> Reads:
+        """Run batches until every weight on tiles was read, or to the end: a layer may serve few of them."""
+        with eager(self.model), digital(self.model), reads_watched(self.model) as reads:
+            for number, batch in enumerate(self.data.copies()):
+                self._forward(batch, number)
+                if reads.complete:
+                    break
+        return reads
+
+    def _name_unread(self, reads: Reads) -> None:
+        self.not_read = reads.names()
         if self.not_read:
             warnings.warn(
                 f"the tiles of {', '.join(map(repr, self.not_read))} were not read: the model uses these "
@@ -310,7 +322,7 @@ class DriftEvaluation:
             )
 
     def _forward(self, batch: Any, number: int) -> Any:
-        with At(f"batch {number}"):
+        with At("batch {}", number):
             return self.forward(self.model, batch)
 
     @contextmanager

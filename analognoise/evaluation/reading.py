@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from analognoise.conversion import analog_layers
-from analognoise.evaluation.surroundings import eager
 
 
-def unread_tiles(
-    model: nn.Module, forward: Callable[[Any, int], Any], batches: Iterable[Any]
-) -> tuple[str, ...]:
-    """Names of the weights on tiles that no forward reads.
+class Reads:
+    """Which weights on tiles were not read yet, by layer."""
 
-    Batches are run until every weight was read, or to the end: a layer may serve few of them.
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = {name: set(layer.targets()) for name, layer in analog_layers(model).items()}
+        self.unread = {name: set(weights) for name, weights in self.weights.items()}
 
-    Args:
-        model: a converted model with a chip programmed, in eval mode.
-        forward: ``forward(batch, number)``, running the model.
-        batches: what it is given.
+    @property
+    def complete(self) -> bool:
+        """Whether all were read."""
+        return not any(self.unread.values())
 
-    Returns:
-        A layer's name when none of its weights was read, ``"layer.weight"`` when some were.
+    def names(self) -> tuple[str, ...]:
+        """What was not read: a layer's name for all of its weights, ``"layer.weight"`` for some."""
+        found: list[str] = []
+        for name, left in self.unread.items():
+            if left == self.weights[name]:
+                found.append(name or "(the model)")
+            else:
+                found += [f"{name}.{weight}".lstrip(".") for weight in sorted(left)]
+        return tuple(found)
+
+
+@contextmanager
+def reads_watched(model: nn.Module) -> Iterator[Reads]:
+    """Note every weight on tiles that a forward inside reads, on the chip or inside ``digital``.
+
+    The layer's own question for its weights is watched, not its call: a model may call ``layer.forward``, or
+    use ``layer.weight`` and pass the layer by.
     """
-    layers = analog_layers(model)
-    unread = {name: set(layer.targets()) for name, layer in layers.items()}
+    reads, layers = Reads(model), analog_layers(model)
 
     def watched(left: set[str], read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
         def weight_now(weight: str = "weight") -> Tensor:
@@ -38,19 +51,8 @@ def unread_tiles(
 
     try:
         for name, layer in layers.items():
-            vars(layer)["weight_now"] = watched(unread[name], layer.weight_now)
-        with eager(model):
-            for number, batch in enumerate(batches):
-                forward(batch, number)
-                if not any(unread.values()):
-                    break
+            vars(layer)["weight_now"] = watched(reads.unread[name], layer.weight_now)
+        yield reads
     finally:
         for layer in layers.values():
             vars(layer).pop("weight_now", None)
-    found: list[str] = []
-    for name, left in unread.items():
-        if left == set(layers[name].targets()):
-            found.append(name or "(the model)")
-        else:
-            found += [f"{name}.{weight}".lstrip(".") for weight in sorted(left)]
-    return tuple(found)

@@ -64,15 +64,17 @@ def random_states(device: torch.device) -> list[Any]:
     return states
 
 
-def eager(model: nn.Module) -> AbstractContextManager[Any]:
-    """Run what of a model was compiled as plain Python, so that its calls are seen; nothing to do for other
-    models.
-    """
-    compiled = any(
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile was put on the model or a part of it."""
+    return any(
         type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run what of a model was compiled as plain Python, so that its calls are seen."""
+    return torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
 
 
 class At:
@@ -80,14 +82,14 @@ class At:
     in a note.
     """
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, *parts: object) -> None:
+        self.where, self.parts = where, parts
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, DataError):
-            raise DataError(f"{self.where}: {error}") from None
+            raise DataError(f"{self.where.format(*self.parts)}: {error}") from None
         if isinstance(error, Exception):
-            error.add_note(f"analognoise: this came up in {self.where} of the evaluation")
+            error.add_note(f"analognoise: this came up in {self.where.format(*self.parts)} of the evaluation")
