@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -251,6 +252,14 @@ def test_another_run_is_left_alone(copied, no_work, changes, message):
     with pytest.raises(ResultsError, match=message):
         run(copied, **changes)
     assert contents(copied) == before
+
+
+def test_other_initial_weights_are_another_run(tmp_path):
+    task = get_task("digits")
+    run(tmp_path, task=task, methods="sgd", seeds=(0,), epochs=1)
+    other = replace(task, build=lambda seed: task.build(seed + 1))
+    with pytest.raises(ResultsError, match="what sgd-seed0 starts from is not the same: initial weights"):
+        run(tmp_path, task=other, methods="sgd", seeds=(0,), epochs=1)
 
 
 def test_force_starts_over_and_deletes_only_what_such_a_run_leaves(copied):

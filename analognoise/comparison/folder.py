@@ -206,6 +206,9 @@ def _difference(there: Any, here: Any, path: str = "") -> str:
             if found:
                 return found
         return ""
+    if path.startswith("trainings.") and there != here:
+        stem = path.partition(".")[2]
+        return f"what {stem} starts from is not the same: initial weights, training data or loss"
     if path == "methods" and isinstance(there, list) and isinstance(here, list):
         names = [[str(item.get("name")) for item in side if isinstance(item, dict)] for side in (there, here)]
         if names[0] == names[1]:

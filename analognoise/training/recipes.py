@@ -14,9 +14,26 @@ from torch.optim import Optimizer
 
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, nearest
-from analognoise.training.methods import METHODS, MODIFIERS, Hyperparameter, Method, Range, Value
+from analognoise.training.methods import (
+    COMMON_RANGES,
+    METHODS,
+    MODIFIERS,
+    Hyperparameter,
+    Method,
+    Range,
+    Value,
+)
 
-__all__ = ["METHODS", "MODIFIERS", "Hyperparameter", "Method", "Range", "Recipe", "parse_method"]
+__all__ = [
+    "COMMON_RANGES",
+    "METHODS",
+    "MODIFIERS",
+    "Hyperparameter",
+    "Method",
+    "Range",
+    "Recipe",
+    "parse_method",
+]
 
 
 @dataclass(frozen=True)
