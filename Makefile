@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= dev,aihwkit
 PYTEST_ARGS ?=
+# Tests run side by side, each with one thread of torch: the same numbers on every machine, and no quarrel over cores.
+PYTEST = OMP_NUM_THREADS=1 MPLBACKEND=Agg $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -54,10 +56,10 @@ demo: install
 		--times 1s,1h,1d,1mo,1y --chips 25 --out runs/demo $(if $(FORCED),--force)
 
 test: install lint
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PYTEST)
 
 test-slow: install
-	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow
 
 lint: install
 	$(PY) -m ruff check .
