@@ -157,9 +157,6 @@ _NOISE = Hyperparameter(
 )
 MODIFIERS: dict[str, Hyperparameter] = {"clip": _CLIP, "noise": _NOISE}
 
-# What every method has besides its own hyperparameters, so that a search treats plain SGD like the others.
-COMMON_RANGES: dict[str, Range] = {"lr": Range(0.02, 0.2, log=True)}
-
 
 def _table(*items: Hyperparameter) -> dict[str, Hyperparameter]:
     return {item.name: item for item in items}
