@@ -29,10 +29,10 @@ def default_forward(model: torch.nn.Module, batch: Batch) -> Any:
     Raises:
         DataError: when the batch is neither.
     """
-    if isinstance(batch, Mapping):
-        return model(**{key: value for key, value in batch.items() if key not in LABELS})
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return model(batch[0])
+    if isinstance(batch, Mapping):
+        return model(**{key: value for key, value in batch.items() if key not in LABELS})
     parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list)) else ""
     raise DataError(
         f"found a {type(batch).__name__}{parts}, expected (x, y) or a dict: for other batches give "
@@ -47,6 +47,8 @@ def labels_of(batch: Batch) -> Tensor:
     Raises:
         DataError: when there are none.
     """
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[-1], Tensor):
+        return batch[-1]
     if isinstance(batch, Mapping):
         for name in LABELS:
             if isinstance(batch.get(name), Tensor):
@@ -55,8 +57,6 @@ def labels_of(batch: Batch) -> Tensor:
             f"has no labels: expected a tensor under {', '.join(map(repr, LABELS))}, found "
             f"{sorted(map(str, batch))}"
         )
-    if isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[-1], Tensor):
-        return batch[-1]
     raise DataError(
         f"found a {type(batch).__name__}, expected (x, y) with y a tensor of class numbers, or a dict with "
         "labels"
@@ -228,16 +228,17 @@ def _pair(result: Any) -> tuple[Tensor | float, Tensor | float]:
 
 def _aligned(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of shape (n, C) or (N, C, ...) and labels of shape (n) or (N, ...)."""
-    if labels.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
-        labels = labels.long()
     if labels.dtype != torch.int64:
-        raise DataError(
-            f"labels are {labels.dtype}, expected integer class numbers; for other targets give a metric "
-            "of your own"
-        )
-    shape = tuple(labels.shape)
-    if len(shape) == 1 and logits.dim() == 2 and len(logits) == len(labels) and logits.shape[1] > 1:
+        if labels.dtype not in (torch.int32, torch.int16, torch.int8, torch.uint8):
+            raise DataError(
+                f"labels are {labels.dtype}, expected integer class numbers; for other targets give a metric "
+                "of your own"
+            )
+        labels = labels.long()
+    found, scores = labels.shape, logits.shape
+    if len(found) == 1 and len(scores) == 2 and scores[0] == found[0] and scores[1] > 1:
         return logits, labels  # the common case, told apart quickly
+    shape = tuple(labels.shape)
     second = logits.dim() >= 2 and shape == (logits.shape[0], *logits.shape[2:])
     last = logits.dim() >= 3 and shape == tuple(logits.shape[:-1])
     if second and last:
