@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, nearest
 from analognoise.training.methods import (
-    COMMON_RANGES,
     METHODS,
     MODIFIERS,
     Hyperparameter,
@@ -25,7 +24,6 @@ from analognoise.training.methods import (
 )
 
 __all__ = [
-    "COMMON_RANGES",
     "METHODS",
     "MODIFIERS",
     "Hyperparameter",
