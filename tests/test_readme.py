@@ -59,9 +59,11 @@ def test_own_device_model_and_data(home: Path, capsys: pytest.CaptureFixture[str
         ["profiles", "show"],
         ["train", "--model"],
         ["evaluate", "--model"],
+        ["compare", "--task"],
     ]
+    shorter = {"compare": ["--epochs", "2", "--seeds", "2", "--chips", "2", "--workers", "1"]}
     for line in own:
-        status = main(line)
+        status = main([*line, *shorter.get(line[0], [])])
         captured = capsys.readouterr()
         assert status == 0, captured.err
         assert captured.out
