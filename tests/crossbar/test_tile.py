@@ -5,10 +5,10 @@ import random
 
 import pytest
 import torch
-from analognoise.devices.catalog import load_profile
 
 from analognoise.crossbar import CrossbarTile
 from analognoise.devices import physics
+from analognoise.devices.catalog import load_profile
 from analognoise.errors import ConversionError
 from analognoise.seeds import Stream
 
