@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,13 +65,15 @@ class Stream:
 
     def generator(self, device: torch.device | str = "cpu", chunk: int = 0) -> torch.Generator:
         """A fresh generator at the beginning of the stream."""
-        return _generator(self.key(chunk), torch.device(device))
+        return _start(torch.Generator(device=device), self.key(chunk))
 
     def normal(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
         flat = torch.empty(prod(shape), device=device)
-        for chunk, part in enumerate(flat.split(_CHUNK)):
-            part.normal_(generator=self.generator(device, chunk))
+        where = flat.device
+        generator = _spare(where)
+        for chunk, part in enumerate(flat.split(_CHUNK)) if flat.numel() > _CHUNK else ((0, flat),):
+            part.normal_(generator=_start(generator, self.key(chunk)))
         return flat.view(shape)
 
     def uniform(self) -> float:
@@ -78,16 +81,31 @@ class Stream:
         return (self.key() >> 75) / (1 << 53)
 
 
-def _generator(key: int, device: torch.device) -> torch.Generator:
-    generator = torch.Generator(device=device)
-    if device.type != "cpu":
-        generator.manual_seed(key & ((1 << 64) - 1))
-        return generator
-    raw = np.random.Philox(key=key).random_raw(_WORDS // 2).view(np.uint32)
-    state = generator.get_state().numpy()
-    state[_HEADER : _HEADER + 8 * _WORDS] = raw.astype(np.uint64).view(np.uint8)
-    generator.set_state(torch.from_numpy(state))
+class _Spare(threading.local):
+    """Generators and a state to write into, for draws that end before the next begins; new ones cost more."""
+
+    def __init__(self) -> None:
+        self.generators: dict[torch.device, torch.Generator] = {}
+        self.state = torch.Generator().get_state()
+        self.words = self.state.numpy()[_HEADER : _HEADER + 8 * _WORDS].view(np.uint64)
+
+
+_SPARE = _Spare()
+
+
+def _spare(device: torch.device) -> torch.Generator:
+    generator = _SPARE.generators.get(device)
+    if generator is None:
+        generator = _SPARE.generators[device] = torch.Generator(device=device)
     return generator
+
+
+def _start(generator: torch.Generator, key: int) -> torch.Generator:
+    """Set a generator to the beginning of a key's numbers."""
+    if generator.device.type == "cpu":
+        _SPARE.words[:] = np.random.Philox(key=key).random_raw(_WORDS // 2).view(np.uint32)
+        return generator.set_state(_SPARE.state)
+    return generator.manual_seed(key & ((1 << 64) - 1))
 
 
 def nanoseconds(seconds: float) -> int:

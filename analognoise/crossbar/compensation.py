@@ -7,7 +7,6 @@ and multiply the tile's outputs by the ratio of the two (Joshi et al. 2020, doi 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from analognoise.errors import ConversionError, nearest
@@ -36,4 +35,4 @@ def read_out(weights: Tensor) -> Tensor:
 
 def global_factor(reference: Tensor, now: Tensor) -> Tensor:
     """α = reference / now, the factor on a tile's output; 1 where nothing can be read (an all-zero tile)."""
-    return torch.where(now > 0, reference / now, 1.0)
+    return (reference / now).nan_to_num_(nan=1.0, posinf=1.0)

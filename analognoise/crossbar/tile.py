@@ -11,6 +11,8 @@ from analognoise.devices import physics
 from analognoise.devices.profile import DeviceProfile
 from analognoise.seeds import Stream, nanoseconds
 
+_SMALL = 1 << 15
+
 
 class CrossbarTile:
     """An array of device pairs that can be programmed with a block of weights.
@@ -78,6 +80,9 @@ class ProgrammedTile:
         # programmed.
         self.drawn_on = programmed.device
         self.reference = read_out(self.programmed_weights())
+        # The relative read noise is the same at all times; large tiles compute it anew to save the memory.
+        small = programmed.numel() <= _SMALL
+        self._read_sigma = physics.relative_read_sigma(programmed, profile) if small else None
 
     def programmed_weights(self) -> Tensor:
         """Net weights ``[groups, columns, rows]`` right after programming: no drift, no read noise."""
@@ -94,7 +99,9 @@ class ProgrammedTile:
             return drifted
         stream = self.stream.at(process="read", time_ns=nanoseconds(seconds))
         normal = stream.normal(tuple(drifted.shape), self.drawn_on).to(drifted.device)
-        return physics.read(drifted, self.programmed, seconds, self.profile, normal)
+        return physics.read(
+            drifted, self.programmed, seconds, self.profile, normal, relative_sigma=self._read_sigma
+        )
 
     def weights_at(self, seconds: float) -> Tensor:
         """Net weights ``[groups, columns, rows]`` at a drift time, times the factor of the drift
@@ -111,4 +118,6 @@ class ProgrammedTile:
         self.nu = None if self.nu is None else self.nu.to(device)
         self.scale = self.scale.to(device)
         self.reference = self.reference.to(device)
+        if isinstance(self._read_sigma, Tensor):
+            self._read_sigma = self._read_sigma.to(device)
         return self
