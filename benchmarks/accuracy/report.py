@@ -12,16 +12,20 @@ from analognoise.report.table import markdown_table, summary_csv
 from benchmarks.accuracy.plan import CLEAN, LEVELS, PCM, TARGET
 from benchmarks.accuracy.run import TRAINING_COLUMNS
 
-# For the pictures, where all rows would hide each other; named before any result was seen.
+# All rows would hide each other in a picture; the tables have them all.
 SHOWN = (
     "sgd",
     "clip",
     "noise+clip ×2",
     "profile-noise ×2",
+    "profile-noise+clip ×2",
     "rwp",
+    "rwp+clip",
     "sam",
+    "sam+clip",
     "samson-inf",
     "samson-inf+clip",
+    "samson-inf+clip+noise",
 )
 TITLES = {
     CLEAN: "hyperparameters chosen by clean validation accuracy (no knowledge of the device)",
