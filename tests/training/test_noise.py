@@ -235,6 +235,23 @@ def test_noise_of_a_large_layer_depends_on_the_step_alone_too() -> None:
     assert not torch.equal(draw(3), draw(4))
 
 
+def test_another_layer_changes_no_layers_noise() -> None:
+    draws = []
+    for more in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
+            if more:
+                model = nn.Sequential(*model, nn.Tanh(), nn.Linear(3, 2))
+        optimizer = WrappedOptimizer(sgd(model, lr=0.0), model, noise=0.1)
+        record = Recorder(model, torch.ones(1, 5), torch.tensor([0]))
+        for _ in range(3):
+            optimizer.step(record)
+        draws.append(record.seen)
+    for few, many in zip(*draws, strict=True):
+        assert_identical(few, {name: many[name] for name in few})
+
+
 def test_noise_grows_linearly_over_its_ramp() -> None:
     clean = snapshot(make()[0])
     full, ramped = draws_of(1, 6), draws_of(1, 6, noise_ramp=4)
@@ -417,7 +434,8 @@ def test_profile_noise_is_deterministic_for_a_seed_and_new_at_each_step() -> Non
     def run(seed: int) -> list[dict[str, Tensor]]:
         model, x, y = make()
         analog = convert_to_analog(model, "pcm-ibm")
-        return drawn_by(ProfileNoise(sgd(model, lr=0.0), analog, seed=seed), analog, x, y, 3)
+        optimizer = ProfileNoise(sgd(model, lr=0.0), analog, seed=seed, times=("1d", "1d"))
+        return drawn_by(optimizer, analog, x, y, 3)
 
     first, again, other = run(1), run(1), run(2)
     for left, right in zip(first, again, strict=True):
