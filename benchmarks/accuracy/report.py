@@ -71,6 +71,32 @@ def seed_means(results: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+# What the README shows of the tables: the device after a while, and three noise levels.
+COMPACT = {
+    "PCM, 1 s": (PCM, 1.0),
+    "PCM, 1 day": (PCM, 86400.0),
+    "PCM, 1 year": (PCM, 31536000.0),
+    "5 %": ("gaussian@5%", 0.0),
+    "10 %": ("gaussian@10%", 0.0),
+    "20 %": ("gaussian@20%", 0.0),
+}
+
+
+def compact(frame: pd.DataFrame) -> str:
+    """A table of a few columns for the README: mean ± half width in percent, marks as in the full tables."""
+    at = {(row.method, row.profile, row.time_s): row for row in frame.itertuples()}
+    rows = [["method", "digital", *COMPACT], ["---", *["---:"] * (len(COMPACT) + 1)]]
+    for method in frame["method"].unique():
+        own = [at[method, *place] for place in COMPACT.values()]
+        texts = [f"{100 * cell.mean:.1f} ± {50 * (cell.high - cell.low):.1f}" for cell in own]
+        marked = [
+            f"**{text}** ★" if cell.best else f"{text} ★" if cell.marked else text
+            for text, cell in zip(texts, own, strict=True)
+        ]
+        rows.append([method, f"{100 * own[0].digital:.1f}", *marked])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def write(folder: Path, results: pd.DataFrame, choices: pd.DataFrame) -> list[Path]:
     """Write summaries, tables and pictures into ``folder``; returns what was written."""
     written = []
@@ -85,6 +111,9 @@ def write(folder: Path, results: pd.DataFrame, choices: pd.DataFrame) -> list[Pa
         path = folder / f"{selection}.md"
         path.write_text("\n".join(text))
         written += [path, summary_csv(frame, folder / f"{selection}-summary.csv")]
+        path = folder / f"{selection}-compact.md"
+        path.write_text(compact(frame) + "\n")
+        written.append(path)
     path = folder / "seeds.csv"
     seed_means(results).to_csv(path, index=False)
     return [*written, path]
