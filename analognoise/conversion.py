@@ -3,66 +3,57 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analognoise.convertible import check_pattern, convertible_layers, find_problems, matching, obstacles
 from analognoise.crossbar.compensation import check_compensation
 from analognoise.devices.catalog import load_profile
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError
-from analognoise.layers import (
-    AnalogConv1d,
-    AnalogConv2d,
-    AnalogConv3d,
-    AnalogLayer,
-    AnalogLinear,
-    Geometry,
-)
+from analognoise.layers import AnalogLayer, Geometry, analog_class, registered_names
 from analognoise.seeds import Stream
 
 Filter = Callable[[nn.Module, str], bool]
-
-# Exact classes only: a subclass may do anything with its weight.
-ANALOG_CLASSES: dict[type[nn.Module], type[AnalogLayer]] = {
-    nn.Linear: AnalogLinear,
-    nn.Conv1d: AnalogConv1d,
-    nn.Conv2d: AnalogConv2d,
-    nn.Conv3d: AnalogConv3d,
-}
+Profile = DeviceProfile | str
 _FUSED = "_analognoise_fused_activation"
 
 
 def convert_to_analog(
     model: nn.Module,
-    profile: DeviceProfile | str,
+    profile: Profile | Mapping[str, Profile],
     *,
     filter_fn: Filter | None = None,
     inplace: bool = False,
     compensation: str = "global",
+    strict: bool = False,
 ) -> nn.Module:
     """Put a model's weight layers on simulated crossbar tiles.
 
-    Linear and Conv1d/2d/3d layers become subclasses of themselves that share the same Parameter objects;
-    names, ``state_dict`` keys, hooks and optimizers stay valid. Biases, normalization and everything else
-    stay digital: :func:`describe` names them.
+    Linear, convolution, recurrent and attention layers (and those of :func:`register_analog_layer`) become
+    subclasses of themselves that share the same Parameter objects; names, ``state_dict`` keys, hooks and
+    optimizers stay valid. Biases, normalization and everything else stay digital: :func:`describe` names
+    them, and :func:`find_problems` says beforehand what will not convert.
 
     Args:
         model: any module; it may itself be a layer.
-        profile: a :class:`DeviceProfile`, the name of a shipped one, or a path to a TOML file.
+        profile: a :class:`DeviceProfile`, the name of a shipped one, or a path to a TOML file; or a mapping
+            from patterns of layer names to profiles (``{"features.*": "pcm-ibm", "head": "ideal"}``): the
+            first pattern that matches a layer counts, and layers that none matches stay digital.
         filter_fn: ``filter_fn(module, name) -> bool`` chooses among the convertible layers; None takes all.
         inplace: False copies the module structure and shares every tensor with ``model``; True swaps the
             layers of ``model`` itself.
         compensation: ``"global"`` drift compensation per tile, or ``"none"``.
+        strict: refuse a model in which a layer with weights cannot go on tiles.
 
     Raises:
-        ConversionError: when there is nothing to convert, the model is converted already, or it cannot be
-            copied.
-        ProfileError: when the profile cannot be loaded.
+        ConversionError: when there is nothing to convert, the model is converted already, a pattern matches
+            no layer, it cannot be copied, or ``strict`` finds a problem.
+        ProfileError: when a profile cannot be loaded.
     """
-    device = load_profile(profile)
     check_compensation(compensation)
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert_to_analog takes a torch.nn.Module, found {type(model).__name__}")
@@ -72,23 +63,48 @@ def convert_to_analog(
             f"the model is on tiles already (layer {next(iter(converted))!r}): "
             "convert_to_digital gives back the digital model"
         )
-    found = {name: module for name, module in model.named_modules() if not why_digital(module)}
-    names = [name for name, module in found.items() if filter_fn is None or filter_fn(module, name)]
-    if not names:
-        kinds = ", ".join(cls.__name__ for cls in ANALOG_CLASSES)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConversionError(
+            f"{type(model).__name__} is a torch.jit module and cannot be changed: convert the Python model "
+            "it was made from"
+        )
+    found = convertible_layers(model)
+    if strict:
+        problems = find_problems(model)
+        if problems:
+            raise ConversionError(
+                f"strict: {len(problems)} layer(s) of {type(model).__name__} cannot go on tiles: "
+                + "; ".join(map(str, problems))
+            )
+    chosen = {name for name, module in found.items() if filter_fn is None or filter_fn(module, name)}
+    if not chosen:
         reason = (
             f"filter_fn chose none of the {len(found)} convertible layers ({', '.join(map(repr, found))})"
             if found
-            else f"none of its layers is one of {kinds}{_obstacles(model)}"
+            else f"none of its layers is one of {', '.join(registered_names())}{obstacles(model)}"
         )
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
+    devices = _profiles(profile, [name for name in found if name in chosen])
     target = model if inplace else _copy_sharing_tensors(model)
     modules = dict(target.named_modules())
-    for name in names:
-        module = modules[name]
-        ANALOG_CLASSES[type(module)].place(module, name, device, compensation)
+    for name, device in devices.items():
+        cls = analog_class(modules[name])
+        assert cls is not None, "convertible layers have a class on tiles"
+        cls.place(modules[name], name, device, compensation)
     _keep_out_of_fused_paths(target)
     return target
+
+
+def _profiles(profile: Profile | Mapping[str, Profile], names: list[str]) -> dict[str, DeviceProfile]:
+    """The device of each layer that goes on tiles."""
+    if not isinstance(profile, Mapping):
+        device = load_profile(profile)
+        return dict.fromkeys(names, device)
+    loaded = {pattern: load_profile(item) for pattern, item in profile.items()}
+    for pattern in loaded:
+        check_pattern(pattern, names)
+    matched = {name: matching(name, loaded) for name in names}
+    return {name: loaded[pattern] for name, pattern in matched.items() if pattern is not None}
 
 
 def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -136,15 +152,13 @@ def chip_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
     For a converted model those of its analog layers; for a digital one those of every convertible layer.
     """
-    modules: dict[str, nn.Module] = dict(analog_layers(model)) or {
-        name: module for name, module in model.named_modules() if not why_digital(module)
-    }
+    modules: dict[str, nn.Module] = dict(analog_layers(model)) or convertible_layers(model)
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in modules.items():
         for parameter in geometries(module):
-            weight = module._parameters[parameter]
-            if weight is not None and id(weight) not in seen:
+            weight = module.get_parameter(parameter)
+            if id(weight) not in seen:
                 seen.add(id(weight))
                 weights[_join(name, parameter)] = weight
     return weights
@@ -184,55 +198,13 @@ def sample_weights(model: nn.Module, *, seed: int, step: int, seconds: float) ->
 
 def geometries(module: nn.Module) -> dict[str, Geometry]:
     """How the weights of a layer, on tiles or convertible, lie on the array, by Parameter name."""
-    cls = type(module) if isinstance(module, AnalogLayer) else ANALOG_CLASSES[type(module)]
+    cls = type(module) if isinstance(module, AnalogLayer) else analog_class(module)
+    assert cls is not None, f"{type(module).__name__} is not convertible"
     return cls.geometries(module)
 
 
 def _join(name: str, parameter: str) -> str:
     return f"{name}.{parameter}" if name else parameter
-
-
-def why_digital(module: nn.Module) -> str:
-    """Why a module is not put on tiles; an empty string when it can be."""
-    cls = type(module)
-    if isinstance(module, AnalogLayer):
-        return ""
-    if cls in ANALOG_CLASSES:
-        if not isinstance(module._parameters.get("weight"), nn.Parameter):
-            return (
-                "its weight is computed from other tensors (weight_norm?): remove the reparametrization first"
-            )
-        return ""
-    if isinstance(module, nn.modules.batchnorm._NormBase) or cls.__name__.endswith(
-        ("Norm", "Norm1d", "Norm2d", "Norm3d")
-    ):
-        return "normalization stays digital"
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return "a table look-up, no matrix product"
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return "lazy: run one batch through the model before converting it"
-    if nn.utils.parametrize.is_parametrized(module):
-        return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
-    if isinstance(module, tuple(ANALOG_CLASSES)):
-        return f"a subclass of {_digital_base(module)} may use its weight in its own way"
-    return f"no analog form of {cls.__name__}"
-
-
-def _digital_base(module: nn.Module) -> str:
-    return next(cls.__name__ for cls in ANALOG_CLASSES if isinstance(module, cls))
-
-
-def _obstacles(model: nn.Module) -> str:
-    reasons = [
-        f"{name or type(model).__name__}: {why_digital(module)}"
-        for name, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    return (
-        f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})"
-        if reasons
-        else " (it has no parameters)"
-    )
 
 
 def _copy_sharing_tensors(model: nn.Module) -> nn.Module:

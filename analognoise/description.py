@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from analognoise.chip import digital, evaluating
-from analognoise.conversion import require_analog, why_digital
+from analognoise.conversion import require_analog
+from analognoise.convertible import why_digital
 from analognoise.layers import AnalogLayer, Geometry
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -186,55 +187,61 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 weights,
                 2 * weights,
                 weights / cells,
-                None if macs is None else macs.get(name, 0),
+                None if macs is None else macs[0].get(name, 0),
             )
         )
     compensation = next(iter(layers.values())).analog.compensation
-    return Description(tuple(rows), tuple(_digital_parts(model, macs)), compensation)
+    return Description(
+        tuple(rows), tuple(_digital_parts(model, None if macs is None else macs[1])), compensation
+    )
 
 
 def _digital_parts(model: nn.Module, macs: dict[str, int] | None) -> list[DigitalPart]:
     parts = []
-    seen = {
+    on_tiles = {
         id(target)
         for module in model.modules()
         if isinstance(module, AnalogLayer)
         for target in module.targets().values()
     }
+    seen: set[int] = set()
     for name, module in model.named_modules():
-        on_tiles = isinstance(module, AnalogLayer)
-        own = {
-            key: value
-            for key, value in module._parameters.items()
-            if value is not None and id(value) not in seen
-        }
-        seen.update(id(value) for value in own.values())
-        if on_tiles:
+        multiplied = None if macs is None else macs.get(name, 0)
+        parameters = {key: value for key, value in module._parameters.items() if value is not None}
+        own = {key: value for key, value in parameters.items() if id(value) not in on_tiles | seen}
+        seen.update(map(id, own.values()))
+        shared = any(id(value) in on_tiles for value in parameters.values())
+        kind = type(module).__name__
+        if isinstance(module, AnalogLayer):
+            kind = module.digital_class.__name__
+        if isinstance(module, AnalogLayer) or (shared and not why_digital(module)):
             for key, value in own.items():
                 full = f"{name}.{key}" if name else key
-                parts.append(
-                    DigitalPart(
-                        full, key, value.numel(), "biases are added digitally", None if macs is None else 0
-                    )
-                )
-            continue
-        multiplied = None if macs is None else macs.get(name, 0)
-        if own or multiplied:
-            reason = "a product of two activations, or of a weight that another layer holds"
-            if own:
-                reason = why_digital(module) or "left out by filter_fn"
+                none = None if macs is None else 0
+                parts.append(DigitalPart(full, key, value.numel(), "biases are added digitally", none))
+            if multiplied:
+                parts.append(DigitalPart(name, kind, 0, "products of two activations", multiplied))
+        elif own or shared or multiplied:
             count = sum(value.numel() for value in own.values())
-            parts.append(DigitalPart(name, type(module).__name__, count, reason, multiplied))
+            reason = "products of two activations, or with a weight that another layer holds"
+            if own or shared:
+                reason = why_digital(module) or "left out of the conversion"
+            if shared:
+                reason += "; its weight is that of a layer on tiles"
+            parts.append(DigitalPart(name, kind, count, reason, multiplied))
     return parts
 
 
 @torch.no_grad()
-def count_macs(model: nn.Module, inputs: Any, forward: Forward | None = None) -> dict[str, int]:
-    """Multiply-accumulates of one forward by the module that does them itself (its children's not counted),
-    by qualified name.
+def count_macs(
+    model: nn.Module, inputs: Any, forward: Forward | None = None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Multiply-accumulates of one forward, by qualified name of the module that does them itself.
 
-    The digital weights are used, in eval mode; modes and chip are left as found.
+    Those on tiles, and those that are digital: products of activations, and whatever is not on tiles. The
+    digital weights are used, in eval mode; modes and chip are left as found.
     """
+    on_tiles: dict[str, int] = {}
     own: dict[str, int] = {}
     stack: list[list[int]] = []
     hooks = []
@@ -243,17 +250,30 @@ def count_macs(model: nn.Module, inputs: Any, forward: Forward | None = None) ->
         stack.append([counter.get_total_flops(), 0])
 
     def leave(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             begun, children = stack.pop()
             total = counter.get_total_flops() - begun
-            own[name] = own.get(name, 0) + (total - children) // 2
+            mine = (total - children) // 2
+            if isinstance(module, AnalogLayer):
+                # Fused kernels are not counted by the operator; what is beyond the tiles' work is digital.
+                shapes = module.geometries(module)
+                tiles = sum(
+                    count * shapes[key].groups * shapes[key].columns * shapes[key].rows
+                    for key, count in module.vectors(module, args, output).items()
+                )
+                on_tiles[name] = on_tiles.get(name, 0) + tiles
+                mine = max(mine - tiles, 0)
+            own[name] = own.get(name, 0) + mine
             if stack:
                 stack[-1][1] += total
 
         return hook
 
+    fused = torch.backends.mha.get_fastpath_enabled()
     with FlopCounterMode(display=False) as counter, digital(model), evaluating(model):
         try:
+            # The counter does not see into torch's fused attention.
+            torch.backends.mha.set_fastpath_enabled(False)
             for name, module in model.named_modules():
                 hooks.append(module.register_forward_pre_hook(enter))
                 hooks.append(module.register_forward_hook(leave(name)))
@@ -262,6 +282,7 @@ def count_macs(model: nn.Module, inputs: Any, forward: Forward | None = None) ->
             else:
                 forward(model, inputs)
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             for hook in hooks:
                 hook.remove()
-    return {name: count for name, count in own.items() if count}
+    return on_tiles, {name: count for name, count in own.items() if count}

@@ -103,10 +103,10 @@ def test_adding_a_layer_changes_no_other_layer_s_draw():
 def test_filter_and_its_errors():
     net = Net()
     analog = an.convert_to_analog(net, "ideal", filter_fn=lambda module, name: name != "head")
-    assert list(analog_layers(analog)) == ["conv", "depthwise"]
+    assert list(analog_layers(analog)) == ["conv", "depthwise", "attention"]
     with pytest.raises(
         ConversionError,
-        match=r"filter_fn chose none of the 3 convertible layers \('conv', 'depthwise', 'head'\)",
+        match=r"filter_fn chose none of the 4 convertible layers \('conv', 'depthwise', 'attention', 'head'\)",
     ):
         an.convert_to_analog(net, "ideal", filter_fn=lambda module, name: False)
     with pytest.raises(
@@ -133,26 +133,27 @@ def test_describe_counts_devices_and_names_whatever_stays_digital():
     analog = an.convert_to_analog(Net(), "pcm-ibm", filter_fn=lambda module, name: name != "depthwise")
     text = an.describe(analog, torch.randn(1, 1, 8, 8))
     rows = {layer.name: layer for layer in text.layers}
-    assert list(rows) == ["conv", "head"]
+    assert list(rows) == ["conv", "attention", "head"]
+    assert list(rows["attention"].matrices) == ["in_proj_weight", "out_proj.weight"]
     assert rows["head"].weights == 5 * 216
     assert rows["head"].devices == 2 * 5 * 216
     assert rows["head"].utilisation == 5 * 216 / 512**2
     assert rows["conv"].macs == 6 * 9 * 64
     assert rows["head"].macs == 5 * 216
     parts = {part.name: part for part in text.digital}
-    assert parts["depthwise"].reason == "left out by filter_fn"
+    assert parts["depthwise"].reason == "left out of the conversion"
     assert parts["depthwise"].macs == 6 * 9 * 36
     assert parts["norm"].reason == "normalization stays digital"
     assert parts["conv.bias"].reason == "biases are added digitally"
     assert "look-up" in parts["embedding"].reason
-    assert parts["attention"].reason == "no analog form of MultiheadAttention"
-    assert "subclass of Linear" in parts["attention.out_proj"].reason
+    assert parts["attention.in_proj_bias"].reason == "biases are added digitally"
+    assert parts["attention.out_proj.bias"].reason == "biases are added digitally"
     assert parts[""].parameters == 1  # the bare Parameter of the model
     total = sum(layer.weights for layer in text.layers) + sum(part.parameters for part in text.digital)
     assert total == sum(parameter.numel() for parameter in Net().parameters())
     on_tiles = 6 * 9 * 64 + 5 * 216
     assert text.mac_share == on_tiles / (on_tiles + 6 * 9 * 36)
-    assert "attention.out_proj" in str(text)
+    assert "attention.out_proj.bias" in str(text)
     assert f"{100 * text.mac_share:.1f} % of the multiply-accumulates" in str(text)
 
 
@@ -184,7 +185,7 @@ def test_products_of_activations_are_named():
     text = an.describe(an.convert_to_analog(net, "ideal"), torch.randn(2, 5, 8))
     part = next(part for part in text.digital if part.name == "0")
     assert part.macs == 2 * (2 * 5 * 5 * 8)
-    assert "product of two activations" in part.reason
+    assert "products of two activations" in part.reason
     assert text.mac_share == pytest.approx(2 * 5 * 8 * 24 / (2 * 5 * 8 * 24 + part.macs))
 
 
@@ -196,10 +197,11 @@ def test_fused_transformer_path_does_not_bypass_the_tiles():
     with torch.inference_mode():
         out = analog(x)
         for name, tile_layer in analog_layers(analog).items():
-            kept = tile_layer.analog.weights["weight"].clone()
-            tile_layer.analog.weights["weight"].zero_()
+            kept = tile_layer.analog.copy_weights()
+            for weights in tile_layer.analog.weights.values():
+                weights.zero_()
             assert not torch.equal(analog(x), out), name
-            tile_layer.analog.weights["weight"].copy_(kept)
+            tile_layer.analog.put_weights(kept, None)
         with an.digital(analog):
             torch.testing.assert_close(analog(x), net(x), rtol=1e-4, atol=1e-5)
     back = an.convert_to_digital(analog)
@@ -234,7 +236,17 @@ def test_sampled_weights_are_fresh_chips_and_leave_the_programmed_one():
     kept = analog.head.analog.weights["weight"].clone()
     one = sample_weights(analog, seed=1, step=0, seconds=86400.0)
     two = sample_weights(analog, seed=1, step=1, seconds=86400.0)
-    assert set(one) == set(chip_weights(analog)) == {"conv.weight", "depthwise.weight", "head.weight"}
+    assert (
+        set(one)
+        == set(chip_weights(analog))
+        == {
+            "conv.weight",
+            "depthwise.weight",
+            "attention.in_proj_weight",
+            "attention.out_proj.weight",
+            "head.weight",
+        }
+    )
     assert not torch.equal(one["head.weight"], two["head.weight"])
     assert torch.equal(
         one["head.weight"], sample_weights(analog, seed=1, step=0, seconds=86400.0)["head.weight"]

@@ -1,15 +1,47 @@
 """Torch modules on tiles."""
 
+from analognoise.layers.attention import AnalogMultiheadAttention
 from analognoise.layers.base import AnalogLayer, AnalogState, Geometry
-from analognoise.layers.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
-from analognoise.layers.linear import AnalogLinear
+from analognoise.layers.conv import (
+    AnalogConv1d,
+    AnalogConv2d,
+    AnalogConv3d,
+    AnalogConvTranspose1d,
+    AnalogConvTranspose2d,
+    AnalogConvTranspose3d,
+)
+from analognoise.layers.linear import AnalogBilinear, AnalogLinear
+from analognoise.layers.recurrent import (
+    AnalogGRU,
+    AnalogGRUCell,
+    AnalogLSTM,
+    AnalogLSTMCell,
+    AnalogRNN,
+    AnalogRNNCell,
+)
+from analognoise.layers.registry import analog_class, known_base, register_analog_layer, registered_names
 
 __all__ = [
+    "AnalogBilinear",
     "AnalogConv1d",
     "AnalogConv2d",
     "AnalogConv3d",
+    "AnalogConvTranspose1d",
+    "AnalogConvTranspose2d",
+    "AnalogConvTranspose3d",
+    "AnalogGRU",
+    "AnalogGRUCell",
+    "AnalogLSTM",
+    "AnalogLSTMCell",
     "AnalogLayer",
     "AnalogLinear",
+    "AnalogMultiheadAttention",
+    "AnalogRNN",
+    "AnalogRNNCell",
     "AnalogState",
     "Geometry",
+    "analog_class",
+    "known_base",
+    "register_analog_layer",
+    "registered_names",
 ]

@@ -71,6 +71,11 @@ class AnalogState:
         self.digital = False
 
     @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the weight Parameters on tiles."""
+        return tuple(dict.fromkeys(name for name, _ in self.placed))
+
+    @property
     def profile(self) -> DeviceProfile:
         """The device on the layer's tiles."""
         return self.tile.profile
@@ -109,6 +114,22 @@ class AnalogLayer(nn.Module):
         """How each weight Parameter of a digital layer lies on the array, by its name in the module."""
         raise TypeError("a layer on tiles says how its weights lie on the array")
 
+    @classmethod
+    def vectors(cls, module: nn.Module, args: tuple[Any, ...], output: Any) -> dict[str, int]:
+        """How many vectors one forward multiplies with each matrix, for the count of multiply-accumulates.
+
+        Args:
+            module: the layer.
+            args: what its forward was given.
+            output: what it returned.
+
+        By default a layer with one matrix, whose columns are the last or second axis of the output.
+        """
+        return {
+            name: output.numel() // max(geometry.groups * geometry.columns, 1)
+            for name, geometry in cls.geometries(module).items()
+        }
+
     @staticmethod
     def matrix(name: str, weights: Tensor, geometry: Geometry) -> Tensor:
         """``weights`` (of the shape of Parameter ``name``) as ``[groups, columns, rows]``; a view."""
@@ -136,15 +157,33 @@ class AnalogLayer(nn.Module):
         """The layer's place on the chip."""
         return self._analognoise
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The digital layer's forward, computed with the weights of the present mode."""
+        if self.training or self._analognoise.digital:
+            return super().forward(*args, **kwargs)
+        kept = {name: self.target(name) for name in self._analognoise.parameters}
+        try:
+            for name in kept:
+                self._substitute(name, self.weight_now(name))
+            return super().forward(*args, **kwargs)
+        finally:
+            for name, parameter in kept.items():
+                self._substitute(name, parameter)
+
+    def _substitute(self, name: str, weights: Tensor) -> None:
+        owner, _, leaf = name.rpartition(".")
+        self.get_submodule(owner)._parameters[leaf] = weights  # type: ignore[assignment]
+
     def target(self, name: str) -> nn.Parameter:
-        """The digital weight Parameter of that name."""
-        parameter = self._parameters[name]
+        """The digital weight Parameter of that name; it may be a child's (``out_proj.weight``)."""
+        owner, _, leaf = name.rpartition(".")
+        parameter = (self.get_submodule(owner) if owner else self)._parameters[leaf]
         assert parameter is not None
         return parameter
 
     def targets(self) -> dict[str, nn.Parameter]:
         """The digital weight Parameters that are on tiles, by their name in the module."""
-        return {name: self.target(name) for name in self.geometries(self)}
+        return {name: self.target(name) for name in self._analognoise.parameters}
 
     def weight_now(self, name: str = "weight") -> Tensor:
         """The weights that a forward computes with in the present mode.

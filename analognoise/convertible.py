@@ -1,0 +1,178 @@
+"""Which layers of a model can go on tiles, and why the others cannot."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from analognoise.errors import ConversionError, nearest
+from analognoise.layers import AnalogLayer, analog_class, known_base
+
+BY_DESIGN = "by design"
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a layer stays digital.
+
+    Attributes:
+        kind: "by design", "torch.jit", "lazy", "parametrized", "derived weight", "quantized", "own forward"
+            or "unknown layer".
+        reason: in words.
+        remedy: what the user can do; empty where nothing need be done.
+    """
+
+    kind: str
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.remedy}" if self.remedy else self.reason
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer with weights that cannot go on tiles as it is.
+
+    Attributes:
+        name: qualified name of the layer.
+        layer: its class.
+        parameters: how many parameters it holds itself.
+        obstacle: why, and what to do.
+    """
+
+    name: str
+    layer: str
+    parameters: int
+    obstacle: Obstacle
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the model'} ({self.layer}): {self.obstacle}"
+
+
+def find_problems(model: nn.Module) -> list[Problem]:
+    """Layers whose weights would stay digital although they are matrices, each with a remedy.
+
+    Normalization, embeddings and biases stay digital by design and are no problems. An empty list means that
+    every matrix of weights goes on tiles.
+    """
+    taken = {
+        id(parameter) for layer in convertible_layers(model).values() for parameter in layer.parameters()
+    }
+    taken |= {id(p) for m in model.modules() if isinstance(m, AnalogLayer) for p in m.parameters()}
+    problems = []
+    for name, module in model.named_modules():
+        own = [p for p in module._parameters.values() if p is not None and id(p) not in taken]
+        obstacle = obstacle_of(module)
+        if obstacle is None or obstacle.kind == BY_DESIGN:
+            continue
+        lazy = obstacle.kind == "lazy"
+        hidden = obstacle.kind in ("quantized", "parametrized", "torch.jit") and known_shape(module)
+        if lazy or hidden or any(parameter.ndim > 1 for parameter in own):
+            count = 0 if lazy else sum(parameter.numel() for parameter in own)
+            problems.append(Problem(name, type(module).__name__, count, obstacle))
+    return problems
+
+
+def known_shape(module: nn.Module) -> bool:
+    """Whether a module without Parameters of its own is a layer rather than a container."""
+    return hasattr(module, "weight")
+
+
+def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that would go on tiles, by qualified name.
+
+    A child whose weight goes on its parent's tiles (``out_proj`` of attention) is not named.
+    """
+    found = {name: module for name, module in model.named_modules() if not why_digital(module)}
+    taken = set()
+    for module in found.values():
+        cls = type(module) if isinstance(module, AnalogLayer) else analog_class(module)
+        assert cls is not None, "an obstacle would have been found"
+        for parameter in cls.geometries(module):
+            owner = parameter.rpartition(".")[0]
+            if owner:
+                taken.add(id(module.get_submodule(owner)))
+    return {name: module for name, module in found.items() if id(module) not in taken}
+
+
+def obstacle_of(module: nn.Module) -> Obstacle | None:
+    """What keeps a module off the tiles; None when it can go there, or is there."""
+    cls = type(module)
+    if isinstance(module, AnalogLayer):
+        return None
+    if isinstance(module, torch.jit.ScriptModule):
+        return Obstacle("torch.jit", "a torch.jit module", "convert the Python model it was made from")
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return Obstacle("lazy", "lazy, its shape is not known", "run one batch through the model first")
+    if nn.utils.parametrize.is_parametrized(module):
+        remedy = "call torch.nn.utils.parametrize.remove_parametrizations first"
+        return Obstacle("parametrized", "its weight is parametrized", remedy)
+    if ".quantized" in cls.__module__:
+        return Obstacle("quantized", "quantized already", "convert the float model")
+    on_tiles = analog_class(module)
+    if on_tiles is not None:
+        try:
+            names = list(on_tiles.geometries(module))
+            for name in names:
+                module.get_parameter(name)
+        except (AttributeError, KeyError):
+            names = []
+        if names:
+            return None
+        remedy = "call torch.nn.utils.remove_weight_norm, or what undoes it, first"
+        return Obstacle("derived weight", "its weight is computed from other tensors", remedy)
+    if isinstance(module, nn.modules.batchnorm._NormBase) or "Norm" in cls.__name__:
+        return Obstacle(BY_DESIGN, "normalization stays digital")
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return Obstacle(BY_DESIGN, "a table look-up, no matrix product")
+    base = known_base(module)
+    remedy = "say how its weights lie on the array with analognoise.register_analog_layer"
+    if base is not None:
+        return Obstacle("own forward", f"a subclass of {base.__name__} that computes in its own way", remedy)
+    return Obstacle("unknown layer", f"no analog form of {cls.__name__}", remedy)
+
+
+def why_digital(module: nn.Module) -> str:
+    """Why a module is not put on tiles, in words; an empty string when it can be."""
+    obstacle = obstacle_of(module)
+    return "" if obstacle is None else str(obstacle)
+
+
+def obstacles(model: nn.Module) -> str:
+    """The first reasons why nothing of a model converts, for an error."""
+    reasons = [
+        f"{name or type(model).__name__}: {why_digital(module)}"
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    return (
+        f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})"
+        if reasons
+        else " (it has no parameters)"
+    )
+
+
+def matching(name: str, patterns: Iterable[str]) -> str | None:
+    """The first shell pattern (``features.*``) that matches a layer's name or a parent's, or None."""
+    parents = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 2)]
+    return next(
+        (pattern for pattern in patterns if any(fnmatch.fnmatchcase(part, pattern) for part in parents)), None
+    )
+
+
+def check_pattern(pattern: str, names: list[str]) -> None:
+    """Raise unless a pattern matches a layer.
+
+    Raises:
+        ConversionError: with the nearest layer's name.
+    """
+    if not any(matching(name, [pattern]) for name in names):
+        raise ConversionError(
+            f"pattern {pattern!r} matches no layer{nearest(pattern, names)}: "
+            f"the convertible layers are {', '.join(map(repr, names))}"
+        )

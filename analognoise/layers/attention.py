@@ -1,0 +1,44 @@
+"""Multi-head attention: its projections on tiles, the products of queries, keys and values digital."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.registry import register_analog_layer
+
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight")
+
+
+@register_analog_layer(nn.MultiheadAttention)
+class AnalogMultiheadAttention(AnalogLayer, nn.MultiheadAttention):
+    """``torch.nn.MultiheadAttention`` with in- and out-projections on tiles.
+
+    The output projection is a child that torch never calls, so its weight belongs to this layer's tiles.
+    """
+
+    @staticmethod
+    def geometries(module: nn.Module) -> dict[str, Geometry]:
+        """The joint in-projection (or one each for queries, keys and values) and the out-projection."""
+        found = {}
+        for name in _PROJECTIONS:
+            owner, _, leaf = name.rpartition(".")
+            parameter = module.get_submodule(owner)._parameters.get(leaf)
+            if parameter is not None:
+                found[name] = Geometry(1, *parameter.shape)
+        return found
+
+    @classmethod
+    def vectors(cls, module: nn.Module, args: tuple[Any, ...], output: Any) -> dict[str, int]:
+        """One per query, key or value; the joint projection counts a third of its columns for each."""
+        query, key, value = (part[..., 0].numel() for part in args[:3])
+        counts = {
+            "in_proj_weight": (query + key + value) // 3,
+            "q_proj_weight": query,
+            "k_proj_weight": key,
+            "v_proj_weight": value,
+            "out_proj.weight": query,
+        }
+        return {name: counts[name] for name in cls.geometries(module)}
