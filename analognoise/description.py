@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from analognoise.chip import digital, evaluating
@@ -270,9 +271,14 @@ def count_macs(
         return hook
 
     fused = torch.backends.mha.get_fastpath_enabled()
-    with FlopCounterMode(display=False) as counter, digital(model), evaluating(model):
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+        digital(model),
+        evaluating(model),
+    ):
         try:
-            # The counter does not see into torch's fused attention.
+            # The counter does not see into torch's fused attention kernels.
             torch.backends.mha.set_fastpath_enabled(False)
             for name, module in model.named_modules():
                 hooks.append(module.register_forward_pre_hook(enter))
