@@ -86,13 +86,13 @@ def chip_preserved(model: nn.Module) -> Iterator[nn.Module]:
     may be programmed.
     """
     states = [layer.analog for layer in analog_layers(model).values()]
-    kept = [(state.tiles, state.time, state.copy_weights()) for state in states]
+    kept = [(state.tiles, state.time, state.copy_weights(), state.written) for state in states]
     try:
         yield model
     finally:
         with torch.inference_mode(False), torch.no_grad():
-            for state, (tiles, time, weights) in zip(states, kept, strict=True):
-                state.tiles = tiles
+            for state, (tiles, time, weights, written) in zip(states, kept, strict=True):
+                state.tiles, state.written = tiles, written
                 state.put_weights(weights, time)
 
 

@@ -30,6 +30,14 @@ class NotProgrammedError(AnalogNoiseError, RuntimeError):
     """A converted layer was run in eval mode before a chip was programmed."""
 
 
+class StaleChipWarning(UserWarning):
+    """Weights have changed since the chip was programmed with them."""
+
+
+class ChipError(AnalogNoiseError, ValueError):
+    """A file with a chip that cannot be read, or is of another model or device."""
+
+
 class ModelError(AnalogNoiseError, ValueError):
     """Weights that do not fit the model, or that hold NaN or inf."""
 

@@ -8,6 +8,7 @@ design). The chip's state lives in one plain attribute that is neither Parameter
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from analognoise.crossbar import Block, CrossbarTile, ProgrammedTile, split
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import ModelError, NotProgrammedError
+from analognoise.errors import ModelError, NotProgrammedError, StaleChipWarning
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
@@ -57,6 +58,7 @@ class AnalogState:
             memory.
         time: drift time in seconds of ``weights``; None right after programming.
         digital: True inside :func:`analognoise.digital`.
+        written: which state of each Parameter (its identity and version) is on the tiles; empty when unknown.
     """
 
     def __init__(
@@ -69,6 +71,11 @@ class AnalogState:
         self.weights: dict[str, Tensor] = {}
         self.time: float | None = None
         self.digital = False
+        self.written: dict[str, tuple[int, int]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies have Parameters of their own, whose versions say nothing about the original's.
+        return {**vars(self), "written": {}}
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -200,7 +207,20 @@ class AnalogLayer(nn.Module):
                 "call analognoise.program_(model, seed=0) first, "
                 "or compute with the target weights inside 'with analognoise.digital(model):'"
             )
+        if state.written and not torch.compiler.is_compiling():
+            self._warn_if_stale(name)
         return state.weights[name]
+
+    def _warn_if_stale(self, name: str) -> None:
+        state = self._analognoise
+        if state.written.get(name) != _version(self.target(name)):
+            state.written = {}  # once is enough
+            warnings.warn(
+                f"layer {state.name!r}: its weights have changed since the chip was programmed, "
+                "so the chip is stale; call analognoise.program_ again",
+                StaleChipWarning,
+                stacklevel=4,
+            )
 
     def program_tiles(self, stream: Stream) -> list[ProgrammedTile]:
         """Programmed tiles of the layer's present weights; nothing of the layer is changed.
@@ -244,7 +264,12 @@ class AnalogLayer(nn.Module):
     def program_(self, stream: Stream) -> None:
         """Program this layer's tiles; see :func:`analognoise.program_`."""
         self._analognoise.tiles = self.program_tiles(stream)
+        self.note_written()
         self._write(None)
+
+    def note_written(self) -> None:
+        """Remember which state of the Parameters is on the tiles."""
+        self._analognoise.written = {name: _version(target) for name, target in self.targets().items()}
 
     def drift_to_(self, seconds: float) -> None:
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`."""
@@ -253,6 +278,9 @@ class AnalogLayer(nn.Module):
                 f"layer {self._analognoise.name!r} cannot drift: no chip is programmed; "
                 "call analognoise.program_(model, seed=0) first"
             )
+        if self._analognoise.written:
+            for name in self._analognoise.parameters:
+                self._warn_if_stale(name)
         self._write(seconds)
 
     def _write(self, seconds: float | None) -> None:
@@ -264,7 +292,12 @@ class AnalogLayer(nn.Module):
         state.time = seconds
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        fresh = bool(self._analognoise.written) and all(
+            self._analognoise.written.get(name) == _version(target) for name, target in self.targets().items()
+        )
         super()._apply(fn, recurse)
+        if fresh:
+            self.note_written()
         # Device state stays float32; only where it lives, and the type of the assembled weights, follow the
         # Parameters.
         state = self._analognoise
@@ -279,6 +312,11 @@ class AnalogLayer(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._write(state.time)
         return self
+
+
+def _version(parameter: Tensor) -> tuple[int, int]:
+    """What changes when a Parameter is replaced or written to."""
+    return id(parameter), -1 if parameter.is_inference() else parameter._version
 
 
 def _check_values(layer: str, weight: Tensor) -> None:
