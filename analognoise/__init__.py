@@ -11,12 +11,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from analognoise.chip import digital, drift_to_, program_
+    from analognoise.chip_file import load_chip, save_chip
     from analognoise.comparison import compare
     from analognoise.conversion import convert_to_analog, convert_to_digital
+    from analognoise.convertible import Problem, find_problems
     from analognoise.description import describe
     from analognoise.devices import DeviceProfile, list_profiles, load_profile
     from analognoise.errors import AnalogNoiseError
     from analognoise.evaluation import DriftReport, evaluate_drift
+    from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
     from analognoise.tasks import Task, load_weights, save_weights
     from analognoise.training import (
         ASAM,
@@ -32,16 +35,19 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ASAM": "training",
-    "METHODS": "training.recipes",
-    "SAM": "training",
-    "SAMSON": "training",
+    "AnalogLayer": "layers",
     "AnalogNoiseError": "errors",
     "Clipped": "training",
     "DeviceProfile": "devices",
     "DriftReport": "evaluation",
     "GaussianNoise": "training",
+    "Geometry": "layers",
+    "METHODS": "training.recipes",
+    "Problem": "convertible",
     "ProfileNoise": "training",
     "RandomWeightPerturbation": "training",
+    "SAM": "training",
+    "SAMSON": "training",
     "Task": "tasks",
     "compare": "comparison",
     "convert_to_analog": "conversion",
@@ -50,12 +56,16 @@ _HOMES = {
     "digital": "chip",
     "drift_to_": "chip",
     "evaluate_drift": "evaluation",
+    "find_problems": "convertible",
     "fit": "training.fit",
     "list_profiles": "devices",
+    "load_chip": "chip_file",
     "load_profile": "devices",
     "load_weights": "tasks",
     "parse_method": "training.recipes",
     "program_": "chip",
+    "register_analog_layer": "layers",
+    "save_chip": "chip_file",
     "save_weights": "tasks",
 }
 
@@ -64,11 +74,14 @@ __all__ = [
     "METHODS",
     "SAM",
     "SAMSON",
+    "AnalogLayer",
     "AnalogNoiseError",
     "Clipped",
     "DeviceProfile",
     "DriftReport",
     "GaussianNoise",
+    "Geometry",
+    "Problem",
     "ProfileNoise",
     "RandomWeightPerturbation",
     "Task",
@@ -79,12 +92,16 @@ __all__ = [
     "digital",
     "drift_to_",
     "evaluate_drift",
+    "find_problems",
     "fit",
     "list_profiles",
+    "load_chip",
     "load_profile",
     "load_weights",
     "parse_method",
     "program_",
+    "register_analog_layer",
+    "save_chip",
     "save_weights",
 ]
 

@@ -123,7 +123,7 @@ def _identity(layer: AnalogLayer) -> dict[str, Any]:
 
 def _digest(weights: Tensor) -> str:
     plain = weights.detach().float().cpu().contiguous()
-    return hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _stream(tile: ProgrammedTile) -> dict[str, Any]:

@@ -21,8 +21,10 @@ ORDER = [
         "devices",
         "crossbar",
         "layers",
+        "convertible",
         "conversion",
         "chip",
+        "chip_file",
         "description",
     ),
     *(

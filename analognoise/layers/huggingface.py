@@ -18,8 +18,8 @@ class AnalogConv1D(AnalogLayer, Conv1D):
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """Outputs along the columns, inputs along the rows."""
-        rows, columns = module.weight.shape  # type: ignore[union-attr]
-        return {"weight": Geometry(1, int(columns), int(rows))}
+        rows, columns = module.get_parameter("weight").shape
+        return {"weight": Geometry(1, columns, rows)}
 
     @staticmethod
     def matrix(name: str, weights: Tensor, geometry: Geometry) -> Tensor:

@@ -49,7 +49,7 @@ class _AnalogRecurrent(AnalogLayer):
                 self.weight_now(name) if name in on_tiles else own
                 for name, own in zip(names, kept, strict=True)
             ]
-            return super(AnalogLayer, self).forward(*args, **kwargs)  # type: ignore[misc]
+            return super(AnalogLayer, self).forward(*args, **kwargs)
         finally:
             self.__dict__["_flat_weights"] = kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from torch import nn
@@ -14,6 +15,8 @@ from analognoise.layers.base import AnalogLayer
 _REGISTERED: dict[type[nn.Module], type[AnalogLayer]] = {}
 _DERIVED: dict[type[nn.Module], type[AnalogLayer]] = {}
 _Layer = TypeVar("_Layer", bound=type[AnalogLayer])
+# Layers of packages that need not be there: registered once the user has imported the package.
+_OF_PACKAGES = {"transformers.pytorch_utils": "analognoise.layers.huggingface"}
 # What a subclass of a known layer must leave alone for the layer on tiles to compute the same.
 _COMPUTING = ("forward", "_conv_forward", "__call__", "_output_padding")
 
@@ -55,8 +58,9 @@ def analog_class(module: nn.Module) -> type[AnalogLayer] | None:
     ``isinstance`` goes on holding.
     """
     cls = type(module)
-    if "transformers.pytorch_utils" in sys.modules:
-        import analognoise.layers.huggingface  # noqa: F401  (registers its layers)
+    for package, layers in _OF_PACKAGES.items():
+        if package in sys.modules:
+            import_module(layers)
     if cls in _REGISTERED:
         return _REGISTERED[cls]
     if cls in _DERIVED:
