@@ -604,6 +604,8 @@ def test_bad_profile_file(run: Run, home: Path, kind: str, command: str) -> None
         ([*EVALUATE, "--profile", "ideal", "--compensation", "globl"], ["'globl'", "global"]),
         ([*COMPARE, "--profile", "ideal", "--task", "digit"], ["'digit'", "'digits'"]),
         ([*COMPARE, "--profile", "ideal", "--workers", "0"], ["workers", "0"]),
+        ([*EVALUATE, "--profile", "ideal", "--floor", "1.5"], ["floor", "1.5"]),
+        ([*EVALUATE, "--profile", "ideal", "--metric", "loss", "--floor", "0.9"], ["floor", "0.9", "loss"]),
         ([*TRAIN, "--method", "sma"], ["'sma'", "'sam'"]),
         ([*TRAIN, "--method", "sam:rho=-1"], ["'rho'", "'-1'"]),
         ([*TRAIN, "--method", "profile-noise"], ["profile-noise", "--profile"]),

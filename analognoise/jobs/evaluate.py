@@ -15,7 +15,7 @@ from torch import nn
 from analognoise.conversion import check_finite, convert_to_analog
 from analognoise.devices import DeviceProfile
 from analognoise.errors import DataError, ResultsError
-from analognoise.evaluation.lifetime import Lifetime
+from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import DriftEvaluation, evaluate_drift
 from analognoise.evaluation.report import DriftReport
@@ -153,6 +153,9 @@ def evaluate_model(
             "for example the model.safetensors that 'analognoise train' wrote"
         )
     measured = metric_of(metric, found)
+    if floor is not None:
+        # Only to hear now whether the floor makes sense for the metric.
+        lifetime([[1.0]], [1.0], 1.0, floor, metric=Metric.of(measured).name)
     run = load_callable(forward, what="forward") if forward is not None else found.forward if found else None
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads):
