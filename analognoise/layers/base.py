@@ -183,10 +183,8 @@ class AnalogLayer(nn.Module):
 
     def target(self, name: str) -> nn.Parameter:
         """The digital weight Parameter of that name; it may be a child's (``out_proj.weight``)."""
-        owner, _, leaf = name.rpartition(".")
-        parameter = (self.get_submodule(owner) if owner else self)._parameters[leaf]
-        assert parameter is not None
-        return parameter
+        parameter = self._parameters.get(name)
+        return self.get_parameter(name) if parameter is None else parameter
 
     def targets(self) -> dict[str, nn.Parameter]:
         """The digital weight Parameters that are on tiles, by their name in the module."""
@@ -246,13 +244,17 @@ class AnalogLayer(nn.Module):
         self, tiles: list[ProgrammedTile], seconds: float | None, out: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Write the tiles' weights at a drift time (None: right after programming) into ``out``."""
-        matrices = {
-            name: self.matrix(name, out[name], geometry) for name, geometry in self.geometries(self).items()
-        }
-        for (name, block), tile in zip(self._analognoise.placed, tiles, strict=True):
-            now = tile.programmed_weights() if seconds is None else tile.weights_at(seconds)
-            matrices[name][block.index] = now
+        for part, tile in zip(self._parts(out), tiles, strict=True):
+            part.copy_(tile.programmed_weights() if seconds is None else tile.weights_at(seconds))
         return out
+
+    def _parts(self, weights: dict[str, Tensor]) -> list[Tensor]:
+        """The view of ``weights`` (by Parameter) that each tile holds."""
+        matrices = {
+            name: self.matrix(name, weights[name], geometry)
+            for name, geometry in self.geometries(self).items()
+        }
+        return [matrices[name][block.index] for name, block in self._analognoise.placed]
 
     def empty_weights(self) -> dict[str, Tensor]:
         """Memory for the layer's weights on a chip, by Parameter."""

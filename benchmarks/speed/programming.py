@@ -1,4 +1,4 @@
-"""How fast a model of ResNet-18's size gets onto a chip: weights a second, beside a plain copy of the weights."""
+"""How fast a model of the size of ResNet-18 gets onto a chip: weights a second, beside a plain copy."""
 
 from __future__ import annotations
 
