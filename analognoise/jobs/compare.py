@@ -91,7 +91,8 @@ class _Progress:
         elif event.kind in ("reused", "failed", "warning"):
             self.say(f"{event.kind}: {event.message}")
         elif event.kind in ("trained", "evaluated"):
-            self.note = event.message
+            # The bar has room for what was done, not for how well.
+            self.note = event.message.rsplit(": ", 1)[0]
             if not self.bar:
                 self.say(f"{event.kind}: {event.message}")
         if self.advance is not None and event.kind != "done":
