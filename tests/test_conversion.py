@@ -278,3 +278,40 @@ def test_programming_inside_inference_mode_leaves_ordinary_tensors():
     x = torch.ones(1, 4, requires_grad=True)
     analog(x).sum().backward()
     assert x.grad is not None
+
+
+def test_a_profile_per_layer():
+    net = nn.Sequential()
+    net.features = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net.neck = nn.Linear(4, 4)
+    net.classifier = nn.Linear(4, 2)
+    analog = an.convert_to_analog(net, {"features.*": "pcm-ibm", "classifier": "ideal"})
+    profiles = {name: layer.analog.profile.name for name, layer in analog_layers(analog).items()}
+    assert profiles == {"features.0": "pcm-ibm", "features.2": "pcm-ibm", "classifier": "ideal"}
+    parts = {part.name: part for part in an.describe(analog).digital}
+    assert parts["neck"].reason == "left out of the conversion"
+    an.program_(analog)
+    assert torch.equal(analog.classifier.analog.weights["weight"], net.classifier.weight)
+    assert not torch.equal(analog.features[0].analog.weights["weight"], net.features[0].weight)
+    # the first pattern counts; a parent's name matches its layers
+    analog = an.convert_to_analog(net, {"features.2": "ideal", "features": "gaussian", "*": "pcm-ibm"})
+    profiles = [layer.analog.profile.name for layer in analog_layers(analog).values()]
+    assert profiles == ["gaussian", "ideal", "pcm-ibm", "pcm-ibm"]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "words"),
+    [
+        ({"clasifier": "ideal"}, r"pattern 'clasifier' matches no layer \(did you mean 'classifier'\?\)"),
+        (
+            {"classifier": "ideal", "head*": "ideal"},
+            r"pattern 'head\*' matches no layer.*'neck', 'classifier'",
+        ),
+    ],
+)
+def test_a_pattern_that_matches_nothing(profiles, words):
+    net = nn.Sequential()
+    net.neck = nn.Linear(4, 4)
+    net.classifier = nn.Linear(4, 2)
+    with pytest.raises(ConversionError, match=words):
+        an.convert_to_analog(net, profiles)
