@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from analognoise.description import describe
     from analognoise.devices import DeviceProfile, list_profiles, load_profile
     from analognoise.errors import AnalogNoiseError
-    from analognoise.evaluation import DriftReport, evaluate_drift
+    from analognoise.evaluation import DriftReport, SensitivityReport, evaluate_drift, layer_sensitivity
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
     from analognoise.tasks import Task, load_weights, save_weights
     from analognoise.training import (
@@ -48,6 +48,7 @@ _HOMES = {
     "RandomWeightPerturbation": "training",
     "SAM": "training",
     "SAMSON": "training",
+    "SensitivityReport": "evaluation",
     "Task": "tasks",
     "compare": "comparison",
     "convert_to_analog": "conversion",
@@ -58,6 +59,7 @@ _HOMES = {
     "evaluate_drift": "evaluation",
     "find_problems": "convertible",
     "fit": "training.fit",
+    "layer_sensitivity": "evaluation",
     "list_profiles": "devices",
     "load_chip": "chip_file",
     "load_profile": "devices",
@@ -84,6 +86,7 @@ __all__ = [
     "Problem",
     "ProfileNoise",
     "RandomWeightPerturbation",
+    "SensitivityReport",
     "Task",
     "compare",
     "convert_to_analog",
@@ -94,6 +97,7 @@ __all__ = [
     "evaluate_drift",
     "find_problems",
     "fit",
+    "layer_sensitivity",
     "list_profiles",
     "load_chip",
     "load_profile",

@@ -3,6 +3,8 @@
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport, DriftSummary
+from analognoise.evaluation.sensitivity import layer_sensitivity
+from analognoise.evaluation.sensitivity_report import SensitivityReport, SensitivitySummary
 from analognoise.evaluation.statistics import mean_interval, summarise_methods
 from analognoise.evaluation.store import ResultStore, Row, read_results, rows_to_frame
 
@@ -12,7 +14,10 @@ __all__ = [
     "Lifetime",
     "ResultStore",
     "Row",
+    "SensitivityReport",
+    "SensitivitySummary",
     "evaluate_drift",
+    "layer_sensitivity",
     "lifetime",
     "mean_interval",
     "read_results",

@@ -158,7 +158,7 @@ class DriftEvaluation:
         self.method, self.training_seed = str(method), training_seed
         self.device = device_of(model)
         with torch.inference_mode(False):
-            self.data = EvaluationData(data, self.device)
+            self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, self.device)
         self.profile = "+".join(dict.fromkeys(layer.analog.profile.name for layer in layers.values()))
         self.run_id = run_id(
             model,

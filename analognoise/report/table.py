@@ -101,7 +101,7 @@ def markdown_table(
             digital = " ± ".join(part for part in _digital(section.first(method), section.numbers) if part)
             rows.append([label(method).replace("|", "\\|"), digital, *cells])
         lines = notes(section, compensation, confidence, change="in brackets")
-        parts += [f"{'#' * heading} {_title(section)}", _grid(rows), "\n".join(f"- {line}" for line in lines)]
+        parts += [f"{'#' * heading} {_title(section)}", grid(rows), "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -255,7 +255,7 @@ def _align(texts: Sequence[str]) -> list[str]:
     return [text.rjust(width) for text in texts]
 
 
-def _grid(rows: Sequence[Sequence[str]]) -> str:
+def grid(rows: Sequence[Sequence[str]]) -> str:
     """Markdown rows padded so that the source reads as a table too: first column left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

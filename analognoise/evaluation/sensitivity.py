@@ -1,0 +1,166 @@
+"""Which layers the chip costs most: each layer on tiles alone, and all layers but one, on the same chips."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
+from analognoise.description import Description
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import DataError, ResultsError
+from analognoise.evaluation.data import EvaluationData
+from analognoise.evaluation.identity import device_of
+from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
+from analognoise.evaluation.montecarlo import DriftEvaluation
+from analognoise.evaluation.sensitivity_report import SensitivityReport
+from analognoise.evaluation.statistics import better_when_higher, check_confidence
+from analognoise.evaluation.store import ResultStore, Row
+from analognoise.progress import progress_bar
+from analognoise.units import parse_times
+
+ALL, ALONE, OTHERS = "all", "only {}", "all but {}"
+
+
+def layer_sensitivity(
+    model: nn.Module,
+    profile: Profile | Mapping[str, Profile],
+    data: Any,
+    times: Any = "1d",
+    chips: int = 10,
+    seed: int = 0,
+    metric: str | MetricFunction = "accuracy",
+    *,
+    forward: Forward | None = None,
+    filter_fn: Filter | None = None,
+    compensation: str = "global",
+    out: str | PathLike[str] | ResultStore | None = None,
+    higher_is_better: bool | None = None,
+    progress: bool = False,
+    confidence: float = 0.95,
+) -> SensitivityReport:
+    """Measure for every convertible layer what it costs on chips when it alone is on tiles, and what is
+    regained when it alone is kept digital.
+
+    With L layers the data are passed through the model (2 L + 1) × (chips × times + 1) times. A layer's
+    devices are the same draws in all of it, because every draw is keyed by the layer's name; so differences
+    are taken chip by chip. ``model`` is left as found.
+
+    Args:
+        model: a digital model; its weights as they are now are programmed.
+        profile: as for :func:`analognoise.convert_to_analog`: one device, or one by pattern of layer names.
+        data: as for :func:`analognoise.evaluate_drift`.
+        times: drift times since programming.
+        chips: number of chips; an interval needs two or more.
+        seed: root seed of the chips.
+        metric: "accuracy", "loss", "perplexity", or a function ``(output, batch) -> (sum, count)``.
+        forward: ``forward(model, batch) -> output``.
+        filter_fn: ``filter_fn(module, name) -> bool`` chooses the layers; the others stay digital throughout.
+        compensation: drift compensation, "global" or "none".
+        out: a CSV file that gets each chip's rows as soon as they are known; a call that was killed goes on
+            with it. Its column ``method`` says what was on tiles: "all", "only conv1", "all but conv1".
+        higher_is_better: direction of a metric of your own (True if not given).
+        progress: show a progress bar.
+        confidence: coverage of the intervals.
+
+    Raises:
+        ConversionError: when the model has nothing to convert, or is on tiles already.
+        ProfileError: when a profile cannot be loaded.
+        ModelError, UnitError, DataError: as :func:`analognoise.evaluate_drift`.
+        ResultsError: when ``out`` cannot be used, or holds another run.
+    """
+    seconds = parse_times(times)
+    if isinstance(chips, bool) or not isinstance(chips, int) or chips < 1:
+        raise DataError(f"chips is {chips!r}: give a whole number, at least 1")
+    check_confidence(confidence)
+    measured = Metric.of(metric)
+    better = better_when_higher(measured.name, higher_is_better)
+    full = convert_to_analog(model, profile, filter_fn=filter_fn, compensation=compensation)
+    devices = {name: layer.analog.profile for name, layer in analog_layers(full).items()}
+    with torch.inference_mode(False):
+        shared = data if isinstance(data, EvaluationData) else EvaluationData(data, device_of(full))
+
+    def measure(analog: nn.Module, label: str) -> DriftEvaluation:
+        return DriftEvaluation(analog, shared, measured, seed=seed, forward=forward, method=label)
+
+    with ExitStack() as stack:
+        whole = measure(full, ALL)
+        store = _store(out, whole.run_id, stack)
+        advance = stack.enter_context(
+            progress_bar(f"layers on {whole.profile}", 2 * len(devices) + 1, progress)
+        )
+        everything, reused = whole.run(seconds, chips, store)
+        advance()
+        # What no forward reads is said once, of the whole model.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="the tiles of ")
+        found: dict[str, dict[str, list[Row]]] = {ALONE: {}, OTHERS: {}}
+        for name in devices:
+            for kind, chosen in ((ALONE, {name}), (OTHERS, devices.keys() - {name})):
+                label = kind.format(name or "(the model)")
+                if chosen:
+                    part = measure(_some(model, devices, chosen, compensation), label)
+                    rows, known = part.run(seconds, chips, store)
+                    reused += known
+                else:  # the only layer: without it nothing is on tiles
+                    rows = [replace(row, method=label, value=row.digital) for row in everything]
+                found[kind][name] = rows
+                advance(note=label)
+    description: Description = whole.description
+    return SensitivityReport(
+        everything=tuple(everything),
+        alone={name: tuple(rows) for name, rows in found[ALONE].items()},
+        others={name: tuple(rows) for name, rows in found[OTHERS].items()},
+        times=seconds,
+        metric=measured.name,
+        higher_is_better=better,
+        digital=everything[0].digital,
+        seed=int(seed),
+        run_id=whole.run_id,
+        description=description,
+        not_read=whole.not_read,
+        reused=reused,
+        confidence=float(confidence),
+    )
+
+
+def _some(
+    model: nn.Module, devices: Mapping[str, DeviceProfile], chosen: set[str], compensation: str
+) -> nn.Module:
+    """The model with the chosen layers alone on tiles, each on its own device."""
+    several = {devices[name] for name in chosen}
+    device: Any = devices[next(iter(chosen))]
+    if len(several) > 1:
+        # Deeper names first: a pattern also matches the layers inside the one that it names.
+        order = sorted(chosen, key=lambda name: -name.count("."))
+        device = {glob.escape(name): devices[name] for name in order}
+    return convert_to_analog(
+        model,
+        device,
+        filter_fn=lambda module, name: name in chosen,
+        compensation=compensation,
+    )
+
+
+def _store(
+    out: str | PathLike[str] | ResultStore | None, run_id: str, stack: ExitStack
+) -> ResultStore | None:
+    """The results file, if the rows of the whole model in it are this run's; they are the first written."""
+    if out is None:
+        return None
+    store = out if isinstance(out, ResultStore) else stack.enter_context(ResultStore(out))
+    if store.rows and not any(row.method == ALL and row.run_id == run_id for row in store.rows):
+        first = store.rows[0]
+        raise ResultsError(
+            f"{store.path} holds another run (profile {first.profile!r}, run {first.run_id}: another model, "
+            "profile, data, metric or setting): name another file"
+        )
+    return store
