@@ -13,6 +13,8 @@ from analognoise.errors import ConversionError, nearest
 from analognoise.layers import AnalogLayer, analog_class, known_base
 
 BY_DESIGN = "by design"
+# How models call Parameters that are looked up in or added, whatever their shape.
+_TABLES = ("embed", "emb", "embedding", "embeddings", "token", "tokens", "bias", "bias_table")
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,25 @@ def find_problems(model: nn.Module) -> list[Problem]:
     taken |= {id(p) for m in model.modules() if isinstance(m, AnalogLayer) for p in m.parameters()}
     problems = []
     for name, module in model.named_modules():
-        own = [p for p in module._parameters.values() if p is not None and id(p) not in taken]
+        own = {key: p for key, p in module._parameters.items() if p is not None and id(p) not in taken}
         obstacle = obstacle_of(module)
         if obstacle is None or obstacle.kind == BY_DESIGN:
             continue
         lazy = obstacle.kind == "lazy"
         hidden = obstacle.kind in ("quantized", "parametrized", "torch.jit") and known_shape(module)
-        if lazy or hidden or any(parameter.ndim > 1 for parameter in own):
-            count = 0 if lazy else sum(parameter.numel() for parameter in own)
+        if lazy or hidden or any(_is_matrix(*item) for item in own.items()):
+            count = 0 if lazy else sum(parameter.numel() for parameter in own.values())
             problems.append(Problem(name, type(module).__name__, count, obstacle))
     return problems
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a Parameter multiplies as a matrix, as far as shape and name tell.
+
+    A class token ``[1, 1, width]`` is a vector; a table of position embeddings is added.
+    """
+    vector = parameter.ndim > 2 and parameter.numel() == max(parameter.shape)
+    return parameter.ndim > 1 and not vector and not name.lower().endswith(_TABLES)
 
 
 def known_shape(module: nn.Module) -> bool:
@@ -134,6 +145,9 @@ def obstacle_of(module: nn.Module) -> Obstacle | None:
     remedy = "say how its weights lie on the array with analognoise.register_analog_layer"
     if base is not None:
         return Obstacle("own forward", f"a subclass of {base.__name__} that computes in its own way", remedy)
+    parameters = {key: p for key, p in module._parameters.items() if p is not None}
+    if parameters and not any(_is_matrix(*item) for item in parameters.items()):
+        return Obstacle(BY_DESIGN, "vectors or tables that scale, or are added, and no matrix of weights")
     return Obstacle("unknown layer", f"no analog form of {cls.__name__}", remedy)
 
 

@@ -166,12 +166,14 @@ class AnalogLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The digital layer's forward, computed with the weights of the present mode."""
+        # Asked for in every mode, so that whoever watches which weights are read sees it.
+        now = {name: self.weight_now(name) for name in self._analognoise.parameters}
         if self.training or self._analognoise.digital:
             return super().forward(*args, **kwargs)
-        kept = {name: self.target(name) for name in self._analognoise.parameters}
+        kept = {name: self.target(name) for name in now}
         try:
-            for name in kept:
-                self._substitute(name, self.weight_now(name))
+            for name, weights in now.items():
+                self._substitute(name, weights)
             return super().forward(*args, **kwargs)
         finally:
             for name, parameter in kept.items():
