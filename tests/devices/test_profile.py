@@ -20,8 +20,8 @@ SIGMA = 'sigma = { curve = "polynomial", coefficients = [0.26348, 1.9650, -1.173
 DIGESTS = {
     "ideal": "135fef2d6d058e0155701c4f6c253984dad3d13df62728c54f0b6e1f0a56f429",
     "pcm-ibm": "38fa027c5b0b1c5da58c3c41c70100c94f46594390d78529961c9e6ed3ee57af",
-    "gaussian": "97ed75e3e1f17103c947ee2922f237dc33c09f2ab678c796fcf97b56f5ec7f74",
-    "gaussian@10%": "d8b9ce9f05df3664b1dabae8e39a94fe9585bb530ff81ba291bfa5caf8027538",
+    "gaussian": "21e13eaf1d593ac625db37a60e8fd0e086edc28d392519acaede087a6502091c",
+    "gaussian@10%": "ab274044318c18b746654cdffca00029f2bae57e1d0b753683fb0e2e38258eb3",
 }
 
 
