@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from analognoise.conversion import analog_layers, require_analog
+from analognoise.errors import ConversionError
 from analognoise.seeds import Stream
 from analognoise.units import parse_time
 
@@ -29,15 +31,22 @@ def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
         The model.
 
     Raises:
-        ConversionError: when the model has no layer on tiles.
+        ConversionError: when the model has no layer on tiles, or seed or chip is no whole number.
         ModelError: when a layer's weights hold NaN or inf.
     """
     layers = require_analog(model, "program a chip")
-    stream = Stream(int(seed), "", chip=int(chip))
+    stream = Stream(_whole("seed", seed), "", chip=_whole("chip", chip))
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers.values():
             layer.program_(stream)
     return model
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConversionError(f"program_: {name} must be a whole number, found {value!r}") from None
 
 
 def drift_to_(model: nn.Module, time: str | float) -> nn.Module:

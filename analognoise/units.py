@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from analognoise.errors import UnitError, nearest
 
@@ -59,7 +60,12 @@ def parse_time(value: str | float) -> float:
             )
         seconds = float(number) * factor
     else:
-        seconds = float(value)
+        try:
+            seconds = float(value)
+        except (TypeError, ValueError):
+            raise UnitError(
+                f"drift time {value!r} is neither a number of seconds nor a text such as 1h or 1d"
+            ) from None
     if not math.isfinite(seconds) or seconds < 0:
         raise UnitError(
             f"drift time {value!r} must be finite and not negative (seconds since programming ended)"
@@ -74,13 +80,13 @@ def parse_times(values: str | float | Iterable[str | float]) -> tuple[float, ...
     Raises:
         UnitError: when a time cannot be read, or none is given.
     """
-    items: Iterable[str | float]
+    items: Iterable[Any]
     if isinstance(values, str):
         items = [part for part in values.split(",") if part.strip()]
-    elif isinstance(values, (int, float)):
-        items = [values]
-    else:
+    elif isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0:
         items = values
+    else:
+        items = [values]
     seconds = tuple(sorted({parse_time(item) for item in items}))
     if not seconds:
         raise UnitError("no drift time given: name at least one, for example 1d")

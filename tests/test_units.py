@@ -1,5 +1,6 @@
 """Drift times."""
 
+import numpy as np
 import pytest
 
 from analognoise.errors import UnitError
@@ -86,3 +87,12 @@ def test_format(seconds, text):
 )
 def test_approximate(seconds, text):
     assert approximate_time(seconds) == text
+
+
+def test_numbers_of_other_packages_and_nothing_at_all():
+    assert parse_times(np.float32(3)) == (3.0,)
+    assert parse_times(np.array([2.0, 1.0])) == (1.0, 2.0)
+    assert parse_time(np.int64(5)) == 5.0
+    for nothing in (None, [None], [[1.0]]):
+        with pytest.raises(UnitError, match="is neither a number of seconds nor a text"):
+            parse_times(nothing)

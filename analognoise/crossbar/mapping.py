@@ -68,6 +68,8 @@ def split(
         max_columns: columns of a tile.
     """
     rows = channels * kernel
+    if not groups * columns * rows:
+        return []
     if groups > 1 and rows <= max_rows and columns <= max_columns:
         together = min(max_rows // rows, max_columns // columns)
         return [Block(part, (0, columns), (0, rows)) for part in _even(groups, ceil(groups / together))]

@@ -40,6 +40,11 @@ def load_profile(profile: str | os.PathLike[str] | DeviceProfile) -> DeviceProfi
     """
     if isinstance(profile, DeviceProfile):
         return profile
+    if not isinstance(profile, (str, os.PathLike)):
+        raise ProfileError(
+            f"a profile is a name, a path or a DeviceProfile, found {type(profile).__name__}"
+            + (": DeviceProfile.from_dict makes one of it" if isinstance(profile, dict) else "")
+        )
     text = os.fspath(profile)
     if "@" in text and not Path(text).exists():
         base, _, level = text.rpartition("@")
@@ -71,7 +76,7 @@ def _load(text: str) -> DeviceProfile:
 
 def _read(file: Traversable | Path, where: str) -> DeviceProfile:
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ProfileError(
             f"{where} is not UTF-8 text (byte {error.start}): a profile is a TOML file"

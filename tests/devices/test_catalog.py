@@ -145,3 +145,19 @@ def test_profiles_are_found_in_a_zipped_package(here):
     result = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str([(name, load_profile(name).digest) for name in list_profiles()])
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    path = tmp_path / "bom.toml"
+    path.write_text(
+        'schema = 1\nname = "bom"\n[conductance]\nunit = "uS"\ng_max = 1.0\n', encoding="utf-8-sig"
+    )
+    assert load_profile(path).name == "bom"
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [(None, "found NoneType"), ({"name": "x"}, "DeviceProfile.from_dict")]
+)
+def test_what_is_neither_name_nor_path(what, words):
+    with pytest.raises(ProfileError, match=words):
+        load_profile(what)

@@ -8,7 +8,7 @@ from torch import nn
 
 from analognoise import chip, conversion
 from analognoise.devices.catalog import load_profile
-from analognoise.errors import NotProgrammedError
+from analognoise.errors import ConversionError, NotProgrammedError
 
 NOISELESS_PCM = {
     "programming.sigma": 0.0,
@@ -147,7 +147,9 @@ def test_eval_mode_before_programming_says_what_to_do():
     with pytest.raises(NotProgrammedError, match=r"layer '0' cannot drift"):
         chip.drift_to_(analog, "1d")
     with chip.digital(analog):
+        with chip.digital(analog):
         assert torch.equal(analog(torch.ones(1, 3)), net(torch.ones(1, 3)))
+    assert torch.isfinite(analog(torch.ones(1, 3))).all()
 
 
 def test_gradients_reach_the_input_through_a_programmed_chip():
@@ -156,3 +158,43 @@ def test_gradients_reach_the_input_through_a_programmed_chip():
     analog(x).sum().backward()
     torch.testing.assert_close(x.grad, analog.analog.weights["weight"].sum(0).expand(3, 6))
     assert analog.weight.grad is None
+
+
+def test_channels_last_models_program():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 1)).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 2, 6, 6)
+    assert_equal_within_float32(on_chip(net, "ideal")(x), net(x))
+
+
+def test_a_chip_does_not_depend_on_the_default_type():
+    net = nn.Linear(6, 4)
+    before = on_chip(net, "pcm-ibm").analog.weights["weight"].clone()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(on_chip(net, "pcm-ibm").analog.weights["weight"], before)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_layers_without_weights_are_let_through():
+    net = nn.Sequential(nn.Linear(3, 0), nn.Linear(0, 2), nn.Linear(2, 2))
+    analog = on_chip(net, "pcm-ibm")
+    with chip.digital(analog):
+        assert torch.equal(analog(torch.ones(1, 3)), net(torch.ones(1, 3)))
+    assert torch.isfinite(analog(torch.ones(1, 3))).all()
+
+
+def test_pruning_after_conversion_is_named():
+    analog = conversion.convert_to_analog(nn.Sequential(nn.Linear(6, 4)), "pcm-ibm")
+    torch.nn.utils.prune.l1_unstructured(analog[0], "weight", 0.5)
+    with pytest.raises(ConversionError, match=r"layer '0': 'weight' is no Parameter any more \(pruned or"):
+        chip.program_(analog)
+    torch.nn.utils.prune.remove(analog[0], "weight")
+    chip.program_(analog)
+
+
+@pytest.mark.parametrize("bad", [{"seed": "abc"}, {"seed": None}, {"seed": 1.5}, {"chip": 0.5}])
+def test_seeds_and_chips_are_whole_numbers(bad):
+    analog = conversion.convert_to_analog(nn.Linear(3, 2), "ideal")
+    with pytest.raises(ConversionError, match=rf"program_: {next(iter(bad))} must be a whole number, found"):
+        chip.program_(analog, **bad)
