@@ -18,6 +18,8 @@ ORDER = [
         "units",
         "seeds",
         "progress",
+        "batches",
+        "metrics",
         "devices",
         "crossbar",
         "layers",

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
+from analognoise.batches import Batch, tensors, to_device
 from analognoise.errors import DataError
 from analognoise.seeds import rng_preserved
 
-CACHE_BYTES = 256 << 20
+__all__ = ["CACHE_BYTES", "Batch", "EvaluationData", "tensors", "to_device", "update_digest"]
 
-Batch = Any
+CACHE_BYTES = 256 << 20
 
 
 class EvaluationData:
@@ -168,43 +169,6 @@ class _generators_preserved:
     def __exit__(self, *error: object) -> None:
         for generator, state in zip(self._generators, self._states, strict=True):
             generator.set_state(state)
-
-
-def to_device(value: Batch, device: torch.device, copy: bool = False) -> Batch:
-    """``value`` with every tensor and NumPy array in it (in tuples, lists and mappings) as a tensor on
-    ``device``.
-
-    Args:
-        value: a batch.
-        device: where tensors go.
-        copy: whether tensors that are there already are copied.
-    """
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Tensor):
-        return value.detach().to(device, copy=copy)
-    if isinstance(value, Mapping):
-        return {key: to_device(item, device, copy) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(item, device, copy) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(to_device(item, device, copy) for item in value)
-    if hasattr(value, "to") and callable(value.to):  # a batch object that knows how to move, such as a graph
-        moved = value.clone() if copy and hasattr(value, "clone") else value
-        return moved.to(device)
-    return value
-
-
-def tensors(value: Batch) -> Iterator[Tensor]:
-    """Every tensor in a batch's tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors(item)
 
 
 def _size(value: Batch) -> int:
