@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from analognoise.errors import ConversionError, nearest
 from analognoise.layers import AnalogLayer, analog_class, known_base
 
 BY_DESIGN = "by design"
+_SHOWN = 12  # layers named in an error
 # How models call Parameters that are looked up in or added, whatever their shape.
 _TABLES = ("embed", "emb", "embedding", "embeddings", "token", "tokens", "bias", "bias_table")
 
@@ -22,8 +24,8 @@ class Obstacle:
     """Why a layer stays digital.
 
     Attributes:
-        kind: "by design", "torch.jit", "lazy", "parametrized", "derived weight", "quantized", "own forward"
-            or "unknown layer".
+        kind: "by design", "torch.jit", "lazy", "parametrized", "derived weight", "quantized", "data type",
+            "own forward" or "unknown layer".
         reason: in words.
         remedy: what the user can do; empty where nothing need be done.
     """
@@ -43,7 +45,7 @@ class Problem:
     Attributes:
         name: qualified name of the layer.
         layer: its class.
-        parameters: how many parameters it holds itself.
+        parameters: how many parameters it holds itself; 0 where that is not known.
         obstacle: why, and what to do.
     """
 
@@ -67,17 +69,50 @@ def find_problems(model: nn.Module) -> list[Problem]:
     }
     taken |= {id(p) for m in model.modules() if isinstance(m, AnalogLayer) for p in m.parameters()}
     problems = []
+    scripted: set[int] = set()
     for name, module in model.named_modules():
-        own = {key: p for key, p in module._parameters.items() if p is not None and id(p) not in taken}
         obstacle = obstacle_of(module)
-        if obstacle is None or obstacle.kind == BY_DESIGN:
+        if obstacle is None or obstacle.kind == BY_DESIGN or id(module) in scripted:
             continue
+        own = {key: p for key, p in module._parameters.items() if p is not None and id(p) not in taken}
+        if obstacle.kind == "parametrized":
+            own |= dict(module.get_submodule("parametrizations").named_parameters())
+        if obstacle.kind == "torch.jit":  # the outermost one is what can be replaced
+            scripted.update(map(id, module.modules()))
+            own |= dict(module.named_parameters())
+        hidden = hidden_weights(module)
         lazy = obstacle.kind == "lazy"
-        hidden = obstacle.kind in ("quantized", "parametrized", "torch.jit") and known_shape(module)
-        if lazy or hidden or any(_is_matrix(*item) for item in own.items()):
-            count = 0 if lazy else sum(parameter.numel() for parameter in own.values())
+        whole = obstacle.kind in ("parametrized", "torch.jit") and bool(own)
+        if lazy or hidden or whole or any(_is_matrix(*item) for item in own.items()):
+            count = sum(map(size, own.values())) + hidden
             problems.append(Problem(name, type(module).__name__, count, obstacle))
     return problems
+
+
+def size(parameter: torch.Tensor) -> int:
+    """Number of values; 0 for a Parameter that has no shape yet."""
+    return 0 if nn.parameter.is_lazy(parameter) else parameter.numel()
+
+
+def hidden_weights(module: nn.Module) -> int:
+    """How many weights a module holds that are no Parameters: quantized, or frozen into a torch.jit graph."""
+    if isinstance(module, torch.jit.ScriptModule):
+        try:
+            constants = module.graph.findAllNodes("prim::Constant")  # type: ignore[attr-defined]
+        except RuntimeError:  # a script without a forward
+            return 0
+        held = [
+            node.t("value")
+            for node in constants
+            if "value" in node.attributeNames() and node.kindOf("value") == "t"
+        ]
+        return sum(tensor.numel() for tensor in held if tensor.ndim > 1)
+    if ".quantized" not in type(module).__module__:
+        return 0
+    found = getattr(module, "get_weight", None) or getattr(module, "weight", None)
+    values = found() if callable(found) else found
+    tensors = values.values() if isinstance(values, dict) else [values]
+    return sum(tensor.numel() for tensor in tensors if isinstance(tensor, torch.Tensor))
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -87,11 +122,6 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     """
     vector = parameter.ndim > 2 and parameter.numel() == max(parameter.shape)
     return parameter.ndim > 1 and not vector and not name.lower().endswith(_TABLES)
-
-
-def known_shape(module: nn.Module) -> bool:
-    """Whether a module without Parameters of its own is a layer rather than a container."""
-    return hasattr(module, "weight")
 
 
 def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -121,22 +151,30 @@ def obstacle_of(module: nn.Module) -> Obstacle | None:
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return Obstacle("lazy", "lazy, its shape is not known", "run one batch through the model first")
     if nn.utils.parametrize.is_parametrized(module):
-        remedy = "call torch.nn.utils.parametrize.remove_parametrizations first"
-        return Obstacle("parametrized", "its weight is parametrized", remedy)
+        names = list(module.get_submodule("parametrizations")._modules)
+        calls = " and ".join(
+            f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r})" for name in names
+        )
+        return Obstacle("parametrized", f"its {' and '.join(names)} is parametrized", f"call {calls} first")
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        return Obstacle(BY_DESIGN, "what a parametrized weight is computed from")
     if ".quantized" in cls.__module__:
         return Obstacle("quantized", "quantized already", "convert the float model")
     on_tiles = analog_class(module)
     if on_tiles is not None:
         try:
-            names = list(on_tiles.geometries(module))
-            for name in names:
-                module.get_parameter(name)
+            weights = [module.get_parameter(name) for name in on_tiles.geometries(module)]
         except (AttributeError, KeyError):
-            names = []
-        if names:
+            weights = []
+        if not weights:
+            return Obstacle("derived weight", "its weight is computed from other tensors", _undo(module))
+        if not any(weight.numel() for weight in weights):
+            return Obstacle(BY_DESIGN, "it has no weights")
+        other = next((weight.dtype for weight in weights if not weight.is_floating_point()), None)
+        if other is None:
             return None
-        remedy = "call torch.nn.utils.remove_weight_norm, or what undoes it, first"
-        return Obstacle("derived weight", "its weight is computed from other tensors", remedy)
+        remedy = "convert a model whose weights are real floating-point numbers"
+        return Obstacle("data type", f"its weight is {other}", remedy)
     if isinstance(module, nn.modules.batchnorm._NormBase) or "Norm" in cls.__name__:
         return Obstacle(BY_DESIGN, "normalization stays digital")
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
@@ -151,6 +189,23 @@ def obstacle_of(module: nn.Module) -> Obstacle | None:
     return Obstacle("unknown layer", f"no analog form of {cls.__name__}", remedy)
 
 
+def _undo(module: nn.Module) -> str:
+    """What makes weights that hooks compute Parameters again."""
+    removing = {
+        "WeightNorm": "torch.nn.utils.remove_weight_norm",
+        "SpectralNorm": "torch.nn.utils.remove_spectral_norm",
+    }
+    calls = []
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            calls.append(f"torch.nn.utils.prune.remove(layer, {hook._tensor_name!r})")
+        elif type(hook).__name__ in removing and hasattr(hook, "name"):
+            calls.append(f"{removing[type(hook).__name__]}(layer, {hook.name!r})")
+    if calls:
+        return f"call {' and '.join(calls)} first"
+    return "undo what computes it first, so that it is a Parameter of the layer"
+
+
 def why_digital(module: nn.Module) -> str:
     """Why a module is not put on tiles, in words; an empty string when it can be."""
     obstacle = obstacle_of(module)
@@ -162,7 +217,7 @@ def obstacles(model: nn.Module) -> str:
     reasons = [
         f"{name or type(model).__name__}: {why_digital(module)}"
         for name, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
+        if hidden_weights(module) or any(True for _ in module.parameters(recurse=False))
     ]
     return (
         f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})"
@@ -185,8 +240,13 @@ def check_pattern(pattern: str, names: list[str]) -> None:
     Raises:
         ConversionError: with the nearest layer's name.
     """
-    if not any(matching(name, [pattern]) for name in names):
+    if not any(matching(name, [pattern]) is not None for name in names):
+        parts = [name.split(".") for name in names]
+        parents = dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1))
+        shown = ", ".join(map(repr, names[:_SHOWN])) + f" and {len(names) - _SHOWN} more" * (
+            len(names) > _SHOWN
+        )
         raise ConversionError(
-            f"pattern {pattern!r} matches no layer{nearest(pattern, names)}: "
-            f"the convertible layers are {', '.join(map(repr, names))}"
+            f"pattern {pattern!r} matches no layer{nearest(pattern, parents)}: "
+            f"the convertible layers are {shown}"
         )

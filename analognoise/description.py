@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from analognoise.chip import digital, evaluating
 from analognoise.conversion import require_analog
-from analognoise.convertible import why_digital
+from analognoise.convertible import hidden_weights, size, why_digital
 from analognoise.layers import AnalogLayer, Geometry
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -219,13 +219,15 @@ def _digital_parts(model: nn.Module, macs: dict[str, int] | None) -> list[Digita
             for key, value in own.items():
                 full = f"{name}.{key}" if name else key
                 none = None if macs is None else 0
-                parts.append(DigitalPart(full, key, value.numel(), "biases are added digitally", none))
+                reason = "biases are added digitally" if "bias" in key else "not on the array, used digitally"
+                parts.append(DigitalPart(full, key, size(value), reason, none))
             if multiplied:
                 parts.append(DigitalPart(name, kind, 0, "products of two activations", multiplied))
-        elif own or shared or multiplied:
-            count = sum(value.numel() for value in own.values())
+        elif own or shared or multiplied or hidden_weights(module):
+            hidden = hidden_weights(module)
+            count = sum(map(size, own.values())) + hidden
             reason = "products of two activations, or with a weight that another layer holds"
-            if own or shared:
+            if own or shared or hidden:
                 reason = why_digital(module) or "left out of the conversion"
             if shared:
                 reason += "; its weight is that of a layer on tiles"

@@ -9,7 +9,8 @@ from torch import nn
 from analognoise.layers.base import AnalogLayer, Geometry
 from analognoise.layers.registry import register_analog_layer
 
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight")
+_JOINT = ("in_proj_weight",)
+_SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @register_analog_layer(nn.MultiheadAttention)
@@ -22,12 +23,12 @@ class AnalogMultiheadAttention(AnalogLayer, nn.MultiheadAttention):
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """The joint in-projection (or one each for queries, keys and values) and the out-projection."""
-        found = {}
-        for name in _PROJECTIONS:
-            owner, _, leaf = name.rpartition(".")
-            parameter = module.get_submodule(owner)._parameters.get(leaf)
-            if parameter is not None:
-                found[name] = Geometry(1, *parameter.shape)
+        assert isinstance(module, nn.MultiheadAttention)
+        names = _JOINT if module._qkv_same_embed_dim else _SEPARATE
+        found = {name: Geometry(1, *module.get_parameter(name).shape) for name in names}
+        out = module.out_proj._parameters.get("weight")  # not one where something else computes it
+        if out is not None:
+            found["out_proj.weight"] = Geometry(1, *out.shape)
         return found
 
     @classmethod

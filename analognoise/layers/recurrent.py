@@ -17,10 +17,11 @@ class _AnalogRecurrent(AnalogLayer):
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """Per layer and direction one matrix each for input, hidden state and projection."""
+        names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh"))
         return {
-            name: Geometry(1, *parameter.shape)
-            for name, parameter in module._parameters.items()
-            if parameter is not None and name.startswith("weight_")
+            name: Geometry(1, *module.get_parameter(name).shape)
+            for name in names
+            if name.startswith("weight_")
         }
 
     @classmethod
