@@ -17,6 +17,7 @@ from analognoise.conversion import require_analog
 from analognoise.crossbar import ProgrammedTile
 from analognoise.errors import ChipError, NotProgrammedError
 from analognoise.layers import AnalogLayer
+from analognoise.layers.base import gathered
 from analognoise.seeds import Stream
 
 FORMAT = "1"
@@ -117,7 +118,7 @@ def _identity(layer: AnalogLayer) -> dict[str, Any]:
         "profile": f"{state.profile.name} (digest {state.profile.digest})",
         "compensation": state.compensation,
         "blocks": [[key, *block.shape] for key, block in state.placed],
-        "weights": {key: _digest(target) for key, target in layer.targets().items()},
+        "weights": {key: _digest(gathered(target)) for key, target in layer.targets().items()},
     }
 
 

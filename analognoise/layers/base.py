@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from analognoise.crossbar import Block, CrossbarTile, ProgrammedTile, split
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import ModelError, NotProgrammedError, StaleChipWarning
+from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
@@ -186,7 +186,15 @@ class AnalogLayer(nn.Module):
     def target(self, name: str) -> nn.Parameter:
         """The digital weight Parameter of that name; it may be a child's (``out_proj.weight``)."""
         parameter = self._parameters.get(name)
-        return self.get_parameter(name) if parameter is None else parameter
+        if parameter is not None:
+            return parameter
+        try:
+            return self.get_parameter(name)
+        except AttributeError:
+            raise ConversionError(
+                f"layer {self._analognoise.name!r}: {name!r} is no Parameter any more (pruned or "
+                "parametrized after the conversion?): undo that first, or do it before convert_to_analog"
+            ) from None
 
     def targets(self) -> dict[str, nn.Parameter]:
         """The digital weight Parameters that are on tiles, by their name in the module."""
@@ -233,7 +241,7 @@ class AnalogLayer(nn.Module):
         by_layer = state.profile.mapping.scale == "layer"
         matrices, largest = {}, {}
         for name, geometry in self.geometries(self).items():
-            weight = self.target(name).detach()
+            weight = gathered(self.target(name)).contiguous()  # channels_last has no matrix view
             _check_values(state.name, weight)
             matrices[name] = self.matrix(name, weight, geometry)
             largest[name] = weight.abs().amax().float() if by_layer else None
@@ -261,7 +269,7 @@ class AnalogLayer(nn.Module):
     def empty_weights(self) -> dict[str, Tensor]:
         """Memory for the layer's weights on a chip, by Parameter."""
         return {
-            name: torch.empty_like(target, requires_grad=False, memory_format=torch.contiguous_format)
+            name: torch.empty(target.shape, dtype=target.dtype, device=target.device)
             for name, target in self.targets().items()
         }
 
@@ -273,7 +281,11 @@ class AnalogLayer(nn.Module):
 
     def note_written(self) -> None:
         """Remember which state of the Parameters is on the tiles."""
-        self._analognoise.written = {name: _version(target) for name, target in self.targets().items()}
+        targets = self.targets()
+        # A sharded Parameter is another object while its layer computes.
+        sharded = any(hasattr(target, "full_tensor") for target in targets.values())
+        versions = {} if sharded else {name: _version(target) for name, target in targets.items()}
+        self._analognoise.written = versions
 
     def drift_to_(self, seconds: float) -> None:
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`."""
@@ -316,6 +328,12 @@ class AnalogLayer(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._write(state.time)
         return self
+
+
+def gathered(parameter: nn.Parameter) -> Tensor:
+    """The weights themselves; of a Parameter that is sharded over processes (``fully_shard``) the whole."""
+    weights = parameter.detach()
+    return weights.full_tensor() if hasattr(weights, "full_tensor") else weights
 
 
 def _version(parameter: Tensor) -> tuple[int, int]:

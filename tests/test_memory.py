@@ -1,0 +1,76 @@
+"""What converting and programming cost in memory, from the allocator's own record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+import analognoise as an
+from analognoise.conversion import analog_layers
+
+
+def allocated(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes of tensors that are live at the most while something runs, and when it ends, beyond the start."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert events
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most, live
+
+
+def held(model: nn.Module) -> int:
+    """Bytes of the storages in the chip's state, each once."""
+    storages = {}
+    for layer in analog_layers(model).values():
+        tensors = [value for tile in layer.analog.tiles or [] for value in vars(tile).values()]
+        for tensor in (*tensors, *layer.analog.weights.values()):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def test_converting_takes_no_memory_and_programming_five_values_per_weight() -> None:
+    with torch.device("meta"):
+        shape = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(3)))
+    model = shape.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -0.1, 0.1)
+    layers = [layer.weight.numel() for layer in model]
+    weights = sum(layers)
+    own = 4 * sum(parameter.numel() for parameter in model.parameters())
+    kept: list[nn.Module] = []
+    most, left = allocated(lambda: kept.append(an.convert_to_analog(model, "pcm-ibm")))
+    analog = kept[0]
+    assert most <= 0.1 * own
+    assert left <= 0.001 * own
+    assert held(analog) == 0
+    most, left = allocated(lambda: an.program_(analog, seed=0))
+    # Two conductances, two drift coefficients and the weight; a scale per column of each tile and one
+    # scalar more for every tile.
+    tiles = 3 * 4 * 4
+    assert held(analog) == 4 * (5 * weights + tiles * 512 + tiles)
+    assert held(analog) <= 1.001 * 5 * 4 * weights
+    assert abs(left - held(analog)) <= 4096
+    assert most <= 1.02 * held(analog)  # and what one tile needs in between
+    most, left = allocated(lambda: an.drift_to_(analog, "1d"))
+    assert most <= 0.15 * 4 * weights
+    assert left == 0
+    # Programming again replaces a layer's devices when the new ones are there.
+    most, left = allocated(lambda: an.program_(analog, seed=1))
+    assert most <= 4 * (4 * max(layers) + 0.15 * weights)
+    assert left == 0
+
+
+def test_half_precision_costs_no_more() -> None:
+    model = nn.Linear(1024, 1024, bias=False).bfloat16()
+    analog = an.convert_to_analog(model, "pcm-ibm")
+    an.program_(analog)
+    assert held(analog) == 4 * (4 * 1024**2 + 4 * 512 + 4) + 2 * 1024**2

@@ -1,0 +1,78 @@
+"""A model that is sharded over processes (FSDP2) trains sharded and computes on whole chips."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import analognoise as an
+from analognoise.errors import StaleChipWarning
+
+X = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
+
+
+def build() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 15), nn.ReLU(), nn.Linear(15, 5))
+
+
+def shard(model: nn.Sequential) -> None:
+    for module in (model[0], model[2], model):
+        fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
+
+
+def train(model: nn.Module, inputs: torch.Tensor) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+
+
+def _worker(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    found = {}
+    for order in ("sharded", "converted"):
+        model = build()
+        if order == "sharded":
+            shard(model)
+            model = an.convert_to_analog(model, "pcm-ibm", inplace=True)
+        else:
+            model = an.convert_to_analog(model, "pcm-ibm")
+            shard(model)
+        train(model, X[2 * rank : 2 * rank + 2])
+        an.program_(model, seed=3)
+        an.save_chip(model, f"{folder}/{order}{rank}.safetensors")
+        model.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", StaleChipWarning)
+            an.drift_to_(model, "1d")
+            found[order] = model(X).detach()
+        assert model[0].weight.to_local().shape[0] < 15
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_fully_sharded_in_both_orders(tmp_path: Path) -> None:
+    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    model = build()
+    train(model, X)
+    whole = an.drift_to_(an.program_(an.convert_to_analog(model, "pcm-ibm"), seed=3), "1d").eval()
+    expected = whole(X).detach()
+    for rank in (0, 1):
+        for order, found in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=order)
+    # Both processes hold the same chip.
+    one, other = (load_file(tmp_path / f"sharded{rank}.safetensors") for rank in (0, 1))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
