@@ -147,9 +147,7 @@ def test_eval_mode_before_programming_says_what_to_do():
     with pytest.raises(NotProgrammedError, match=r"layer '0' cannot drift"):
         chip.drift_to_(analog, "1d")
     with chip.digital(analog):
-        with chip.digital(analog):
         assert torch.equal(analog(torch.ones(1, 3)), net(torch.ones(1, 3)))
-    assert torch.isfinite(analog(torch.ones(1, 3))).all()
 
 
 def test_gradients_reach_the_input_through_a_programmed_chip():
