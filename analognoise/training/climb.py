@@ -15,22 +15,42 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import mul
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from analognoise.errors import MethodError
 from analognoise.training.checks import check_gradient, check_number, check_steps
 from analognoise.training.replay import Replay
-from analognoise.training.wrapper import Closure, WrappedOptimizer, as_numbers, run_closure
+from analognoise.training.wrapper import Closure, WrappedOptimizer, as_numbers, forget_casts, run_closure
 
 # Norms below this count as zero: their reciprocal would overflow float32.
 _TINY = 1e-30
 
 _Climber = tuple[Tensor, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A climb between ``first_step`` and ``second_step``.
+
+    Attributes:
+        usable: whether the gradient was.
+        statistics: running statistics after the first pass.
+        versions: how often torch had written to each of the climbed weights; more by now means that somebody
+            else has put weights there.
+        guard: the hook on the model's ``state_dict``.
+    """
+
+    usable: bool
+    statistics: list[tuple[Tensor, Tensor]]
+    versions: list[int]
+    guard: RemovableHandle
 
 
 class SharpnessAware(WrappedOptimizer):
@@ -55,6 +75,13 @@ class SharpnessAware(WrappedOptimizer):
     forward and backward again, then ``optimizer.second_step()`` (or ``step()``, as a ``GradScaler`` calls
     it). ``first_step`` uses up the gradients. Random numbers are not replayed that way, and noise is not
     possible.
+
+    A ``GradScaler`` that finds an infinite second gradient leaves ``step()`` out, and the weights stay where
+    the climb put them. They come back with the next ``optimizer.zero_grad()`` (not ``model.zero_grad()``),
+    so the next pass sees the clean ones; failing that, with the next ``first_step``, which warns. After the
+    last step, or before the model is evaluated, call ``optimizer.restore()``: it does nothing where there is
+    nothing to do. ``state_dict`` of the optimizer and of its model come back from such a step too, and raise
+    in the middle of any other, so that climbed weights are not stored for clean ones.
     """
 
     _scaled: ClassVar[bool] = True
@@ -83,19 +110,20 @@ class SharpnessAware(WrappedOptimizer):
         check_steps(method, "rho_warmup", rho_warmup)
         self.perturb = perturb
         self.rho_warmup = rho_warmup
-        # Between first_step and second_step: whether the gradient was usable, and the running statistics.
-        self._pending: tuple[bool, list[tuple[Tensor, Tensor]]] | None = None
+        self._open: _Open | None = None
         super().__init__(
             base, model, clip=clip, noise=noise, noise_ramp=noise_ramp, seed=seed, before_step=before_step
         )
 
     @property
     def _mid_step(self) -> bool:
-        return super()._mid_step or self._pending is not None
+        return super()._mid_step or self._open is not None
 
     def _forget(self) -> None:
         super()._forget()
-        self._pending = None
+        if self._open is not None:
+            self._open.guard.remove()
+            self._open = None
 
     def _index(self) -> None:
         super()._index()
@@ -110,13 +138,28 @@ class SharpnessAware(WrappedOptimizer):
     def first_step(self) -> None:
         """Climb, from the gradients that lie in ``.grad``; they are used up.
 
+        After a second gradient without a step, as a ``GradScaler`` leaves it, the weights come back first. If
+        that is only now and not with ``optimizer.zero_grad()``, a RuntimeWarning says that the gradients in
+        ``.grad`` were taken at the climbed weights.
+
         Raises:
-            MethodError: when a climb is open already, with noise, or for a sparse or complex gradient.
+            MethodError: when a climb is open and no backward pass came after it, with noise, or for a sparse
+                or complex gradient.
         """
         method = type(self).__name__
-        if self._pending is not None:
-            raise MethodError(
-                f"{method}.first_step was called twice: second_step, or restore to give up, comes between"
+        if self._open is not None:
+            if not self._gradients_there():
+                raise MethodError(
+                    f"{method}.first_step was called twice: a backward pass and second_step, or restore to "
+                    "give up, come between"
+                )
+            self._give_up()
+            warnings.warn(
+                f"{method}.first_step, step {self.steps}: the step before had no second_step; the weights "
+                "have come back only now, so this climb goes by a gradient at the climbed ones: call "
+                "optimizer.zero_grad() before each first pass",
+                RuntimeWarning,
+                stacklevel=2,
             )
         if self.noise:
             raise MethodError(
@@ -126,7 +169,9 @@ class SharpnessAware(WrappedOptimizer):
         statistics = self._replay.statistics()
         usable = self._climb() if self._climbs() else True
         self._drop_gradients()
-        self._pending = (usable, statistics)
+        versions = [parameter._version for parameter in self._clean]
+        guard = self.model.register_state_dict_pre_hook(self._before_saving)
+        self._open = _Open(usable, statistics, versions, guard)
 
     def second_step(self) -> None:
         """Come back, and let the base optimizer step with the gradients that lie in ``.grad``.
@@ -134,40 +179,88 @@ class SharpnessAware(WrappedOptimizer):
         Raises:
             MethodError: when no climb is open.
         """
-        if self._pending is None:
+        if self._open is None:
             raise MethodError(f"{type(self).__name__}.second_step needs a first_step before it")
         self.step()
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Come back without a step; for a ``first_step`` that is given up."""
+        """Come back without a step; for a ``first_step`` that is given up.
+
+        Call it after the last step of a training with a ``GradScaler``, which may have left that step out.
+        Where no climb is open it does nothing. Running statistics are then those after the first pass.
+        """
         self._restore()
-        if self._pending is not None:
-            self._replay.give_back(self._pending[1])
-            self._pending = None
+        if self._open is not None:
+            self._replay.give_back(self._open.statistics)
+            self._forget()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients; a second one that no step has used gives that step up: weights come back."""
+        if self._open is not None and self._gradients_there():
+            self._give_up()
+        super().zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state dict, with the number of steps and the seed under ``"analognoise"``.
+
+        The model's own ``state_dict`` goes by the same rule between ``first_step`` and ``second_step``.
+
+        Raises:
+            MethodError: between ``first_step`` and ``second_step``, unless the second gradient is there and
+                not finite, so that a ``GradScaler`` has left the step out: then the weights come back.
+        """
+        self._before_saving()
+        return super().state_dict()
+
+    def _before_saving(self, *_: Any) -> None:
+        if self._open is None:
+            return
+        gradients = self._gradients_there()
+        if not gradients or all(map(math.isfinite, norms(gradients, math.inf))):
+            raise MethodError(
+                f"{type(self).__name__}, step {self.steps}: the weights cannot be stored between first_step "
+                "and second_step, where they are not the clean ones: call second_step, or restore to give up"
+            )
+        self._give_up()
+
+    @torch.no_grad()
+    def _give_up(self) -> None:
+        """Come back, unless other weights were put into the model since the climb."""
+        if self._open is not None and self._open.versions == [weight._version for weight in self._clean]:
+            self.restore()
+        self._forget()
+
+    def _gradients_there(self) -> list[Tensor]:
+        return [
+            parameter.grad
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and parameter.numel()
+        ]
 
     def _gradients(self, closure: Closure | None) -> tuple[Any, bool]:
-        if self._pending is not None:
+        if self._open is not None:
             if closure is not None:
                 raise MethodError(f"{type(self).__name__}.step after first_step takes no closure")
-            usable = self._pending[0]
+            usable = self._open.usable
             self.restore()
             return None, usable
         if closure is None:
             raise self._no_closure()
         if not self._climbs():
             return super()._gradients(closure)
-        self._replay.begin(parameter for group in self.param_groups for parameter in group["params"])
-        try:
-            self._perturb()
-            loss = run_closure(closure)
-            usable = self._climb()
-            if usable:
-                self._drop_gradients()
-                with self._replay.second_pass():
-                    run_closure(closure)
-        finally:
-            self._restore()
+        with self._replay.begun(parameter for group in self.param_groups for parameter in group["params"]):
+            try:
+                self._perturb()
+                loss = run_closure(closure)
+                usable = self._climb()
+                if usable:
+                    self._drop_gradients()
+                    with self._replay.second_pass():
+                        run_closure(closure)
+            finally:
+                self._restore()
         return loss, usable
 
     def _climbs(self) -> bool:
@@ -227,6 +320,7 @@ class SharpnessAware(WrappedOptimizer):
         else:
             torch._foreach_mul_(gradients, factors)
             torch._foreach_add_(weights, gradients)
+        forget_casts()
         return True
 
     def _climbers(self) -> tuple[list[_Climber], list[_Climber]]:

@@ -15,7 +15,7 @@ from analognoise.errors import MethodError, ModelError, TrainingError
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_gradient, check_number
 from analognoise.training.replay import Replay
-from analognoise.training.wrapper import Closure, WrappedOptimizer, run_closure
+from analognoise.training.wrapper import Closure, WrappedOptimizer, forget_casts, run_closure
 from analognoise.units import parse_time
 
 
@@ -141,6 +141,7 @@ class ProfileNoise(WrappedOptimizer):
         copies = [weight.clone() for weight in weights]
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_copy_(weights, [value for name, value in drawn.items() if name in self._chip])
+        forget_casts()
 
 
 class RandomWeightPerturbation(WrappedOptimizer):
@@ -197,19 +198,19 @@ class RandomWeightPerturbation(WrappedOptimizer):
         if not self.noise or not self.mix:
             return run_closure(closure), True
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        self._replay.begin(parameters)
-        loss = run_closure(closure)
-        clean = [parameter.grad for parameter in parameters]
-        for parameter, gradient in zip(parameters, clean, strict=True):
-            if gradient is not None:
-                check_gradient(type(self).__name__, self._names[parameter], gradient)
-            parameter.grad = None
-        try:
-            self._perturb()
-            with self._replay.second_pass():
-                run_closure(closure)
-        finally:
-            self._restore()
+        with self._replay.begun(parameters):
+            loss = run_closure(closure)
+            clean = [parameter.grad for parameter in parameters]
+            for parameter, gradient in zip(parameters, clean, strict=True):
+                if gradient is not None:
+                    check_gradient(type(self).__name__, self._names[parameter], gradient)
+                parameter.grad = None
+            try:
+                self._perturb()
+                with self._replay.second_pass():
+                    run_closure(closure)
+            finally:
+                self._restore()
         self._mix(parameters, clean)
         return loss, True
 

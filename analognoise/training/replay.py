@@ -1,7 +1,8 @@
 """What makes the second pass of a two-pass step see the same as the first, and leave nothing behind.
 
 Dropout masks: the global random generators are set back to where they stood before the first pass. Running
-statistics of batch normalization: those of the first pass count, the second pass leaves no trace.
+statistics of batch normalization: those of the first pass count, the second pass leaves no trace, and a step
+that an exception ends leaves none at all.
 """
 
 from __future__ import annotations
@@ -33,10 +34,19 @@ class Replay:
         self._watch_all: bool | None = None
         self._start: tuple[list[tuple[torch.device, Tensor]], Any] = ([], None)
 
-    def begin(self, parameters: Iterable[Tensor]) -> None:
-        """Remember the generators; call it before the first pass."""
+    @contextmanager
+    def begun(self, parameters: Iterable[Tensor]) -> Iterator[None]:
+        """Around both passes: remembers the generators; if an exception ends the step, the running statistics
+        become again what they were before it.
+        """
         devices = {parameter.device for parameter in parameters} | {torch.device("cpu")}
         self._start = (_torch_states(devices), None if self._watch_all is False else _other_states())
+        statistics = self.statistics()
+        try:
+            yield
+        except BaseException:
+            self.give_back(statistics)
+            raise
 
     def statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Each buffer that a pass in training mode changes, with a copy of it."""
@@ -57,7 +67,7 @@ class Replay:
 
     @contextmanager
     def second_pass(self) -> Iterator[None]:
-        """The generators start where :meth:`begin` found them; after it all is as the first pass left it."""
+        """The generators start where :meth:`begun` found them; after it all is as the first pass left it."""
         states, others = self._start
         after = _torch_states(device for device, _ in states)
         others_after = None if self._watch_all is False else _other_states()

@@ -46,6 +46,9 @@ class WrappedOptimizer(OptimizerAround):
     that would be (:func:`analognoise.conversion.chip_weights`, at construction). Noise also falls on frozen
     weights, as on a chip; clipping leaves alone what the base does not train.
 
+    Mixed precision: ``torch.autocast`` may stand in the closure or around ``step``. The bfloat16 copies of
+    weights that an open autocast context keeps are dropped whenever the weights move.
+
     Noise: each step draws w + N(0, (noise · max|w_l|)²) for layer l, computes the gradient there, and applies
     it to the clean w. Clipping: after each update the weights of layer l are clamped to ± clip · std(w_l).
     Source of both: Joshi et al. 2020, doi 10.1038/s41467-020-16108-9 (that clipping follows each update is
@@ -115,7 +118,9 @@ class WrappedOptimizer(OptimizerAround):
 
         Raises:
             MethodError: when the method needs a closure and none is given.
-            Exception: whatever the closure raises; the weights are then as they were before the step.
+            Exception: whatever the closure raises; the weights are then as they were before the step. So are
+                the running statistics of normalization layers where the method takes two passes; after one
+                pass they keep what it counted, as with torch's own optimizers.
         """
         loss, usable = self._gradients(closure)
         if usable:
@@ -123,6 +128,7 @@ class WrappedOptimizer(OptimizerAround):
                 self.before_step()
             self.base.step()
             self._clip_weights()
+            forget_casts()
         self.steps += 1
         return loss
 
@@ -166,6 +172,7 @@ class WrappedOptimizer(OptimizerAround):
         largest = torch._foreach_norm(weights, math.inf)
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_addcmul_(weights, draws, largest, value=level)
+        forget_casts()
 
     def _normals(self) -> list[Tensor]:
         """This step's standard normals for each weight tensor, from a stream of its own."""
@@ -193,6 +200,7 @@ class WrappedOptimizer(OptimizerAround):
         if self._clean:
             torch._foreach_copy_(list(self._clean), list(self._clean.values()))
             self._clean.clear()
+            forget_casts()
 
     def _clip_weights(self) -> None:
         if self.clip is None:
@@ -214,6 +222,14 @@ def run_closure(closure: Closure) -> Any:
     """Call the closure with gradients enabled, as torch's optimizers do."""
     with torch.enable_grad():
         return closure()
+
+
+def forget_casts() -> None:
+    """Drop the copies of weights that an open autocast context keeps; call it whenever weights have moved.
+
+    It costs less than asking whether one is open; a disabled one around an enabled one keeps copies too.
+    """
+    torch.clear_autocast_cache()
 
 
 def as_numbers(scalars: list[Tensor]) -> list[float]:

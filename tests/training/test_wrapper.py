@@ -8,6 +8,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -355,6 +356,67 @@ def test_gradients_can_be_clipped_right_before_the_update(name: str) -> None:
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
     moved = sum(((a - b) ** 2).sum().item() for a, b in zip(model.parameters(), started, strict=True)) ** 0.5
     assert moved == pytest.approx(1e-3, rel=1e-2)
+
+
+def train_cast(name: str, where: str) -> tuple[list[float], nn.Module]:
+    """Four steps with autocast in the ``closure``, around each ``step`` or around the whole ``training``."""
+    model = make()
+    optimizer = METHODS[name](sgd(model), model)
+    batch = data()
+
+    def cast(here: bool) -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if here else nullcontext()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        with cast(where == "closure"):
+            loss = nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+        loss.backward()
+        return loss
+
+    losses = []
+    with cast(where == "training"):
+        for step in range(4):
+            batch = data(step)
+            torch.manual_seed(step)
+            with cast(where == "step"):
+                losses.append(optimizer.step(closure).item())
+    return losses, model
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast_may_stand_in_the_closure_or_around_the_step(name: str) -> None:
+    """An open context keeps bfloat16 copies of the weights, which must follow the weights."""
+    losses, model = train_cast(name, "closure")
+    for where in ("step", "training"):
+        other, twin = train_cast(name, where)
+        assert other == losses
+        assert_same(twin, model)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("name", ["sam", "samson", "rwp"])
+def test_a_closure_that_raises_leaves_weights_and_statistics(name: str, failing: int) -> None:
+    model = make()
+    optimizer = METHODS[name](sgd(model), model)
+    train(optimizer, model, range(2))
+    before = copy.deepcopy(model)
+    closure, calls = closure_of(optimizer, model), 0
+
+    def raising() -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = closure()
+        if calls == failing:
+            assert not torch.equal(model[1].running_mean, before[1].running_mean)
+            raise RuntimeError("out of memory")
+        return loss
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(raising)
+    assert_same(model, before)
+    assert model[1].num_batches_tracked.item() == 2
+    assert optimizer.steps == 2
 
 
 @pytest.mark.parametrize("name", METHODS)
