@@ -12,6 +12,8 @@ from analognoise.report.summary import Section, failed
 
 _APART = 1.5  # a method further away than this many times the others' span would squeeze their lines together
 _WIDEN = 1.5  # intervals may widen the range by this many times the means' span at each end
+_FEW = 4  # methods up to which all of them, and all of their intervals, have room
+_CLOSE = 3.0  # percentage points: methods that differ by less are never apart
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Limits:
     low: float
     high: float
 
+    def cuts(self, section: Section) -> bool:
+        """Whether an interval of a method in the picture reaches beyond it."""
+        outside = self.outside(section)
+        edges = [_edges(section, method) for method in section.methods if method not in outside]
+        if section.numbers.percent:
+            edges = [part.clip(0, 100) for part in edges]
+        return any(((part < self.low) | (part > self.high)).any() for part in edges)
+
     def outside(self, section: Section) -> dict[str, str]:
         """Methods none of whose means is in the picture, each with the range of its values in words."""
         found = {}
@@ -97,8 +107,8 @@ def vertical(shown: Sequence[Section]) -> Limits:
     low, high = float(points.min()), float(points.max())
     span = max(high - low, 0.5 if percent else 1e-3 * max(abs(high), 1e-9))
     if edges.size:
-        # a single method has no other lines that its interval could squeeze
-        most = _WIDEN * span if any(len(section.methods) > 1 for section in shown) else math.inf
+        # wide intervals of many methods would squeeze their lines together
+        most = _WIDEN * span if any(len(section.methods) > _FEW for section in shown) else math.inf
         low = min(low, max(float(edges.min()), low - most))
         high = max(high, min(float(edges.max()), high + most))
     margin = 0.04 * max(high - low, span)
@@ -111,7 +121,7 @@ def vertical(shown: Sequence[Section]) -> Limits:
 def _together(section: Section) -> list[str]:
     """The methods that have values, without those (at most a third) whose values are far from all others'."""
     kept = [method for method in section.methods if method not in failed(section)]
-    for _ in range(len(kept) // 3):
+    for _ in range(len(kept) // 3 if len(kept) > _FEW else 0):
         gaps = [_gap(section, method, [other for other in kept if other != method]) for method in kept]
         furthest = int(np.argmax(gaps))
         if gaps[furthest] <= _APART:
@@ -125,7 +135,8 @@ def _gap(section: Section, method: str, others: Sequence[str]) -> float:
     mine = _means(section, method)
     theirs = np.concatenate([_points(section, other) for other in others])
     gap = max(float(theirs.min() - mine.max()), float(mine.min() - theirs.max()), 0.0)
-    return gap / max(float(np.ptp(theirs)), 1e-3 * float(np.abs(theirs).max()), 1e-12)
+    least = _CLOSE if section.numbers.percent else 1e-3 * float(np.abs(theirs).max())
+    return gap / max(float(np.ptp(theirs)), least, 1e-12)
 
 
 def _means(section: Section, method: str) -> np.ndarray:

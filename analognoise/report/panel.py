@@ -43,7 +43,7 @@ def draw_panel(ax: Axes, section: Section, limits: Limits, title: str | None, co
         end = _method(ax, section, method, looks[method], scale, shift)
         ends.append(End(*end, *_final(section, method), looks[method].text_color))
     attach(ax, ends)
-    _headline(ax, title or section.title + _TITLES[section.kind], _facts(section, outside, confidence))
+    _headline(ax, title or section.title + _TITLES[section.kind], _facts(section, limits, confidence))
 
 
 def _furnish(ax: Axes, section: Section, scale: Scale) -> None:
@@ -127,8 +127,9 @@ def _headline(ax: Axes, title: str, facts: list[str]) -> None:
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10 + 10.6 * len(lines))
 
 
-def _facts(section: Section, outside: dict[str, str], confidence: float) -> list[str]:
+def _facts(section: Section, limits: Limits, confidence: float) -> list[str]:
     """What a reader without the text beside it must know, a paragraph each."""
+    outside = limits.outside(section)
     interval = f" and {100 * confidence:g}\u00a0% interval" if has_intervals(section) else ""
     error = sampling_error(section)
     sampling = f" · test set's standard error ≤ {error}, not included" if error else ""
@@ -141,6 +142,8 @@ def _facts(section: Section, outside: dict[str, str], confidence: float) -> list
         facts.append(
             "outside the picture: " + ", ".join(f"{label(m)} ({text})" for m, text in outside.items())
         )
+    if limits.cuts(section):
+        facts.append("some intervals reach beyond the picture")
     if broken := failed(section):
         facts.append(f"failed: {', '.join(map(label, broken))}")
     return facts

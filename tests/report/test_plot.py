@@ -249,10 +249,14 @@ def test_usual_tick_labels_do_not_overlap(two: pd.DataFrame, tmp_path: Path) -> 
 
 def test_a_method_far_below_is_named_and_left_out(summary: Frames) -> None:
     means = {"sgd": [0.95, 0.9], "sam": [0.96, 0.91], "rwp": [0.113, 0.10], "asam": [0.94, 0.92]}
+    few = plot_over_time(summary(means, [1.0, 60.0]), new_axes())
+    assert few.get_ylim()[0] < 10  # few methods have room
+    assert "outside" not in facts(few)
+    means["clip"] = [0.95, 0.91]
     ax = plot_over_time(summary(means, [1.0, 60.0]), new_axes())
     assert "outside the picture: rwp (10.0–11.3)" in facts(ax)
     assert ax.get_ylim()[0] > 80
-    assert {label.get_text().split()[1] for label in end_labels(ax)} == {"sgd", "sam", "asam"}
+    assert {label.get_text().split()[1] for label in end_labels(ax)} == {"sgd", "sam", "asam", "clip"}
     # a method that falls from among the others stays, whole
     means["rwp"] = [0.95, 0.10]
     ax = plot_over_time(summary(means, [1.0, 60.0]), new_axes())
@@ -269,15 +273,17 @@ def test_failed_methods_are_named(two: pd.DataFrame) -> None:
     assert "failed: sgd, sam+clip" in facts(plot_over_time(two, new_axes()))
 
 
-def test_wide_intervals_do_not_squeeze_the_lines(summary: Frames) -> None:
-    frame = summary({"sgd": [0.95, 0.93], "sam": [0.94, 0.91]}, [1.0, 60.0], half=0.4)
-    low, high = plot_over_time(frame, new_axes()).get_ylim()
-    assert low > 80
-    assert high <= 101
-    alone = frame[frame["method"] == "sgd"]
-    low, high = plot_over_time(alone, new_axes()).get_ylim()
-    assert low < 53
-    assert 100 < high < 102
+def test_wide_intervals_of_many_methods_do_not_squeeze_the_lines(summary: Frames) -> None:
+    means = {
+        name: [0.95 - i / 100, 0.93 - i / 100] for i, name in enumerate(["sgd", "sam", "asam", "rwp", "clip"])
+    }
+    ax = plot_over_time(summary(means, [1.0, 60.0], half=0.4), new_axes())
+    assert ax.get_ylim()[0] > 70
+    assert "some intervals reach beyond the picture" in facts(ax)
+    few = {name: means[name] for name in ("sgd", "sam")}
+    ax = plot_over_time(summary(few, [1.0, 60.0], half=0.4), new_axes())
+    assert ax.get_ylim()[0] < 55
+    assert "beyond" not in facts(ax)
 
 
 def test_drawing_on_axes_takes_one_profile(two: pd.DataFrame, summary: Frames, levels: Frames) -> None:
