@@ -15,6 +15,8 @@ from analognoise.devices.problems import Problem, show
 
 Numbers = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
 
+MOST_X = 2.0  # read noise sees conductances that programming put above g_max; more is another unit
+
 
 class Table(BaseCurve):
     """Points (x, y), linear between them, with the first y below the first point and the last y above the
@@ -66,6 +68,11 @@ class Table(BaseCurve):
         if len(self.x) != len(self.y):
             raise Problem(
                 "y", f"has {len(self.y)} values but must have as many as x, which has {len(self.x)}"
+            )
+        if self.x and self.x[-1] > MOST_X:
+            raise Problem(
+                f"x[{len(self.x) - 1}]",
+                f"is {self.x[-1]:g} but x is G / g_max: it goes from 0 to 1, and at most to {MOST_X:g}",
             )
         for index, (value, after) in enumerate(pairwise(self.x), 1):
             if after <= value:

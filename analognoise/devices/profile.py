@@ -30,9 +30,13 @@ _GRID = 4001
 _DOCUMENTATION = ("technology", "description", "source")
 
 Positive = Annotated[float, Field(gt=0)]
+# No device is outside these; a figure that is has another unit, or a typing error.
+Conductances = Annotated[float, Field(gt=0, le=1e9)]
 Seconds = Annotated[float, Field(gt=0, description="seconds")]
 NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_MOST_NU = 10.0
+_MOST_SIGMA = 10.0  # times g_max
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(@[0-9.e+-]+%)?$")]
 # Two characters look like the micro sign.
 _UNITS = {"\u00b5S": "uS", "\u03bcS": "uS"}
@@ -56,7 +60,7 @@ class Conductance(Frozen):
     """The range of one device's conductance, in ``unit``."""
 
     unit: Unit = Field(description="microsiemens, or nanoampere where devices were measured as currents")
-    g_max: Positive = Field(description="the largest target conductance, in unit")
+    g_max: Conductances = Field(description="the largest target conductance, in unit")
     g_min: NotNegative = Field(default=0.0, description="the smallest target conductance, in unit")
 
     @model_validator(mode="after")
@@ -251,14 +255,22 @@ class DeviceProfile(Frozen):
         low, high = self._min_x, 1.0
         if self.programming:
             largest = _check("programming.sigma", self.programming.sigma, low, 1.0)
+            most = _MOST_SIGMA * self.conductance.g_max
+            _check_most("programming.sigma", largest, most, f"10 × g_max ({self.conductance.unit})")
             low = 0.0 if largest > 0 else low
             high = 1.0 + _SPREAD * largest / self.conductance.g_max
         if self.drift:
-            _check("drift.nu_mean", self.drift.nu_mean, max(self._min_x, MIN_DRIFT_X), 1.0)
-            _check("drift.nu_std", self.drift.nu_std, max(self._min_x, MIN_DRIFT_X), 1.0)
+            for name, curve in (("nu_mean", self.drift.nu_mean), ("nu_std", self.drift.nu_std)):
+                largest = _check(f"drift.{name}", curve, max(self._min_x, MIN_DRIFT_X), 1.0)
+                _check_most(f"drift.{name}", largest, _MOST_NU, "an exponent of the drift")
         if self.read:
             _check("read.relative_sigma", self.read.relative_sigma, low, high)
         return self
+
+
+def _check_most(field: str, largest: float, most: float, what: str) -> None:
+    if largest > most:
+        raise Problem(field, f"reaches {largest:.4g} but must be at most {most:.4g}, {what}")
 
 
 def _grid(low: float, high: float, curve: BaseCurve) -> Tensor:

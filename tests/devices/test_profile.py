@@ -339,3 +339,18 @@ def test_shipped_profiles_are_named_as_their_files_and_say_their_source(path):
         assert profile.source is not None
         assert profile.source.citation
         assert profile.source.notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"conductance.g_max": 1e308}, r"g_max.*1e\+308"),
+        ({"programming.sigma": 1e300}, r"programming.sigma reaches 1e\+300 but must be at most 250"),
+        ({"drift.nu_mean": 500.0}, r"drift.nu_mean reaches 500 but must be at most 10"),
+        ({"drift.nu_std": {"curve": "table", "x": [0, 0.5, 25], "y": [0.01, 0.01, 0.01]}}, r"x is G / g_max"),
+        ({"tile.rows": 10**12}, r"tile.rows.*1000000000000"),
+    ],
+)
+def test_figures_that_no_device_has_are_refused(changes, words):
+    with pytest.raises(ProfileError, match=words):
+        load_profile("pcm-ibm").replace(changes)
