@@ -81,6 +81,7 @@ def compare(
     lr: o.Rate = None,
     workers: o.Workers = None,
     compensation: o.Compensation = "global",
+    digital: o.Digital = None,
     force: o.Force = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -104,6 +105,7 @@ def compare(
             lr=lr,
             workers=workers,
             compensation=compensation,
+            digital=digital or (),
             force=force,
             say=_note,
         )
@@ -128,6 +130,7 @@ def train(
     method: o.Method = "sgd",
     weights: o.Weights = None,
     profile: o.TrainingProfile = None,
+    digital: o.Digital = None,
     epochs: o.Epochs = None,
     lr: o.Rate = None,
     batch_size: o.BatchSize = None,
@@ -152,6 +155,7 @@ def train(
             method=method,
             weights=weights,
             profile=profile,
+            digital=digital or (),
             epochs=epochs,
             lr=lr,
             batch_size=batch_size,
@@ -170,10 +174,12 @@ def train(
         "evaluate --task digits --weights runs/samson/model.safetensors --profile pcm-ibm",
         "evaluate --model mine:build --weights model.safetensors --data mine:test_loader --profile my.toml "
         "--times 1h,1y --out runs/mine-on-chips",
+        "evaluate --model mine:build --weights model.safetensors --data mine:test_loader "
+        "--profile 'features.*=pcm-ibm,head=ideal' --digital 'stem*'",
     )
 )
 def evaluate(
-    profile: o.ProfileList,
+    profile: o.LayerProfileList,
     task: o.TaskName = None,
     model: o.ModelName = None,
     data: o.TestData = None,
@@ -185,6 +191,7 @@ def evaluate(
     floor: o.Floor = None,
     seed: o.Seed = 0,
     compensation: o.Compensation = "global",
+    digital: o.Digital = None,
     batch_size: o.BatchSize = None,
     device: o.Device = "cpu",
     threads: o.Threads = 1,
@@ -201,7 +208,7 @@ def evaluate(
 
     with _interruptible("interrupted: nothing was kept" if out is None else _GO_ON):
         result = evaluate_model(
-            profiles=_split(profile),
+            profiles=_profiles(profile),
             task=task,
             model=model,
             data=data,
@@ -213,6 +220,66 @@ def evaluate(
             floor=floor,
             seed=seed,
             compensation=compensation,
+            digital=digital or (),
+            batch_size=batch_size,
+            device=device,
+            threads=threads,
+            out=out,
+            force=force,
+            say=_note,
+        )
+    _show(result, as_json)
+
+
+@app.command(
+    epilog=_examples(
+        "sensitivity --task digits --weights runs/samson/model.safetensors --profile pcm-ibm "
+        "--out runs/layers",
+        "sensitivity --model mine:build --weights model.safetensors --data mine:test_loader "
+        "--profile my.toml --digital 'head*' --times 1h,1y --out runs/my-layers",
+    )
+)
+def sensitivity(
+    profile: o.OneLayerProfile,
+    out: o.OutFolder,
+    task: o.TaskName = None,
+    model: o.ModelName = None,
+    data: o.TestData = None,
+    weights: o.Weights = None,
+    times: o.Times = "1d",
+    chips: o.Chips = 10,
+    metric: o.Metric = None,
+    forward: o.Forward = None,
+    seed: o.Seed = 0,
+    compensation: o.Compensation = "global",
+    digital: o.Digital = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = "cpu",
+    threads: o.Threads = 1,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Rank a model's layers by what each costs on chips: alone on tiles, and as the only one kept digital.
+
+    Writes sensitivity.csv, sensitivity.md, sensitivity.png, results.csv and run.json; a run that was killed
+    goes on, and more chips or times are added to what is there.
+    """
+    from analognoise.jobs.sensitivity import rank_layers
+
+    with _interruptible(_GO_ON):
+        result = rank_layers(
+            profile=profile,
+            task=task,
+            model=model,
+            data=data,
+            weights=weights,
+            times=times,
+            chips=chips,
+            metric=metric,
+            forward=forward,
+            seed=seed,
+            compensation=compensation,
+            digital=digital or (),
             batch_size=batch_size,
             device=device,
             threads=threads,
@@ -290,6 +357,11 @@ def _interruptible(text: str) -> Iterator[None]:
 
 def _split(values: list[str]) -> list[str]:
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _profiles(values: list[str]) -> list[str]:
+    """As ``_split``, but PATTERN=PROFILE,PATTERN=PROFILE is one device by layer and stays whole."""
+    return [part for value in values for part in ([value] if "=" in value else _split([value]))]
 
 
 def _seeds(text: str) -> tuple[int, ...]:

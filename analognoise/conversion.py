@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -105,6 +105,47 @@ def _profiles(profile: Profile | Mapping[str, Profile], names: list[str]) -> dic
         check_pattern(pattern, names)
     matched = {name: matching(name, loaded) for name in names}
     return {name: loaded[pattern] for name, pattern in matched.items() if pattern is not None}
+
+
+def keeping_digital(model: nn.Module, patterns: Iterable[str]) -> Filter | None:
+    """A ``filter_fn`` that leaves digital the layers that shell patterns match; None for no pattern.
+
+    Args:
+        model: digital; nothing of it is changed.
+        patterns: of layer names (``"head*"``), each of which must match a convertible layer or a parent.
+
+    Raises:
+        ConversionError: when a pattern matches no layer, or nothing would be left for tiles.
+    """
+    found, kept = list(convertible_layers(model)), tuple(patterns)
+    if not found:
+        return None  # the conversion says why
+    for pattern in kept:
+        check_pattern(pattern, found)
+    if kept and all(matching(name, kept) is not None for name in found):
+        raise ConversionError(
+            f"nothing to convert in {type(model).__name__}: {', '.join(map(repr, kept))} to be kept digital "
+            f"matches all {len(found)} convertible layers ({', '.join(map(repr, found))})"
+        )
+    return (lambda module, name: matching(name, kept) is None) if kept else None
+
+
+def for_training(model: nn.Module, profile: Profile | None, patterns: Iterable[str]) -> nn.Module:
+    """The model as a training method must see it: layers that stay digital are not its business.
+
+    Without patterns the model itself. With some, a copy that shares every tensor, whose other layers are on
+    tiles: methods put noise on those alone, clip those alone, and training it trains ``model``.
+
+    Args:
+        model: digital.
+        profile: the device to train for, if any.
+        patterns: as for :func:`keeping_digital`.
+
+    Raises:
+        ConversionError: as :func:`keeping_digital`.
+    """
+    chosen = keeping_digital(model, patterns)
+    return model if chosen is None else convert_to_analog(model, profile or "ideal", filter_fn=chosen)
 
 
 def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:

@@ -26,6 +26,27 @@ ProfileList = Annotated[
         panel=WORK,
     ),
 ]
+LayerProfileList = Annotated[
+    list[str],
+    _option(
+        "Device profile: a name from 'profiles list', a TOML file, or either at a noise level as in "
+        "gaussian@10%; or one by layer, as in 'features.*=pcm-ibm,head=ideal'. Several: the option again.",
+        "NAME|FILE",
+        "--profile",
+        "-p",
+        panel=WORK,
+    ),
+]
+OneLayerProfile = Annotated[
+    str,
+    _option(
+        "Device profile: a name, a TOML file, or one by layer, as in 'features.*=pcm-ibm,head=ideal'.",
+        "NAME|FILE",
+        "--profile",
+        "-p",
+        panel=WORK,
+    ),
+]
 TrainingProfile = Annotated[
     str | None,
     _option("Device to train for; profile-noise needs it.", "NAME|FILE", "--profile", "-p", panel=WORK),
@@ -58,6 +79,10 @@ Weights = Annotated[Path | None, _option("Safetensors file with the model's weig
 Times = Annotated[str, _option("Drift times since programming, in s, min, h, d, w, mo or y.", "LIST")]
 Chips = Annotated[int, _option("Chips to program.", "N")]
 Compensation = Annotated[str, _option("Drift compensation: global or none.", "KIND")]
+Digital = Annotated[
+    list[str] | None,
+    _option("Layers that stay digital, by name or as in 'head*'. Several: the option again.", "PATTERN"),
+]
 Epochs = Annotated[int | None, _option("Passes over the training data (default: the task's).", "N")]
 Rate = Annotated[float | None, _option("Learning rate at the start (default: the task's).", "X", "--lr")]
 BatchSize = Annotated[int | None, _option("Samples in a batch (default: the task's, or the data's).", "N")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +165,8 @@ def test_run_json_says_everything(finished):
 def test_summary_in_words(finished):
     text = finished.paths["text"].read_text()
     assert "2 training seeds, 3 chips for each model and device, 2 epochs, drift compensation: global" in text
-    assert "digital: conv1.bias, conv2.bias, fc.bias" in text
+    assert "- pcm-ibm: 100.0 % of the multiply-accumulates and 98.2 % of the parameters are on tiles" in text
+    assert re.search(r"^\| conv2\.bias +\| +16 \| +0 \| +biases are added digitally \|$", text, re.MULTILINE)
     assert (
         "- samson+clip: rho = 0.2, eta = 0.01, warmup = 0.1, perturb = all, clip = 2; 2 epochs, lr 0.05"
         in text

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from analognoise.comparison.settings import Contender, Settings, Training
-from analognoise.conversion import convert_to_analog
+from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.description import describe
 from analognoise.devices.catalog import load_profile
 from analognoise.devices.profile import DeviceProfile
@@ -47,6 +47,7 @@ def settle(
     compensation: str,
     confidence: float,
     workers: int | None,
+    digital: Iterable[str] = (),
 ) -> Settings:
     """Check every argument of a comparison; nothing is written.
 
@@ -87,6 +88,7 @@ def settle(
         check_batches(found.validation, f"validation of task {found.name!r}")
     size = found.batch_size if batch_size is None else batch_size
     data = _train_digest(found, training_seeds[0], size)
+    kept = tuple(digital)
     starts = {seed: _start(found, seed) for seed in training_seeds}
     trainings = tuple(
         Training(
@@ -100,6 +102,7 @@ def settle(
             task=found.name,
             data=data,
             start=starts[seed],
+            digital=kept,
         )
         for contender in contenders
         for target in (devices if parse_method(contender.recipe).needs_profile else (None,))
@@ -129,7 +132,8 @@ def settle(
         workers=count,
         trainings=trainings,
         test_data=EvaluationData(found.test, torch.device("cpu")).fingerprint,
-        model=_model(found, devices, compensation),
+        model=_model(found, devices, compensation, kept),
+        digital=kept,
     )
 
 
@@ -222,13 +226,16 @@ def _build(task: Task, seed: int) -> nn.Module:
     return model
 
 
-def _model(task: Task, profiles: tuple[DeviceProfile, ...], compensation: str) -> dict[str, Any]:
+def _model(
+    task: Task, profiles: tuple[DeviceProfile, ...], compensation: str, digital: tuple[str, ...]
+) -> dict[str, Any]:
     """What is on tiles under each profile; raises where there is nothing to convert."""
     model = _build(task, 0)
+    chosen = keeping_digital(model, digital)
     batch = next(iter(task.test or ()))
     found: dict[str, Any] = {"class": type(model).__name__, "profiles": {}}
     for profile in profiles:
-        analog = convert_to_analog(model, profile, compensation=compensation)
+        analog = convert_to_analog(model, profile, filter_fn=chosen, compensation=compensation)
         try:
             description = describe(analog, batch, forward=task.forward or default_forward)
         except AnalogNoiseError:

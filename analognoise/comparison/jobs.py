@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
-from analognoise.conversion import convert_to_analog
+from analognoise.conversion import convert_to_analog, for_training, keeping_digital
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import TrainingError
 from analognoise.evaluation.montecarlo import evaluate_drift
@@ -63,9 +63,10 @@ class TrainJob:
         path = Path(self.folder) / f"{training.stem}.safetensors"
         record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
         model = task.build(training.seed)
+        trained = for_training(model, training.profile, training.digital)
         try:
             history = fit(
-                model,
+                trained,
                 task.train(training.seed, training.batch_size),
                 recipe=training.recipe,
                 profile=training.profile,
@@ -141,7 +142,8 @@ class EvaluateJob:
         task = _task(self.source)
         model = task.build(self.training.seed)
         load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
-        analog = convert_to_analog(model, self.profile, compensation=self.compensation)
+        chosen = keeping_digital(model, self.training.digital)
+        analog = convert_to_analog(model, self.profile, filter_fn=chosen, compensation=self.compensation)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             report = evaluate_drift(

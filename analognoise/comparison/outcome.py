@@ -14,6 +14,7 @@ from rich.console import Console
 from analognoise.comparison.folder import RESULTS, RUN, SUMMARY, TEXT, read_run
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import read_results
+from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
 from analognoise.report.table import markdown_table, print_summary, summary_csv, write_whole
@@ -79,9 +80,11 @@ class Comparison:
         return float(self.run["settings"]["confidence"])
 
     def print(self, console: Console | None = None) -> None:
-        """Print the tables, and which trainings failed."""
+        """Print the tables, what is analog, and which trainings failed."""
         console = console or Console()
         print_summary(self.summary, console, compensation=self.compensation, confidence=self.confidence)
+        for line in analog_lines(self.run["model"]["profiles"]):
+            console.print(line, style="dim", markup=False)
         for failure in self.failed:
             console.print(f"failed: {failure.message}", style="red", markup=False)
 
@@ -95,6 +98,7 @@ class Comparison:
             "folder": str(self.folder),
             "run_id": self.run["run_id"],
             "settings": self.run["settings"],
+            "model": self.run["model"],
             "summary": rows,
             "failed": [failure.to_dict() for failure in self.failed],
             "files": {name: str(path) for name, path in self.paths.items()},
@@ -181,15 +185,7 @@ def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...
             f"{method['gradients_per_step']} gradient{'s' if method['gradients_per_step'] > 1 else ''} per "
             "step"
         )
-    lines += ["", "## What is analog", ""]
-    for profile, part in run["model"]["profiles"].items():
-        share = part["mac_share"]
-        share = "" if share is None else f"{100 * share:.1f} % of the multiply-accumulates and "
-        rest = ", ".join(item["name"] or "the model" for item in part["digital"]) or "nothing"
-        lines.append(
-            f"- {profile}: {share}{100 * part['parameter_share']:.1f} % of the parameters on "
-            f"{part['tiles']} tiles; digital: {rest}"
-        )
+    lines += ["", *analog_markdown(run["model"]["profiles"])]
     if run.get("warnings"):
         lines += ["", "## Warnings", "", *(f"- {text}" for text in run["warnings"])]
     times = ", ".join(format_time(seconds) for seconds in settings["times_s"])

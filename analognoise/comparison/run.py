@@ -64,6 +64,7 @@ def compare(
     batch_size: int | None = None,
     workers: int | None = None,
     compensation: str = "global",
+    digital: Iterable[str] = (),
     evaluation_seed: int = 0,
     confidence: float = 0.95,
     force: bool = False,
@@ -94,6 +95,8 @@ def compare(
         batch_size: None takes the task's.
         workers: processes; None takes one per core.
         compensation: drift compensation, "global" or "none".
+        digital: patterns of layer names (``"head*"``) that stay digital, in training (no noise, no clipping)
+            and on chips.
         evaluation_seed: root seed of the chips.
         confidence: coverage of the intervals.
         force: start over; deletes only what such a run leaves in ``out``.
@@ -120,6 +123,7 @@ def compare(
         compensation=compensation,
         confidence=confidence,
         workers=workers,
+        digital=digital,
     )
     folder = Folder(Path(out), settings, force)
     with folder.opened(sys.argv if command is None else command):

@@ -49,6 +49,7 @@ class Training:
         task: name of the task.
         data: digest of the training data (of the first batch, where they do not lie in memory).
         start: digest of the model's initial weights and the loss.
+        digital: patterns of layer names that stay digital: no noise, no clipping.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Training:
     task: str
     data: str
     start: str
+    digital: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -84,6 +86,7 @@ class Training:
             "task": self.task,
             "training_data": self.data,
             "initial_weights": self.start,
+            **_unless_empty(self.digital),
         }
 
     @cached_property
@@ -119,6 +122,7 @@ class Settings:
     trainings: tuple[Training, ...]
     test_data: str
     model: dict[str, Any]
+    digital: tuple[str, ...] = ()
 
     def times_of(self, profile: DeviceProfile) -> tuple[float, ...]:
         """Drift times to evaluate at; one only, 0 s, for a device on which nothing depends on time."""
@@ -152,6 +156,7 @@ class Settings:
             "compensation": self.compensation,
             "confidence": self.confidence,
             "test_data": self.test_data,
+            **_unless_empty(self.digital),
             "trainings": {training.stem: training.id for training in self.trainings},
         }
 
@@ -169,6 +174,11 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "hyperparameters": recipe.hyperparameters,
         "gradients_per_step": recipe.gradients_per_step,
     }
+
+
+def _unless_empty(digital: tuple[str, ...]) -> dict[str, list[str]]:
+    """The setting, where there is one: runs without it stay the runs that they were."""
+    return {"digital": list(digital)} if digital else {}
 
 
 def digest(content: Any) -> str:

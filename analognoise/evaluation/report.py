@@ -19,6 +19,7 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import HEADER, Row, format_rows, rows_to_frame
+from analognoise.report.onchip import digital_parts, share_on_tiles
 from analognoise.units import format_time
 
 if TYPE_CHECKING:
@@ -200,14 +201,9 @@ class DriftSummary:
             notes.append(
                 f"{report.metric} counts as better when {'larger' if report.higher_is_better else 'smaller'}."
             )
-        notes.append(
-            f"Drift compensation: {report.description.compensation}. {report.description.summary()}."
-        )
-        digital = [part for part in report.description.digital if part.macs or part.parameters]
-        if digital:
-            shown = ", ".join(part.name or part.kind for part in digital[:8])
-            more = f" and {len(digital) - 8} more" if len(digital) > 8 else ""
-            notes.append(f"Digital: {shown}{more} (reasons: describe(model)).")
+        model = report.describe
+        notes.append(f"Drift compensation: {model['compensation']}. {share_on_tiles(model)}.")
+        notes.append(f"Digital: {digital_parts(model, 8)} (reasons: describe(model)).")
         if report.not_read:
             names = ", ".join(report.not_read)
             notes.append(f"NOT READ: the tiles of {names}; the results do not show what a chip does to them.")

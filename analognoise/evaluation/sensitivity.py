@@ -161,6 +161,6 @@ def _store(
         first = store.rows[0]
         raise ResultsError(
             f"{store.path} holds another run (profile {first.profile!r}, run {first.run_id}: another model, "
-            "profile, data, metric or setting): name another file"
+            "profile, data, metric or setting): name another file or folder, or start over (--force)"
         )
     return store

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 
 from analognoise.comparison import Comparison, Event
 from analognoise.comparison import compare as compare_on_chips
+from analognoise.errors import ProfileError
 from analognoise.jobs.output import Output
 from analognoise.jobs.setup import Say
 from analognoise.progress import Advance, progress_bar
@@ -63,6 +64,12 @@ def compare_methods(
     Raises:
         AnalogNoiseError: as :func:`analognoise.comparison.compare`.
     """
+    by_layer = next((text for text in profiles if "=" in text and not Path(text).is_file()), None)
+    if by_layer is not None:
+        raise ProfileError(
+            f"profile {by_layer!r}: compare puts all layers on one device; 'analognoise evaluate' takes one "
+            "by layer"
+        )
     with ExitStack() as stack:
         progress = _Progress(stack, say)
         found = compare_on_chips(

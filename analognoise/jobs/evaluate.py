@@ -12,8 +12,7 @@ import pandas as pd
 from rich.console import RenderableType
 from torch import nn
 
-from analognoise.conversion import check_finite, convert_to_analog
-from analognoise.devices import DeviceProfile
+from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
@@ -24,12 +23,13 @@ from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.report import FILES, RESULTS_FILE, summarise, write_summary
 from analognoise.jobs.setup import (
+    Placement,
     Say,
     build_model,
     either,
     load_callable,
     load_data,
-    load_profiles,
+    load_placements,
     metric_of,
     torch_threads,
     try_batch,
@@ -108,6 +108,7 @@ def evaluate_model(
     floor: float | None = None,
     seed: int = 0,
     compensation: str = "global",
+    digital: Sequence[str] = (),
     batch_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
@@ -118,7 +119,7 @@ def evaluate_model(
     """Evaluate a model on chips of each profile; with ``out``, store all and go on where a run stopped.
 
     Args:
-        profiles: names or files.
+        profiles: names or files, or ``PATTERN=PROFILE,…`` for a device by layer.
         task: a task's name, or ``module:callable``; either this or ``model``.
         model: ``module:callable`` that returns the model.
         data: ``module:callable`` that returns test batches; a task's own by default.
@@ -130,6 +131,7 @@ def evaluate_model(
         floor: for lifetimes, the share of the digital metric that must be kept.
         seed: root seed of the chips.
         compensation: drift compensation.
+        digital: patterns of layer names that stay digital.
         batch_size: for ``data``, if it takes one.
         device: where torch computes.
         threads: of torch.
@@ -140,7 +142,7 @@ def evaluate_model(
     Raises:
         AnalogNoiseError: of the class that fits, before anything is written.
     """
-    devices = load_profiles(profiles)
+    placements = load_placements(profiles)
     seconds = parse_times(times)
     if chips < 1:
         raise DataError(f"--chips must be at least 1, found {chips}")
@@ -161,21 +163,22 @@ def evaluate_model(
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
         check_finite(network)
-        batches = _test_data(found, data, batch_size)
+        batches = test_data(found, data, batch_size)
         first = next(iter(batches), None)
         try_batch(network, first, f"test data {data or 'of the task'!r}", run, Metric.of(measured).measure)
+        kept = keeping_digital(network, digital)
         analogs = [
-            convert_to_analog(network, profile, inplace=False, compensation=compensation)
-            for profile in devices
+            convert_to_analog(network, item.profile, filter_fn=kept, compensation=compensation)
+            for item in placements
         ]
         store = None if folder is None else _store(folder, analogs, batches, Metric.of(measured), seed, run)
         reports = []
-        for analog, profile in zip(analogs, devices, strict=True):
+        for analog, item in zip(analogs, placements, strict=True):
             reports.append(
                 evaluate_drift(
                     analog,
                     batches,
-                    times=seconds if profile.has_drift else (0.0,),
+                    times=seconds if item.has_drift else (0.0,),
                     chips=chips,
                     seed=seed,
                     metric=measured,
@@ -191,13 +194,20 @@ def evaluate_model(
         reused = sum(report.reused for report in reports)
         if reused:
             say(f"evaluation: reused {reused} of {len(rows)} results in {out}")
-        settings = _settings(devices, found, model, data, weights, reports, compensation, device, threads)
-        write_summary(folder.path, summarise(rows, settings), settings)
-        folder.finish(settings, model=reports[0].describe)
+        settings = _settings(placements, found, model, data, weights, reports, device, threads)
+        settings["digital"] = list(digital)
+        models = {report.rows[0].profile: report.describe for report in reports}
+        write_summary(folder.path, summarise(rows, settings), settings, models)
+        folder.finish(settings, model={"profiles": models})
     return result
 
 
-def _test_data(task: Task | None, data: str | None, batch_size: int | None) -> Any:
+def test_data(task: Task | None, data: str | None, batch_size: int | None) -> Any:
+    """The user's test batches, or the task's.
+
+    Raises:
+        DataError: when there are none.
+    """
     if data is not None:
         return load_data(data, batch_size=batch_size)
     if task is None:
@@ -229,13 +239,12 @@ def _store(
 
 
 def _settings(
-    profiles: Sequence[DeviceProfile],
+    placements: Sequence[Placement],
     task: Task | None,
     model: str | None,
     data: str | None,
     weights: Path | None,
     reports: Sequence[DriftReport],
-    compensation: str,
     device: str,
     threads: int,
 ) -> dict[str, Any]:
@@ -245,13 +254,14 @@ def _settings(
         "model": model,
         "data": data,
         "weights": weights_of(weights),
-        "profiles": {profile.name: profile.digest for profile in profiles},
+        "profiles": {d.name: d.digest for item in placements for d in item.devices.values()},
+        "by_layer": [item.by_layer for item in placements if item.by_layer],
         "times_s": sorted({time for item in reports for time in item.times}),
         "chips": report.chips,
         "seed": report.seed,
         "metric": report.metric,
         "higher_is_better": report.higher_is_better,
-        "compensation": compensation,
+        "compensation": report.description.compensation,
         "confidence": report.confidence,
         "device": device,
         "threads": threads,

@@ -18,6 +18,7 @@ from analognoise.evaluation.store import read_results
 from analognoise.jobs.compare import Compared
 from analognoise.jobs.folder import RUN_FILE, read_run
 from analognoise.jobs.output import Output, plain
+from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
 from analognoise.report.table import markdown_table, print_summary, summary_csv, write_whole
@@ -33,6 +34,7 @@ class Reported(Output):
     folder: Path
     summary: pd.DataFrame
     settings: dict[str, Any]
+    models: dict[str, Any]
 
     def parts(self) -> Iterable[RenderableType]:
         """Where the files are."""
@@ -46,11 +48,18 @@ class Reported(Output):
             compensation=self.settings["compensation"],
             confidence=self.settings["confidence"],
         )
+        for line in analog_lines(self.models):
+            console.print(line, style="dim", markup=False)
         super().show(console)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"folder": str(self.folder), "settings": self.settings, "summary": plain(self.summary)}
+        return {
+            "folder": str(self.folder),
+            "settings": self.settings,
+            "model": {"profiles": self.models},
+            "summary": plain(self.summary),
+        }
 
 
 def report_again(folder: Path) -> Output:
@@ -78,8 +87,9 @@ def report_again(folder: Path) -> Output:
     # An earlier call may have asked for more chips or other times than the last one.
     rows = rows[(rows["chip"] < chips) & (rows["time_s"].isin([*times, 0.0]))]
     summary = summarise(rows, settings)
-    write_summary(folder, summary, settings)
-    return Reported(folder, summary, settings)
+    models = run.get("model", {}).get("profiles", {})
+    write_summary(folder, summary, settings, models)
+    return Reported(folder, summary, settings, models)
 
 
 def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -89,8 +99,10 @@ def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     )
 
 
-def write_summary(folder: Path, summary: pd.DataFrame, settings: dict[str, Any]) -> None:
-    """Write summary.csv, summary.md and the pictures.
+def write_summary(
+    folder: Path, summary: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]
+) -> None:
+    """Write summary.csv, summary.md and the pictures; ``models`` says by profile what is on tiles.
 
     Raises:
         ResultsError: when the folder cannot be written to.
@@ -98,6 +110,8 @@ def write_summary(folder: Path, summary: pd.DataFrame, settings: dict[str, Any])
     compensation, confidence = settings["compensation"], settings["confidence"]
     summary_csv(summary, folder / "summary.csv")
     text = markdown_table(summary, compensation=compensation, confidence=confidence, heading=2)
+    if models:
+        text = "\n".join([text, *analog_markdown(models), ""])
     write_whole(folder / "summary.md", text.encode())
     metric = re.sub(r"\W+", "_", str(summary["metric"].iloc[0])).strip("_") or "metric"
     for kind in ("time", "level"):

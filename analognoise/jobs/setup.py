@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,76 @@ from analognoise.tasks.weights import file_digest
 Say = Callable[[str], None]
 
 
-def load_profiles(names: Sequence[str]) -> list[DeviceProfile]:
-    """Profiles by name or file.
+@dataclass(frozen=True)
+class Placement:
+    """The device that a model's layers are put on, or one device by pattern of layer names.
+
+    Attributes:
+        devices: by pattern; a single one under None.
+    """
+
+    devices: dict[str | None, DeviceProfile]
+
+    @property
+    def profile(self) -> DeviceProfile | dict[str, DeviceProfile]:
+        """What ``convert_to_analog`` takes."""
+        return self.devices.get(None) or {str(key): device for key, device in self.devices.items()}
+
+    @property
+    def has_drift(self) -> bool:
+        """Whether anything depends on time."""
+        return any(device.has_drift for device in self.devices.values())
+
+    @property
+    def by_layer(self) -> dict[str, str] | None:
+        """Names of the devices by pattern; None where all layers have the same."""
+        return None if None in self.devices else {str(key): d.name for key, d in self.devices.items()}
+
+
+def load_placements(texts: Sequence[str]) -> list[Placement]:
+    """Devices by name or file, or ``PATTERN=PROFILE,PATTERN=PROFILE`` for a device by layer.
 
     Raises:
-        ProfileError: when none is given, one cannot be loaded, or two have the same name.
+        ProfileError: when none is given, one cannot be loaded, or results of two could not be told apart.
     """
-    if not names:
+    if not texts:
         raise ProfileError("no profile given: name at least one, for example --profile pcm-ibm")
-    profiles = [load_profile(name) for name in names]
-    seen: dict[str, str] = {}
-    for name, profile in zip(names, profiles, strict=True):
-        if profile.name in seen:
+    placements = [_placement(text) for text in texts]
+    known: dict[str, str] = {}
+    seen: dict[frozenset[str], str] = {}
+    for text, placement in zip(texts, placements, strict=True):
+        names = frozenset(device.name for device in placement.devices.values())
+        if names in seen:
+            both = ", ".join(sorted(names))
             raise ProfileError(
-                f"profiles {seen[profile.name]!r} and {name!r} are both named {profile.name!r}: "
+                f"profiles {seen[names]!r} and {text!r} are both named {both!r}: "
                 "results go by that name, so give each its own"
             )
-        seen[profile.name] = name
-    return profiles
+        seen[names] = text
+        for device in placement.devices.values():
+            if known.setdefault(device.name, device.digest) != device.digest:
+                raise ProfileError(
+                    f"two different profiles in {', '.join(map(repr, texts))} are named {device.name!r}: "
+                    "results go by that name, so give each its own"
+                )
+    return placements
+
+
+def _placement(text: str) -> Placement:
+    if "=" not in text or Path(text).is_file():
+        return Placement({None: load_profile(text)})
+    devices: dict[str | None, DeviceProfile] = {}
+    for part in text.split(","):
+        pattern, equals, profile = (word.strip() for word in part.partition("="))
+        if not (equals and pattern and profile):
+            raise ProfileError(
+                f"profile {text!r}: found {part.strip()!r} where PATTERN=PROFILE is expected, "
+                "for example 'features.*=pcm-ibm,classifier=ideal'"
+            )
+        if pattern in devices:
+            raise ProfileError(f"profile {text!r}: the pattern {pattern!r} is there twice, leave one out")
+        devices[pattern] = load_profile(profile)
+    return Placement(devices)
 
 
 def either(task: str | None, model: str | None) -> Task | None:
@@ -155,12 +208,13 @@ def metric_of(name: str | None, task: Task | None) -> Any:
 
 
 __all__ = [
+    "Placement",
     "Say",
     "build_model",
     "either",
     "load_callable",
     "load_data",
-    "load_profiles",
+    "load_placements",
     "metric_of",
     "torch_device",
     "torch_threads",

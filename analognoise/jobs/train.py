@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from torch import nn
 from torch.nn import functional
 
+from analognoise.conversion import for_training
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.errors import DataError, ModelError
 from analognoise.evaluation.data import EvaluationData, update_digest
@@ -100,6 +101,7 @@ def train_model(
     method: str = "sgd",
     weights: Path | None = None,
     profile: str | None = None,
+    digital: Sequence[str] = (),
     epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
@@ -120,6 +122,7 @@ def train_model(
         method: as :func:`analognoise.training.recipes.parse_method` reads it.
         weights: safetensors file to start from.
         profile: the device to train for, where the method needs one.
+        digital: patterns of layer names that will stay digital: no noise on them, no clipping.
         epochs: passes over the training data.
         lr: learning rate at the start.
         batch_size: samples in a batch.
@@ -147,6 +150,7 @@ def train_model(
     place = torch_device(device)
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
+        trained = for_training(network, target, digital)
         batches = _training_data(found, data, seed, batch_size)
         loss, forward = (found.loss, found.forward) if found else (functional.cross_entropy, None)
         forward = forward or default_forward
@@ -167,6 +171,7 @@ def train_model(
             "method": recipe.label,
             "hyperparameters": recipe.hyperparameters,
             "profile": target and {"name": target.name, "digest": target.digest},
+            **({"digital": list(digital)} if digital else {}),
             "weights": weights_of(weights),
             "initial_weights": _digest(network.state_dict()),
             "first_batch": _digest(first),
@@ -182,12 +187,12 @@ def train_model(
             if known is not None:
                 say(f"training: reused {out / MODEL_FILE}")
                 return known
-        return _train(folder, network, batches, checks, found, recipe, target, settings, seed)
+        return _train(folder, (network, trained), batches, checks, found, recipe, target, settings, seed)
 
 
 def _train(
     folder: JobFolder,
-    network: nn.Module,
+    networks: tuple[nn.Module, nn.Module],
     batches: Any,
     checks: Any,
     task: Task | None,
@@ -207,8 +212,9 @@ def _train(
                 note += f", validation {epoch.validation:.4g}"
             advance(note=note)
 
+        network, trained = networks
         history = fit(
-            network,
+            trained,
             batches,
             recipe=recipe,
             profile=profile,

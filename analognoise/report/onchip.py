@@ -1,12 +1,14 @@
 """What of a model runs on tiles and what stays digital, in words.
 
-Both functions take the plain values of a description (``Description.to_dict()``, or ``run.json``).
+A model here is the plain values of a description (``Description.to_dict()``, or what ``run.json`` holds).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from analognoise.report.table import grid
 
 
 def share_on_tiles(model: Mapping[str, Any]) -> str:
@@ -43,3 +45,44 @@ def _counts(parts: list[Mapping[str, Any]]) -> str:
     parameters, macs = sum(part["parameters"] for part in parts), sum(part["macs"] or 0 for part in parts)
     found = [f"{parameters:,} parameter{'s' * (parameters != 1)}"] if parameters else []
     return ", ".join([*found, f"{macs:,} MACs"] if macs else found)
+
+
+def analog_lines(models: Mapping[str, Mapping[str, Any]], most: int = 8) -> list[str]:
+    """For the terminal: a line per profile with the share on tiles, one with what stays digital.
+
+    Args:
+        models: by profile.
+        most: as for :func:`digital_parts`.
+    """
+    lines = [f"{profile}: {share_on_tiles(model)}." for profile, model in models.items()]
+    for profiles, model in _by_digital(models):
+        where = f" on {profiles}" if len(models) > 1 else ""
+        lines.append(f"Digital{where}: {digital_parts(model, most)}.")
+    return lines
+
+
+def analog_markdown(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The same as lines of GitHub Markdown, with a table of everything that stays digital, and why."""
+    lines = ["## What is analog", ""]
+    lines += [f"- {profile}: {share_on_tiles(model)}" for profile, model in models.items()]
+    for profiles, model in _by_digital(models):
+        rows = [["digital", "parameters", "MACs", "why"]]
+        for part in model["digital"]:
+            macs = "–" if part["macs"] is None else f"{part['macs']:,}"
+            name = part["name"] or "the model"
+            rows.append([name, f"{part['parameters']:,}", macs, part["reason"].replace("|", "\\|")])
+        where = f"Digital on {profiles}:" if len(models) > 1 else "Digital:"
+        lines += ["", *([where, "", grid(rows)] if len(rows) > 1 else [f"{where} nothing."])]
+    return lines
+
+
+def _by_digital(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Profiles under which the same stays digital, joined, with the first one's model."""
+    groups: list[tuple[list[str], Mapping[str, Any]]] = []
+    for profile, model in models.items():
+        alike = next((names for names, other in groups if other["digital"] == model["digital"]), None)
+        if alike is None:
+            groups.append(([profile], model))
+        else:
+            alike.append(profile)
+    return [(", ".join(names), model) for names, model in groups]

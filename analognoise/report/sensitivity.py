@@ -16,7 +16,8 @@ from analognoise.report.onchip import digital_parts, share_on_tiles
 from analognoise.report.table import grid
 from analognoise.units import format_time
 
-_ALONE, _REGAINED = "lost with it\nalone on tiles", "regained with it\nalone digital"
+_WORDS = ("layer", "profile")
+_ALONE, _REGAINED = "lost with it\nalone on tiles", "regained with\nit alone digital"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,18 @@ def sensitivity_table(frame: pd.DataFrame, facts: Facts, time: float) -> Table:
     table = Table(
         title=headline(frame, facts, time), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    for index, heading in enumerate(headings):
-        left = heading in ("layer", "kind", "profile")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=index > 1)
+    for heading in headings:
+        if heading in _WORDS:
+            table.add_column(heading, overflow="fold", min_width=min(10, _longest(frame, heading)))
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _longest(frame: pd.DataFrame, column: str) -> int:
+    return int(frame[column].str.len().max())
 
 
 def sensitivity_markdown(frame: pd.DataFrame, facts: Facts, heading: int = 2) -> str:
@@ -84,8 +91,6 @@ def sensitivity_markdown(frame: pd.DataFrame, facts: Facts, heading: int = 2) ->
     for time in facts.total["time_s"]:
         headings, rows = _cells(frame, facts, float(time))
         shown = [[cell.replace("\n", " ").replace("|", "\\|") for cell in row] for row in (headings, *rows)]
-        # The layer first: it is the name of the row.
-        shown = [[row[1], row[0], *row[2:]] for row in shown]
         parts += [f"{'#' * heading} {headline(frame, facts, float(time))}", grid(shown)]
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in notes(facts))]) + "\n"
 
@@ -127,8 +132,8 @@ def _cells(frame: pd.DataFrame, facts: Facts, time: float) -> tuple[list[str], l
     """Headings and rows of the ranking at one drift time."""
     shown, numbers = frame[frame["time_s"] == time], numbers_at(frame, facts)
     several = frame["profile"].nunique() > 1
-    headings = ["rank", "layer", "kind", *(["profile"] if several else []), _ALONE, _REGAINED]
-    headings += ["parameters", "share", "MACs", "share"]
+    headings = ["layer", *(["profile"] if several else []), _ALONE, _REGAINED]
+    headings += ["parameters", "share", "share of\nMACs"]
     rows = []
     for row in shown.to_dict("records"):
         losses = [_interval(row, name, numbers) for name in ("alone", "regained")]
@@ -136,14 +141,11 @@ def _cells(frame: pd.DataFrame, facts: Facts, time: float) -> tuple[list[str], l
             losses = ["not read", "not read"]
         rows.append(
             [
-                str(row["rank"]),
                 str(row["layer"]),
-                str(row["kind"]),
                 *([str(row["profile"])] if several else []),
                 *losses,
                 f"{row['parameters']:,}",
                 f"{100 * row['parameter_share']:.1f} %",
-                f"{row['macs']:,}",
                 f"{100 * row['mac_share']:.1f} %",
             ]
         )

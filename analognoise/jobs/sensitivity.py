@@ -1,0 +1,181 @@
+"""``analognoise sensitivity``: which layers of a model its chips cost most."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
+from analognoise.errors import DataError
+from analognoise.evaluation.data import EvaluationData
+from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.sensitivity import layer_sensitivity
+from analognoise.evaluation.sensitivity_report import SensitivityReport
+from analognoise.jobs.evaluate import test_data
+from analognoise.jobs.folder import JobFolder
+from analognoise.jobs.output import Output, plain
+from analognoise.jobs.report import RESULTS_FILE
+from analognoise.jobs.setup import (
+    Say,
+    build_model,
+    either,
+    load_callable,
+    load_placements,
+    metric_of,
+    torch_device,
+    torch_threads,
+    try_batch,
+    weights_of,
+)
+from analognoise.report.files import write_whole
+from analognoise.report.sensitivity_plot import save_sensitivity
+from analognoise.units import parse_times
+
+TABLE_FILE, TEXT_FILE, PICTURE_FILE = "sensitivity.csv", "sensitivity.md", "sensitivity.png"
+FILES = (RESULTS_FILE, TABLE_FILE, TEXT_FILE, PICTURE_FILE)
+
+
+@dataclass(frozen=True)
+class Ranked(Output):
+    """A model's layers by what they cost.
+
+    Attributes:
+        report: the ranking.
+        folder: where everything was written.
+    """
+
+    report: SensitivityReport
+    folder: Path
+
+    def parts(self) -> Iterable[RenderableType]:
+        """A table per drift time, and where the files are."""
+        yield self.report.summary()
+        yield ""
+        yield f"results: {self.folder} ({', '.join(FILES[1:])})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        report = self.report
+        return {
+            "profile": report.everything[0].profile,
+            "metric": report.metric,
+            "digital": report.digital,
+            "chips": report.chips,
+            "seed": report.seed,
+            "run_id": report.run_id,
+            "reused_rows": report.reused,
+            "all_layers": plain(report.total),
+            "layers": plain(report.frame),
+            "model": report.description.to_dict() | {"not_read": list(report.not_read)},
+            "folder": str(self.folder),
+        }
+
+
+def rank_layers(
+    *,
+    profile: str,
+    out: Path,
+    task: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    weights: Path | None = None,
+    times: str = "1d",
+    chips: int = 10,
+    metric: str | None = None,
+    forward: str | None = None,
+    seed: int = 0,
+    compensation: str = "global",
+    digital: Sequence[str] = (),
+    batch_size: int | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    force: bool = False,
+    say: Say = print,
+) -> Ranked:
+    """Rank layers, store all in a folder, and go on where a run stopped.
+
+    Args:
+        profile: a name, a file, or ``PATTERN=PROFILE,…`` for a device by layer.
+        out: folder for everything.
+        digital: patterns of layer names that stay digital throughout.
+        task, model, data, weights, times, chips, metric, forward, seed, compensation, batch_size, device,
+            threads, force, say: as for :func:`analognoise.jobs.evaluate.evaluate_model`.
+
+    Raises:
+        AnalogNoiseError: of the class that fits, before anything is written.
+    """
+    (placement,) = load_placements([profile])
+    seconds = parse_times(times) if placement.has_drift else (0.0,)
+    if chips < 1:
+        raise DataError(f"--chips must be at least 1, found {chips}")
+    if seed < 0:
+        raise DataError(f"--seed must not be negative, found {seed}")
+    found = either(task, model)
+    if found is not None and weights is None:
+        raise DataError(
+            f"task {found.name!r} builds an untrained model: name trained weights with --weights, "
+            "for example the model.safetensors that 'analognoise train' wrote"
+        )
+    measured = metric_of(metric, found)
+    run = load_callable(forward, what="forward") if forward is not None else found.forward if found else None
+    folder = JobFolder(out, "sensitivity", FILES, force, (RESULTS_FILE,))
+    with torch_threads(threads):
+        network = build_model(found, model, weights, seed, device)
+        check_finite(network)
+        batches = test_data(found, data, batch_size)
+        first = next(iter(batches), None)
+        try_batch(network, first, f"test data {data or 'of the task'!r}", run, Metric.of(measured).measure)
+        kept = keeping_digital(network, digital)
+        shared = EvaluationData(batches, torch_device(device))
+        # Only to hear now whether it converts, before --force removes anything.
+        convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)
+        if force:
+            folder.open()
+        report = layer_sensitivity(
+            network,
+            placement.profile,
+            shared,
+            times=seconds,
+            chips=chips,
+            seed=seed,
+            metric=measured,
+            forward=run,
+            filter_fn=kept,
+            compensation=compensation,
+            out=out / RESULTS_FILE,
+            progress=sys.stderr.isatty(),
+        )
+    if report.reused:
+        say(f"sensitivity: reused {report.reused} of {len(report.rows)} results in {out}")
+    report.to_csv(out / TABLE_FILE, overwrite=True)
+    title = "# Which layers cost most on analog chips\n\n"
+    write_whole(out / TEXT_FILE, (title + report.summary().markdown()).encode())
+    save_sensitivity(out / PICTURE_FILE, report.frame, report.facts)
+    settings = {
+        "task": found.name if found else None,
+        "model": model,
+        "data": data,
+        "weights": weights_of(weights),
+        "profiles": {item.name: item.digest for item in placement.devices.values()},
+        "by_layer": placement.by_layer,
+        "digital": list(digital),
+        "times_s": list(report.times),
+        "chips": report.chips,
+        "seed": report.seed,
+        "metric": report.metric,
+        "higher_is_better": report.higher_is_better,
+        "compensation": compensation,
+        "confidence": report.confidence,
+        "device": device,
+        "threads": threads,
+    }
+    models = {
+        report.everything[0].profile: report.description.to_dict() | {"not_read": list(report.not_read)}
+    }
+    folder.finish(settings, run_id=report.run_id, model={"profiles": models})
+    return Ranked(report, out)
