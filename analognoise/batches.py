@@ -24,7 +24,8 @@ def to_device(value: Batch, device: torch.device, copy: bool = False) -> Batch:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor):
-        return value.detach().to(device, copy=copy)
+        # A copy towards the CPU must be waited for, and so must one that is to be kept.
+        return value.detach().to(device, copy=copy, non_blocking=device.type == "cuda" and not copy)
     if isinstance(value, Mapping):
         return {key: to_device(item, device, copy) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

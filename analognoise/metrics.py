@@ -23,6 +23,10 @@ METRICS = ("accuracy", "loss", "perplexity")
 IGNORE_INDEX = -100  # torch's default for labels that do not count
 
 
+class NotFiniteError(DataError):
+    """A model whose output holds NaN or infinite values, or whose perplexity is too large for a float."""
+
+
 def default_forward(model: torch.nn.Module, batch: Batch) -> Any:
     """``model(x)`` for a batch ``(x, y)``; for a dict, ``model(**batch)`` without the labels.
 
@@ -156,20 +160,18 @@ def add_up(
     """Sum and count over all batches of a pass, each batch's checked; waits for the device once.
 
     Raises:
-        DataError: when a batch's sum or count is not finite, a count is not positive (a built-in metric may
-            have batches without a label that counts, but not all of them); it names the batch.
+        NotFiniteError: when a batch's sum of a built-in metric is not finite; it names the batch.
+        DataError: when that of a user's function or a count is not finite, or a count is not positive (a
+            built-in metric may have batches without a label that counts, but not all of them); it names the
+            batch.
     """
     added, counted = _numbers(sums), _numbers(counts)
     for number, (total, count) in enumerate(zip(added, counted, strict=True)):
         if not (math.isfinite(total) and math.isfinite(count)):
-            why = (
-                "the model's output holds NaN or infinite values"
-                if metric.function is None
-                else "expected finite numbers"
-            )
-            raise DataError(
-                f"batch {number}: the {metric.name} has the sum {total:g} over the count {count:g}; {why}"
-            )
+            found = f"batch {number}: the {metric.name} has the sum {total:g} over the count {count:g}"
+            if metric.function is None:
+                raise NotFiniteError(f"{found}; the model's output holds NaN or infinite values")
+            raise DataError(f"{found}; expected finite numbers")
         if count <= 0 and metric.function is not None:
             raise DataError(
                 f"batch {number}: the metric {metric.name!r} returned the count {count:g}, "
@@ -194,7 +196,7 @@ def final_value(metric: Metric, total: float, count: float) -> float:
     """The metric of a whole pass: sum / count, exponentiated for perplexity.
 
     Raises:
-        DataError: when the perplexity is too large for a float.
+        NotFiniteError: when the perplexity is too large for a float.
     """
     mean = total / count
     if metric.name != "perplexity":
@@ -202,7 +204,7 @@ def final_value(metric: Metric, total: float, count: float) -> float:
     try:
         return math.exp(mean)
     except OverflowError:
-        raise DataError(f"a mean loss of {mean:g} has no finite perplexity: use metric='loss'") from None
+        raise NotFiniteError(f"a mean loss of {mean:g} has no finite perplexity: use metric='loss'") from None
 
 
 def _pair(result: Any) -> tuple[Tensor | float, Tensor | float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class TensorBatches:
         seed: shuffle by this seed; None keeps the order.
 
     Raises:
-        DataError: when the tensors differ in length, hold no sample, or ``batch_size`` is not positive.
+        DataError: when the tensors differ in length, hold no sample, or ``batch_size`` is not a whole number
+            above 0.
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, *, seed: int | None = None) -> None:
@@ -38,8 +40,9 @@ class TensorBatches:
                 "inputs and targets must hold the same number of samples, at least one: found "
                 f"{len(inputs)} and {len(targets)}"
             )
-        if batch_size < 1:
-            raise DataError(f"batch_size must be at least 1, found {batch_size}")
+        given: Any = batch_size
+        if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
+            raise DataError(f"batch_size must be a whole number of at least 1, found {batch_size!r}")
         self.inputs, self.targets, self.batch_size, self.seed = inputs, targets, batch_size, seed
         self.epoch = 0
 

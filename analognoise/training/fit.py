@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
@@ -15,16 +16,16 @@ from torch.nn import functional
 from analognoise.conversion import check_finite
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, ModelError, TrainingError, nearest
+from analognoise.metrics import NotFiniteError
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.training.measure import (
-    METRICS,
+    Loss,
     Metric,
     default_forward,
+    loss_of,
     measure,
     metric_name,
-    scores,
     size_of,
-    target_of,
     to_device,
 )
 from analognoise.training.recipes import Recipe, parse_method
@@ -93,7 +94,7 @@ def fit(
     seed: int = 0,
     validation: Iterable[Any] | None = None,
     metric: Metric = "accuracy",
-    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy,
+    loss: Loss = functional.cross_entropy,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
@@ -111,16 +112,17 @@ def fit(
         profile: the device to train for, where the recipe needs one.
         epochs: passes over the training data, at least 1.
         lr: learning rate at the start, above 0.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        momentum: of SGD, at least 0 and below 1.
+        weight_decay: of SGD, at least 0.
         schedule: of the learning rate over the steps: "cosine" or "linear" to 0, or "constant".
         seed: of dropout, of the recipe's noise, and of loaders without a generator of their own.
         validation: fixed batches for the metric after each epoch, computed with the digital weights in eval
             mode.
         metric: "accuracy", "loss", "perplexity" (of ``loss``), or a callable ``(output, batch) -> (sum,
-            count)``.
-        loss: ``loss(output, target)``; the target is a tuple's last part, or a dict's "labels", "label" or
-            "y"; an output object counts by its ``logits``, if it has any.
+            count)``. Labels of -100 do not count.
+        loss: ``loss(output, target)``, a mean over the labels; the target is a tuple's last part, or a dict's
+            "labels", "label" or "y"; an output object counts by its ``logits``, if it has any. torch's
+            ``cross_entropy`` also takes logits (..., C) with the classes last.
         forward: ``forward(model, batch) -> output``; by default ``model(x)`` of ``(x, y)``, or
             ``model(**rest)`` of a dict without its labels.
         on_epoch: called with an :class:`Epoch` after each.
@@ -131,12 +133,16 @@ def fit(
     Raises:
         MethodError: for an unknown method or hyperparameter, or a missing profile.
         ModelError: when no parameter can be trained.
-        DataError: when a setting is impossible, the data have no length or no batch, or a batch is not
-            understood.
-        TrainingError: when the loss or a weight becomes NaN or infinite; names the method and the epoch.
+        DataError: when a setting is impossible, the data have no length or no batch, or a batch or what the
+            metric gives is not understood.
+        TrainingError: when the loss, a weight or the output on the validation data becomes NaN or infinite;
+            names the method and the epoch.
     """
     recipe = parse_method(recipe)
-    steps = _check(train, epochs, lr, schedule, metric) * epochs
+    _check_numbers(epochs, lr, momentum, weight_decay, seed)
+    _check_functions(loss=loss, forward=forward, on_epoch=on_epoch)
+    steps = _check(model, train, schedule, validation) * epochs
+    measured_as = metric_name(metric)
     factor = SCHEDULES[schedule]
     modes = [(module, module.training) for module in model.modules()]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -149,7 +155,7 @@ def fit(
     rates = [(group, group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     run = forward or default_forward
-    history = History(metric_name(metric))
+    history = History(measured_as)
     batch: Any = None
 
     step = passes = 0
@@ -158,7 +164,7 @@ def fit(
         nonlocal passes
         passes += 1
         optimizer.zero_grad()
-        value = loss(scores(run(model, batch)), target_of(batch))
+        value = loss_of(loss, run(model, batch), batch)
         value.backward()
         return value
 
@@ -171,7 +177,7 @@ def fit(
                 if hasattr(train, "set_epoch"):
                     train.set_epoch(epoch - 1)
                 total, count = torch.zeros((), device=device), 0
-                for batch in train:
+                for number, batch in enumerate(train):
                     batch = to_device(batch, device)
                     now = factor(min(step / steps, 1.0))
                     for group, rate in rates:
@@ -182,6 +188,8 @@ def fit(
                         # A method that looks at the weights or gradients finds them broken before a loss
                         # shows it.
                         raise TrainingError(_diverged(recipe, epoch, str(error))) from error
+                    except DataError as error:
+                        raise DataError(f"training data, batch {number}: {error}") from error
                     size = size_of(batch)
                     total += value.detach() * size
                     count += size
@@ -196,7 +204,12 @@ def fit(
                     raise TrainingError(_diverged(recipe, epoch, f"the loss became {mean}"))
                 measured = None
                 if validation is not None:
-                    sums = measure(model, validation, metric=metric, loss=loss, forward=forward)
+                    try:
+                        sums = measure(model, validation, metric=metric, loss=loss, forward=forward)
+                    except NotFiniteError as error:
+                        raise TrainingError(_diverged(recipe, epoch, f"validation data, {error}")) from error
+                    except DataError as error:
+                        raise DataError(f"validation data, {error}") from error
                     measured = sums.value
                 history.train_loss.append(mean)
                 history.validation.append(measured)
@@ -220,23 +233,50 @@ def _diverged(recipe: Recipe, epoch: int, what: str) -> str:
     )
 
 
-def _check(train: Iterable[Any], epochs: int, lr: float, schedule: str, metric: Metric) -> int:
-    """Number of batches in an epoch, once the settings are known to be possible."""
-    if not isinstance(epochs, int) or epochs < 1:
+def _check_numbers(epochs: Any, lr: Any, momentum: Any, weight_decay: Any, seed: Any) -> None:
+    if not _is_whole(epochs) or epochs < 1:
         raise DataError(f"epochs must be a whole number of at least 1, found {epochs!r}")
-    if not (math.isfinite(lr) and lr > 0):
+    if not _is_finite(lr) or lr <= 0:
         raise DataError(f"lr must be finite and above 0, found {lr!r}")
-    if schedule not in SCHEDULES:
-        raise DataError(
-            f"unknown schedule {schedule!r}{nearest(schedule, SCHEDULES)}: known are {', '.join(SCHEDULES)}"
-        )
-    if isinstance(metric, str) and metric not in METRICS:
-        raise DataError(
-            f"unknown metric {metric!r}: known are accuracy, loss, perplexity, or a callable (output, "
-            "batch) -> (sum, count)"
-        )
+    if not _is_finite(momentum) or not 0 <= momentum < 1:
+        raise DataError(f"momentum must be a number, at least 0 and below 1, found {momentum!r}")
+    if not _is_finite(weight_decay) or weight_decay < 0:
+        raise DataError(f"weight_decay must be a finite number, at least 0, found {weight_decay!r}")
+    if not _is_whole(seed):
+        raise DataError(f"seed must be a whole number, found {seed!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name == "loss"):
+            raise DataError(f"{name} must be a function, found {function!r}")
+
+
+def _check(model: Any, train: Any, schedule: Any, validation: Any) -> int:
+    """Number of batches in an epoch, once model, data and schedule are known to be possible."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model must be a torch.nn.Module, found {type(model).__name__}")
+    if schedule not in list(SCHEDULES):
+        suggestion = nearest(schedule, SCHEDULES) if isinstance(schedule, str) else ""
+        raise DataError(f"unknown schedule {schedule!r}{suggestion}: known are {', '.join(SCHEDULES)}")
+    for name, data in (("training", train), ("validation", validation)):
+        if data is not None and (
+            isinstance(data, (str, bytes, Mapping, Tensor))
+            or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__"))
+        ):
+            raise DataError(
+                f"the {name} data is a {type(data).__name__}: give a DataLoader or a list of batches (x, y)"
+            )
     try:
-        batches = len(train)  # type: ignore[arg-type]
+        batches = len(train)
     except TypeError:
         raise DataError(
             f"training data of type {type(train).__name__} have no length: schedules need the number of "

@@ -1,11 +1,11 @@
 """What training needs to know about batches, outputs and metrics.
 
-The conventions are those of evaluation: batches ``(x, y)`` or dicts, outputs that are logits or hold them.
+The conventions are those of evaluation, and the code is :mod:`analognoise.metrics` and
+:mod:`analognoise.batches`; only the loss may be the user's own, and so may its targets.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +14,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from analognoise import metrics
+from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
 from analognoise.errors import DataError
+from analognoise.metrics import IGNORE_INDEX, LABELS, add_up, default_forward, final_value
 from analognoise.seeds import rng_preserved
 
+__all__ = [
+    "Loss",
+    "Measure",
+    "Metric",
+    "default_forward",
+    "loss_of",
+    "measure",
+    "metric_name",
+    "scores",
+    "size_of",
+    "target_of",
+    "to_device",
+]
+
 Metric = str | Callable[[Any, Any], tuple[float, float]]
-METRICS = ("accuracy", "loss", "perplexity")
-LABELS = ("labels", "label", "y")
+Loss = Callable[[Any, Any], Tensor]
 
 
 def metric_name(metric: Metric) -> str:
-    """What tables call the metric."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+    """What tables call the metric.
+
+    Raises:
+        DataError: when it is unknown.
+    """
+    return metrics.Metric.of(metric).name
 
 
 @dataclass(frozen=True)
@@ -44,74 +64,81 @@ def measure(
     data: Iterable[Any],
     *,
     metric: Metric = "accuracy",
-    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy,
+    loss: Loss = functional.cross_entropy,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Measure:
     """A metric of the digital weights in eval mode; mode and buffers are left as found.
+
+    Accuracy and a metric of one's own are those of evaluation (:class:`analognoise.metrics.Metric`). "loss"
+    and "perplexity" are of ``loss``, which is taken as the mean over a batch's labels: each batch's counts as
+    often as it has labels (integers other than -100; for targets that are no integers, samples).
 
     Args:
         model: digital or converted.
         data: fixed batches, as for :func:`fit`.
         metric: as for :func:`fit`.
-        loss: as for :func:`fit`; a batch's loss counts once per sample.
+        loss: as for :func:`fit`.
         forward: as for :func:`fit`.
 
     Raises:
-        DataError: when there is no batch.
+        NotFiniteError: when the model's output holds NaN or infinite values, or the perplexity is too large
+            for a float.
+        DataError: when there is no batch, or what a batch, the model or the metric gives is not understood;
+            names the batch.
     """
+    measured = metrics.Metric.of(metric)
     run = forward or default_forward
     device = next(model.parameters()).device
-    total = count = 0.0
+    sums: list[float] = []
+    counts: list[float] = []
     # A DataLoader moves the global generator at each pass: measuring must not change what is trained next.
     with rng_preserved(), digital(model), evaluating(model):
-        for batch in data:
-            batch = to_device(batch, device)
-            output = run(model, batch)
-            part: Any
-            if callable(metric):
-                part, size = metric(output, batch)
-            elif metric == "accuracy":
-                part, size = _hits(scores(output), target_of(batch))
-            else:
-                size = size_of(batch)
-                part = loss(scores(output), target_of(batch)) * size
-            total += float(part)
-            count += float(size)
-    if not count:
-        raise DataError("the validation data gave no sample: give data that can be iterated many times")
-    value = total / count
-    return Measure(metric_name(metric), total, count, math.exp(value) if metric == "perplexity" else value)
+        for number, batch in enumerate(data):
+            try:
+                batch = to_device(batch, device)
+                output = run(model, batch)
+                part: Any
+                if measured.function is not None or measured.name == "accuracy":
+                    part, size = measured.measure(output, batch)
+                else:
+                    size = _labels_in(batch)
+                    # The mean over no label is NaN.
+                    part = loss_of(loss, output, batch) * size if size else 0.0
+                sums.append(float(part))
+                counts.append(float(size))
+            except DataError as error:
+                raise DataError(f"batch {number}: {error}") from error
+    if not sums:
+        raise DataError("the validation data gave no batch: give data that can be iterated many times")
+    add_up(measured, sums, counts)  # checks every part
+    total = count = 0.0
+    for part, size in zip(sums, counts, strict=True):
+        total += part
+        count += size
+    return Measure(measured.name, total, count, final_value(measured, total, count))
 
 
-def _hits(output: Any, target: Any) -> tuple[Tensor, int]:
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.ndim < 2:
-        kinds = f"{type(output).__name__} and {type(target).__name__}"
-        raise DataError(
-            f"accuracy needs logits (N, classes) and labels (N), found {kinds}: give another metric"
-        )
-    best = output.argmax(1)
-    if best.shape != target.shape:
-        raise DataError(
-            f"accuracy needs logits (N, classes, ...) and labels (N, ...), found {tuple(output.shape)} and "
-            f"{tuple(target.shape)}: give another metric"
-        )
-    return (best == target).sum(), target.numel()
+def loss_of(loss: Loss, output: Any, batch: Any) -> Tensor:
+    """The loss of a model's output on a batch.
 
-
-def default_forward(model: nn.Module, batch: Any) -> Any:
-    """``model(x)`` of ``(x, y)``, or ``model(**rest)`` of a dict without its labels.
+    torch's ``cross_entropy`` itself also takes logits with the classes last, (..., C) with labels (...), and
+    labels of any integer type.
 
     Raises:
-        DataError: for another kind of batch.
+        DataError: when the batch has no labels, or the loss is not one number in a tensor.
     """
-    if isinstance(batch, Mapping):
-        return model(**{name: value for name, value in batch.items() if name not in LABELS})
-    if isinstance(batch, tuple) and len(batch) == 2:
-        return model(batch[0])
-    raise DataError(
-        f"a training batch is a {_kind(batch)}, expected (x, y) or a dict: for others give "
-        "forward=function(model, batch)"
-    )
+    given, target = scores(output), target_of(batch)
+    if loss is functional.cross_entropy and isinstance(given, Tensor) and isinstance(target, Tensor):
+        if target.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
+            target = target.long()
+        classes_second = given.shape[:1] + given.shape[2:]
+        if given.ndim > 2 and target.shape == given.shape[:-1] != classes_second:
+            given, target = given.flatten(0, -2), target.flatten()
+    value = loss(given, target)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+        raise DataError(f"the loss function returned a value of {found}, expected a tensor with one number")
+    return value
 
 
 def scores(output: Any) -> Any:
@@ -123,7 +150,7 @@ def scores(output: Any) -> Any:
 
 
 def target_of(batch: Any) -> Any:
-    """The last part of a tuple, or a dict's labels.
+    """The last part of a tuple or list, or a dict's labels; unlike evaluation's, of any type.
 
     Raises:
         DataError: when there is none.
@@ -136,14 +163,11 @@ def target_of(batch: Any) -> Any:
             f"a batch with the keys {', '.join(map(str, batch))} has no labels: name them one of "
             f"{', '.join(LABELS)}"
         )
-    if isinstance(batch, tuple) and len(batch) >= 2:
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return batch[-1]
-    raise DataError(f"a batch is a {_kind(batch)}, expected (x, y) or a dict with labels")
-
-
-def _kind(batch: Any) -> str:
     kind = type(batch).__name__
-    return f"{kind} of {len(batch)} parts" if isinstance(batch, tuple) else kind
+    parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list)) else ""
+    raise DataError(f"a batch is a {kind}{parts}, expected (x, y) or a dict with labels")
 
 
 def size_of(batch: Any) -> int:
@@ -152,12 +176,9 @@ def size_of(batch: Any) -> int:
     return len(target) if isinstance(target, Tensor) and target.ndim else 1
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with every tensor on the device; lists become tuples."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return tuple(to_device(value, device) for value in batch)
-    return batch
+def _labels_in(batch: Any) -> int:
+    """Number of labels that count, or of samples where the targets are no class numbers."""
+    target = target_of(batch)
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
+        return size_of(batch)
+    return int((target != IGNORE_INDEX).sum())

@@ -90,7 +90,7 @@ class Hyperparameter:
         )
         try:
             number = parse_time(value) if self.is_time else float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             number = math.nan
         if (
             not math.isfinite(number)

@@ -138,6 +138,8 @@ def parse_method(text: str | Recipe) -> Recipe:
     """
     if isinstance(text, Recipe):
         return text
+    if not isinstance(text, str):
+        raise MethodError(f"a method is a name such as 'sam+clip' or a Recipe, found {text!r}")
     head, *assignments = (part.strip() for part in text.strip().split(":"))
     name, *modifiers = (part.strip() for part in head.split("+"))
     if name not in METHODS:

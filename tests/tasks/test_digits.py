@@ -127,7 +127,8 @@ def test_fixed_batches_keep_the_order():
     [
         (3, 4, 2, "found 3 and 4"),
         (0, 0, 2, "found 0 and 0"),
-        (3, 3, 0, "batch_size must be at least 1, found 0"),
+        (3, 3, 0, "batch_size must be a whole number of at least 1, found 0"),
+        (3, 3, "2", "batch_size must be a whole number of at least 1, found '2'"),
     ],
 )
 def test_impossible_batches_are_refused(inputs, targets, size, message):

@@ -6,6 +6,7 @@ import copy
 import math
 import random
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from analognoise.errors import DataError, MethodError, ModelError, TrainingError
 from analognoise.tasks import TensorBatches, get_task
 from analognoise.training.fit import Epoch, fit
 from analognoise.training.measure import measure
-from analognoise.training.recipes import METHODS
+from analognoise.training.recipes import METHODS, parse_method
 
 
 @pytest.fixture(autouse=True)
@@ -214,6 +215,91 @@ def test_metrics():
     assert train(model, validation=parts, metric=hits, epochs=1).metric == "hits"
 
 
+class Words(nn.Module):
+    """Logits (B, L, C), as language models give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.table = nn.Embedding(7, 7)
+
+    def forward(self, words):
+        return self.table(words)
+
+
+def sentences(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Words, and as labels the words that follow; some do not count."""
+    words = torch.randint(7, (samples, 5), generator=torch.Generator().manual_seed(seed))
+    labels = (words + 1) % 7
+    labels[0, :4] = labels[-1, 2] = -100
+    return words, labels
+
+
+def test_labels_that_do_not_count_and_classes_in_the_last_place():
+    model = Words()
+    data = [sentences(3, 0), sentences(2, 1), (sentences(1, 2)[0], torch.full((1, 5), -100))]
+    logits = torch.cat([model(x).detach()[y != -100] for x, y in data])
+    labels = torch.cat([y[y != -100] for _, y in data])
+    assert len(labels) == 15  # 10 of 15 and 5 of 10 and 0 of 5
+    loss = float(functional.cross_entropy(logits.double(), labels))
+    hits = int((logits.argmax(1) == labels).sum())
+    found = measure(model, data)
+    assert (found.sum, found.count, found.value) == (hits, 15, hits / 15)
+    assert measure(model, data, metric="loss").value == pytest.approx(loss, rel=1e-6)
+    assert measure(model, data, metric="perplexity").value == pytest.approx(math.exp(loss), rel=1e-6)
+    with pytest.raises(DataError, match="batch 0 to 0: no label counts"):
+        measure(model, data[2:], metric="loss")
+    history = train(
+        model, data=data[:2], validation=data, epochs=20, lr=1.0, momentum=0.0, schedule="constant"
+    )
+    assert history.validation[-1] == 1.0
+    # Targets that are no class numbers count by sample.
+    x, _ = blobs()
+    means = [(network().eval()(part) - 1).abs().mean().item() for part in (x[:90], x[90:])]
+    regression = [(part, torch.ones(len(part), 3)) for part in (x[:90], x[90:])]
+    found = measure(network(), regression, metric="loss", loss=functional.l1_loss)
+    assert found.value == pytest.approx((90 * means[0] + 6 * means[1]) / 96, rel=1e-6)
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def test_batches_of_numpy_arrays_named_tuples_and_lists():
+    x, y = blobs()
+    parts = list(zip(x.split(20), y.split(20), strict=True))
+    plain = network()
+    history = train(plain, data=parts, validation=parts)
+
+    def forward(model, batch):
+        assert isinstance(batch, Pair)
+        return model(batch.x)
+
+    for kind, options in (
+        (lambda x, y: (x.numpy(), y.numpy()), {}),
+        (lambda x, y: [x, y.numpy().astype("int32")], {}),
+        (Pair, {"forward": forward}),
+        (lambda x, y: Pair(x.numpy(), y.numpy()), {"forward": forward}),
+    ):
+        model = network()
+        data = [kind(*part) for part in parts]
+        assert train(model, data=data, validation=data, **options).to_dict() == history.to_dict()
+        assert same(model, plain)
+
+
+def test_validation_that_is_not_finite_is_a_breakdown():
+    x, y = blobs()
+    words = "'sgd' broke down in epoch 1: validation data, batch 1: the accuracy has the sum nan"
+    with pytest.raises(TrainingError, match=words):
+        train(network(), validation=[(x, y), (x * math.inf, y)])
+    with pytest.raises(TrainingError, match=r"a mean loss of .* has no finite perplexity: use metric='loss'"):
+        train(network(), validation=[(x * 1e5, (y + 1) % 3)], metric="perplexity")
+    with pytest.raises(DataError, match="expected finite numbers"):
+        train(network(), validation=[(x, y)], metric=lambda output, batch: (math.nan, 1))
+
+
 class Named(nn.Module):
     """Takes a keyword, gives an object with logits, as language models do."""
 
@@ -287,11 +373,45 @@ def test_divergence_in_the_last_step_is_found():
         ({"metric": "acuracy"}, "unknown metric 'acuracy'"),
         ({"data": []}, "the training data hold no batch"),
         ({"data": (pair for pair in [blobs()])}, "training data of type generator have no length"),
-        ({"data": [blobs()[0]]}, "a training batch is a Tensor, expected"),
-        ({"data": [(*blobs(), 1)]}, "a training batch is a tuple of 3 parts, expected"),
+        ({"data": [blobs()[0]]}, "training data, batch 0: found a Tensor, expected"),
+        ({"data": [(*blobs(), 1)]}, "training data, batch 0: found a tuple of 3 parts, expected"),
         ({"data": [{"x": blobs()[0]}], "forward": lambda m, b: m(b["x"])}, "keys x has no labels"),
-        ({"validation": []}, "the validation data gave no sample"),
-        ({"validation": [(blobs()[0], blobs()[0])]}, r"found \(96, 3\) and \(96, 5\): give another metric"),
+        ({"validation": []}, "the validation data gave no batch"),
+        (
+            {"validation": [blobs(), (blobs()[0], blobs()[0])]},
+            r"validation data, batch 1: labels are torch\.float32, expected integer class numbers",
+        ),
+        (
+            {"validation": [blobs()], "metric": lambda o, b: 3},
+            "batch 0: the metric returned a int, expected",
+        ),
+        (
+            {"validation": [blobs()], "metric": lambda o, b: (o, 3)},
+            r"the metric returned a sum of shape \(96, 3\), expected one number",
+        ),
+        ({"validation": blobs()[0]}, "the validation data is a Tensor: give a DataLoader or a list"),
+        ({"validation": 3}, "the validation data is a int: give a DataLoader or a list"),
+        ({"data": {"x": 1}}, "the training data is a dict: give a DataLoader or a list"),
+        (
+            {"loss": lambda o, y: functional.cross_entropy(o, y, reduction="none")},
+            r"training data, batch 0: the loss function returned a value of shape \(20,\), expected",
+        ),
+        ({"loss": lambda o, y: 3.0}, "the loss function returned a value of type float, expected a tensor"),
+        ({"loss": None}, "loss must be a function, found None"),
+        ({"forward": 3}, "forward must be a function, found 3"),
+        ({"on_epoch": "print"}, "on_epoch must be a function, found 'print'"),
+        ({"epochs": "3"}, "epochs must be a whole number of at least 1, found '3'"),
+        ({"epochs": True}, "epochs must be a whole number of at least 1, found True"),
+        ({"lr": "0.1"}, r"lr must be finite and above 0, found '0\.1'"),
+        ({"lr": None}, "lr must be finite and above 0, found None"),
+        ({"momentum": -1}, "momentum must be a number, at least 0 and below 1, found -1"),
+        ({"momentum": math.nan}, "momentum must be a number, at least 0 and below 1, found nan"),
+        ({"momentum": "0.9"}, r"momentum must be a number, at least 0 and below 1, found '0\.9'"),
+        ({"weight_decay": -0.1}, r"weight_decay must be a finite number, at least 0, found -0\.1"),
+        ({"weight_decay": math.inf}, "weight_decay must be a finite number, at least 0, found inf"),
+        ({"seed": 1.5}, r"seed must be a whole number, found 1\.5"),
+        ({"schedule": None}, "unknown schedule None: known are cosine"),
+        ({"metric": 3}, "the metric is a int: pass one of accuracy, loss, perplexity"),
     ],
 )
 def test_impossible_settings_are_refused_and_change_nothing(options, message):
@@ -323,6 +443,12 @@ def test_data_that_run_dry_are_named():
 def test_wrong_recipes_are_refused():
     with pytest.raises(MethodError, match="unknown method 'samm'"):
         train(network(), "samm")
+    with pytest.raises(MethodError, match="a method is a name such as 'sam\\+clip' or a Recipe, found 3"):
+        train(network(), 3)
+    with pytest.raises(MethodError, match="'rho' of method 'sam' must be a number at least 0, found None"):
+        parse_method("sam").replace(rho=None)
+    with pytest.raises(ModelError, match=r"the model must be a torch\.nn\.Module, found int"):
+        train(3)
     with pytest.raises(MethodError, match="needs a device profile"):
         train(network(), "profile-noise")
 
