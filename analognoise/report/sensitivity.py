@@ -17,7 +17,8 @@ from analognoise.report.table import grid
 from analognoise.units import format_time
 
 _WORDS = ("layer", "profile")
-_ALONE, _REGAINED = "lost with it\nalone on tiles", "regained with\nit alone digital"
+_LOSSES = ("lost, alone\non tiles", "regained,\nalone digital")
+_SHARES = ("share of\nparameters", "share of\nMACs")
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def notes(facts: Facts) -> list[str]:
     else:
         lines = [f"{over}, too few for an interval."]
     lines.append(
-        "Lost: against digital. Regained: against all layers on tiles. Losses of layers need not add up. The "
-        "intervals hold for this trained model and these test data."
+        "Lost: the layer alone on tiles, against digital. Regained: it alone digital, against all on tiles. "
+        "Losses of layers need not add up. The intervals hold for this trained model and these test data."
     )
     if facts.not_read:
         names = ", ".join(facts.not_read)
@@ -132,8 +133,7 @@ def _cells(frame: pd.DataFrame, facts: Facts, time: float) -> tuple[list[str], l
     """Headings and rows of the ranking at one drift time."""
     shown, numbers = frame[frame["time_s"] == time], numbers_at(frame, facts)
     several = frame["profile"].nunique() > 1
-    headings = ["layer", *(["profile"] if several else []), _ALONE, _REGAINED]
-    headings += ["parameters", "share", "share of\nMACs"]
+    headings = ["layer", *(["profile"] if several else []), *_LOSSES, *_SHARES]
     rows = []
     for row in shown.to_dict("records"):
         losses = [_interval(row, name, numbers) for name in ("alone", "regained")]
@@ -144,7 +144,6 @@ def _cells(frame: pd.DataFrame, facts: Facts, time: float) -> tuple[list[str], l
                 str(row["layer"]),
                 *([str(row["profile"])] if several else []),
                 *losses,
-                f"{row['parameters']:,}",
                 f"{100 * row['parameter_share']:.1f} %",
                 f"{100 * row['mac_share']:.1f} %",
             ]

@@ -20,11 +20,12 @@ from analognoise.report.sensitivity import Facts, numbers_at
 from analognoise.units import format_time
 
 MOST = 30  # layers in one picture
+_FEW = 12  # layers up to which there is room for a second line by each
 _BARS = (
     ("alone", "lost with it alone on tiles", "#0072B2"),
     ("regained", "regained with it alone digital", "#E69F00"),
 )
-_WIDE, _ROW, _FRAME = 7.6, 0.36, 2.0  # inches: width, height of a layer, height of all else
+_WIDE, _ROW, _FRAME = 7.6, 0.25, 1.7  # inches: width, height of a layer, height of all else
 
 
 def plot_sensitivity(frame: pd.DataFrame, facts: Facts, time: float, ax: Axes | None = None) -> Axes:
@@ -73,7 +74,8 @@ def save_sensitivity(path: str | os.PathLike[str], frame: pd.DataFrame, facts: F
 
 def _size(frame: pd.DataFrame, panels: int) -> tuple[float, float]:
     layers = min(MOST, frame["layer"].nunique())
-    return _WIDE + 4.0 * (panels - 1), _FRAME + _ROW * max(layers, 2)
+    row = _ROW if layers > _FEW else 1.5 * _ROW
+    return _WIDE + 4.0 * (panels - 1), _FRAME + row * max(layers, 2)
 
 
 def _draw(ax: Axes, frame: pd.DataFrame, facts: Facts, time: float, order: list[str], *, names: bool) -> None:
@@ -105,7 +107,7 @@ def _draw(ax: Axes, frame: pd.DataFrame, facts: Facts, time: float, order: list[
     ax.axvline(0, color="#222222", linewidth=0.8)
     ax.set_ylim(len(order) - 0.4, -0.6)
     shares = [
-        f"{_short(layer)}\n{100 * share:.1f} % of parameters" if len(order) <= 12 else _short(layer)
+        f"{_short(layer)}\n{100 * share:.1f} % of parameters" if len(order) <= _FEW else _short(layer)
         for layer, share in zip(order, rows["parameter_share"], strict=True)
     ]
     ax.set_yticks(places, shares if names else [""] * len(order), fontsize=8)
@@ -115,18 +117,11 @@ def _draw(ax: Axes, frame: pd.DataFrame, facts: Facts, time: float, order: list[
     unit = f"percentage points of {facts.metric}" if numbers.percent else facts.metric
     ax.set_xlabel(f"worse on tiles by ({unit})")
     after = f" after {format_time(time)}" if time else ""
-    ax.set_title(
-        f"What each layer costs on {facts.profile}{after}", loc="left", fontsize=10.5, weight="bold", pad=18
-    )
-    ax.text(
-        0,
-        1.01,
-        _caption(frame, facts, len(order)),
-        transform=ax.transAxes,
-        fontsize=7.5,
-        va="bottom",
-        color="#444444",
-    )
+    caption = _caption(frame, facts, len(order))
+    ax.text(0, 1.01, caption, transform=ax.transAxes, fontsize=7.5, va="bottom", color="#444444")
+    title = f"What each layer costs on {facts.profile}{after}"
+    pad = 8 + 10 * (caption.count("\n") + 1)
+    ax.set_title("\n".join(textwrap.wrap(title, 62)), loc="left", fontsize=10.5, weight="bold", pad=pad)
 
 
 def _caption(frame: pd.DataFrame, facts: Facts, shown: int) -> str:
@@ -142,7 +137,7 @@ def _caption(frame: pd.DataFrame, facts: Facts, shown: int) -> str:
         text += "One chip: no interval."
     if shown < layers:
         text += f" {shown} of {layers} layers: those that cost most."
-    return "\n".join(textwrap.wrap(text, 92))
+    return "\n".join(textwrap.wrap(text, 72))
 
 
 def _short(layer: str, most: int = 34) -> str:

@@ -232,7 +232,8 @@ def test_a_file_of_another_run_is_left_alone(batches: list, tmp_path: Path) -> N
 def test_summary_says_what_it_shows(report: SensitivityReport, batches: list) -> None:
     text = str(report.summary())
     assert "on pcm-ibm after 1 min" in text
-    assert "lost with it" in text
+    assert "lost, alone" in text
+    assert "regained," in text
     assert "95 % Student-t interval over 4 chips" in text
     first = report.frame.iloc[0]
     assert f"{first['alone']:.4f}" in text or f"{first['alone']:.3f}" in text
