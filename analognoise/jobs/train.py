@@ -39,7 +39,7 @@ from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, save_weights
 from analognoise.tasks.weights import file_digest
 from analognoise.training.fit import Epoch, fit
-from analognoise.training.measure import default_forward, scores, target_of
+from analognoise.training.measure import default_forward, loss_of
 from analognoise.training.measure import to_device as on_device
 from analognoise.training.recipes import Recipe, parse_method
 
@@ -160,9 +160,7 @@ def train_model(
             EvaluationData(checks, place)
             try_batch(network, on_device(next(iter(checks)), place), "validation data", forward)
         first = on_device(_first_batch(batches, seed), place)
-        try_batch(
-            network, first, "training data", forward, lambda out, batch: loss(scores(out), target_of(batch))
-        )
+        try_batch(network, first, "training data", forward, lambda out, batch: loss_of(loss, out, batch))
         settings = {
             "task": found.name if found else None,
             "model": _code(model),
