@@ -198,7 +198,13 @@ def _devices(profiles: str | DeviceProfile | Iterable[str | DeviceProfile]) -> t
 def _train_digest(task: Task, seed: int, batch_size: int | None) -> str:
     """Digest of all training data where they lie in memory, else of the first batch."""
     with rng_preserved(0):
-        data = task.train(seed, batch_size)
+        try:
+            data = task.train(seed, batch_size)
+        except Exception as problem:
+            raise DataError(
+                f"train of task {task.name!r}, called with (seed, batch_size), failed: "
+                f"{type(problem).__name__}: {problem}"
+            ) from problem
         check_batches(data, f"train of task {task.name!r}")
         content = (data.inputs, data.targets) if isinstance(data, TensorBatches) else next(iter(data))
     state = hashlib.sha256()

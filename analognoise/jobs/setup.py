@@ -184,7 +184,8 @@ def try_batch(
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with rng_preserved(0), torch.no_grad(), evaluating(model):
-            batch = to_device(batch, next(model.parameters()).device, copy=True)
+            where = next(model.parameters(), torch.empty(0)).device
+            batch = to_device(batch, where, copy=True)
             output = (forward or default_forward)(model, batch)
             if use is not None:
                 use(output, batch)

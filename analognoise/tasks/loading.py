@@ -47,7 +47,7 @@ def load_callable(
                 "packages"
             ) from problem
         raise error(f"{what} {spec!r}: importing {module_name!r} failed: {problem}") from problem
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise error(
             f"{what} {spec!r}: importing {module_name!r} failed: {type(problem).__name__}: {problem}"
         ) from problem
@@ -149,7 +149,7 @@ def _call(
         )
     try:
         return function(**taken)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise error(f"{what} {spec!r} failed: {type(problem).__name__}: {problem}") from problem
 
 
