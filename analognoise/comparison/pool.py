@@ -95,16 +95,17 @@ def _in_processes(waiting: deque[Job], workers: int, found: Found, done: Done) -
                 future.add_done_callback(lambda future, number=number: _ended(future, number, inbox))  # type: ignore[misc]
                 number += 1
             kind, index, payload = inbox.get()
+            if kind == "error":
+                # A broken pool fails every open future, also that of a job whose result is here already.
+                if isinstance(payload, BrokenProcessPool):
+                    raise AnalogNoiseError(_death(running.values(), workers)) from payload
+                raise payload
             job = running[index]
             if kind == "found":
                 found(job, payload)
-            elif kind == "done":
+            else:
                 del running[index]
                 waiting.extendleft(reversed(list(done(job, payload))))
-            elif isinstance(payload, BrokenProcessPool):
-                raise AnalogNoiseError(_death(running.values(), workers)) from payload
-            else:
-                raise payload
     except BaseException:
         _end(pool)
         raise
