@@ -13,6 +13,7 @@ bits.
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from torch import Tensor
 # number.
 _CHUNK = 1 << 20
 _WORDS = 624
+# Types whose repr is a key's part as it is.
+_PLAIN = frozenset({int, str, type(None)})
 # Bytes before the state words in torch's serialised generator: seed, words left, seeded flag, next word.
 _HEADER = 24
 
@@ -65,7 +68,10 @@ class Stream:
 
     def key(self, chunk: int = 0) -> int:
         """The 128-bit key of this stream's ``chunk``-th stretch of numbers."""
+        parts: tuple[object, ...]
         parts = (self.root, self.process, self.layer, self.tile, self.chip, self.time_ns, self.step, chunk)
+        if not _PLAIN.issuperset(map(type, parts)):
+            parts = tuple(map(_plain, parts))
         return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
 
     def generator(self, device: torch.device | str = "cpu", chunk: int = 0) -> torch.Generator:
@@ -74,7 +80,7 @@ class Stream:
 
     def normal(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
-        flat = torch.empty(prod(shape), device=device)
+        flat = torch.empty(prod(shape), dtype=torch.float32, device=device)
         where = flat.device
         generator = _spare(where)
         for chunk, part in enumerate(flat.split(_CHUNK)) if flat.numel() > _CHUNK else ((0, flat),):
@@ -113,14 +119,34 @@ def _start(generator: torch.Generator, key: int) -> torch.Generator:
     return generator.manual_seed(key & ((1 << 64) - 1))
 
 
+def _plain(part: object) -> object:
+    """A key's part as a plain value: what equals the integer 0 must give the numbers of 0."""
+    if type(part) in _PLAIN:
+        return part
+    if isinstance(part, tuple):
+        return tuple(map(_plain, part))
+    if isinstance(part, list):
+        return list(map(_plain, part))
+    if isinstance(part, np.generic):
+        part = part.item()
+    try:
+        return operator.index(part)  # type: ignore[arg-type]
+    except TypeError:
+        return part
+
+
 def nanoseconds(seconds: float) -> int:
     """A drift time in the integer nanoseconds that keys hold."""
     return round(seconds * 1e9)
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any values with a stable ``repr``, for code that takes a plain integer."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+    """A 63-bit seed from any values with a stable ``repr``, for code that takes a plain integer.
+
+    Numbers of NumPy, True and False count as the plain numbers that they equal.
+    """
+    digest = hashlib.blake2b(repr(_plain(parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 @contextmanager

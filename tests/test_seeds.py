@@ -77,6 +77,27 @@ def test_rng_preserved_restores_all_three_generators_even_after_an_error():
     assert random.random() == expected[2]
 
 
+@pytest.mark.parametrize("part", ["root", "tile", "chip", "time_ns", "step"])
+@pytest.mark.parametrize("zero", [np.int64(0), np.uint8(0), np.array(0), torch.tensor(0), False, np.False_])
+def test_what_equals_an_integer_gives_its_numbers(part, zero):
+    plain = Stream(0, "p", time_ns=0, step=0)
+    assert plain.at(**{part: zero}).key() == plain.key(np.int64(0)) == plain.key()
+    assert derive_seed("a", zero, (zero, 1.0)) == derive_seed("a", 0, (0, 1.0))
+    assert derive_seed([zero]) == derive_seed([0]) != derive_seed(0)
+
+
+def test_numpy_floats_are_floats():
+    assert derive_seed("a", np.float64(0.1)) == derive_seed("a", 0.1) != derive_seed("a", np.float32(0.1))
+
+
+def test_keys_stay_what_they_were():
+    """Stored results and chips rest on these numbers."""
+    assert Stream(7, "program", "fc", 1, 2, 3, 4).key(5) == 250961096145186981389222814319707547194
+    assert Stream(0, "p").key() == 16960135853542285805974329040846726530
+    assert derive_seed("evaluation", 7, (1, 3600.0)) == 1042550901512006857
+    assert derive_seed("evaluation", 7, "digital") == 5850867560906012523
+
+
 def test_uniform_and_derived_seeds():
     values = [Stream(0, "u", step=step).uniform() for step in range(10_000)]
     assert abs(np.mean(values) - 0.5) < 4 * math.sqrt(1 / 12 / 10_000)

@@ -1,8 +1,8 @@
 """The data of an evaluation: the same batches in the same order every time.
 
-Chips can only be compared on equal data. So a loader that shuffles, drops a remainder or augments is refused:
-by name where its settings show it, and otherwise because two passes over it differ. Small data stays on the
-model's device between passes.
+Chips can only be compared on equal data. So a loader that shuffles, drops, repeats or augments is refused:
+by name where its settings or its sampler show it, and otherwise because two passes over it differ. Small
+data stays on the model's device between passes.
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ class EvaluationData:
         batches: number of batches.
         cached: whether the data stays on the device.
 
+    Augmentation with a generator of the dataset's own, in worker processes, cannot be found: every pass forks
+    the same state and gives the same samples. They are augmented all the same.
+
     Raises:
-        DataError: when the loader shuffles, drops or augments, can be read only once, or has no batch.
+        DataError: when the loader shuffles, drops, repeats or augments, can be read only once, or has no
+            batch.
     """
 
     def __init__(self, loader: Any, device: torch.device, cache_bytes: int = CACHE_BYTES) -> None:
@@ -54,6 +58,8 @@ class EvaluationData:
         digests: list[bytes] = []
         # one seed for each pass: what the loader draws from the global generators must not matter
         with rng_preserved(seed=1), _generators_preserved(loader):
+            _check_coverage(loader)
+        with rng_preserved(seed=1), _generators_preserved(loader):
             for batch in loader:
                 digests.append(_digest(batch, len(digests)))
                 size += _size(batch)
@@ -63,6 +69,7 @@ class EvaluationData:
                     kept.clear()
         if not digests:
             raise DataError("the data has no batch: an evaluation needs at least one")
+        _check_workers(loader, digests)
         self.cached = size <= cache_bytes
         self.batches = len(digests)
         self._cache = kept
@@ -149,6 +156,47 @@ def _check_loader(loader: Any) -> None:
             left, found = 1, "may leave out samples"
         if left:
             raise DataError(f"the data loader has drop_last=True, which {found}: set drop_last=False")
+
+
+def _check_coverage(loader: Any) -> None:
+    """Refuse a sampler of one's own that leaves samples out or gives some twice; a pass does not show it."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    batches: Any = loader.batch_sampler
+    inner = batches.sampler if isinstance(batches, BatchSampler) else loader.sampler
+    if type(batches) in (BatchSampler, type(None)) and type(inner) is SequentialSampler:
+        return
+    try:
+        size = len(loader.dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return
+    groups = [[index] for index in loader.sampler] if batches is None else batches
+    indices = [index for group in groups for index in group]
+    if not all(isinstance(index, (int, np.integer)) for index in indices):
+        return  # keys of the dataset's own
+    given = {int(index) % size for index in indices} if size else set()
+    left, twice = size - len(given), len(indices) - len(given)
+    if left or twice:
+        name = type(inner if isinstance(batches, BatchSampler) or batches is None else batches).__name__
+        parts = [f"leaves out {left} of {size} samples"] * bool(left) + [f"repeats {twice}"] * bool(twice)
+        raise DataError(
+            f"the data loader's sampler, a {name}, {' and '.join(parts)}: give every sample once; to "
+            "evaluate a part, make it the data with torch.utils.data.Subset(dataset, indices)"
+        )
+
+
+def _check_workers(loader: Any, digests: list[bytes]) -> None:
+    """Refuse workers that each read the whole of a stream: every batch then comes once per worker."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, IterableDataset):
+        return
+    count = loader.num_workers
+    groups = [digests[start : start + count] for start in range(0, len(digests), max(count, 1))]
+    if count > 1 and all(len(group) == count and len(set(group)) == 1 for group in groups):
+        raise DataError(
+            f"the data loader gives every batch {count} times: each of its {count} workers reads the whole "
+            f"{type(loader.dataset).__name__}; share it out by torch.utils.data.get_worker_info(), or use "
+            "num_workers=0"
+        )
 
 
 class _generators_preserved:

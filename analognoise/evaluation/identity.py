@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,48 +15,115 @@ from torch import nn
 
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import update_digest
+from analognoise.evaluation.fingerprint import Fingerprint
+from analognoise.evaluation.store import Row
 from analognoise.layers import AnalogLayer
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
+# What is tried out when a file holds another run: a run's identity is known by its digest alone.
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+_SEEDS = range(100)
 
 
-def run_id(model: nn.Module, settings: dict[str, Any]) -> str:
-    """16 hexadecimal digits that stand for one evaluation.
+class Identity:
+    """What stands for one evaluation.
 
-    They change with every weight and buffer, the model's structure, each layer's profile, name at conversion
-    and drift compensation, the versions of analognoise and torch, the device type, the number of threads
-    (sums are added in another order), and ``settings``. They do not change with the chip that is programmed,
-    the mode, or how many chips and which times are asked for.
+    It changes with every weight and buffer, the model's structure and plain attributes, each layer's profile,
+    name at conversion and drift compensation, the versions of analognoise and torch, the device type, the
+    number of threads (sums are added in another order), and ``settings``. It does not change with the chip
+    that is programmed, the mode, or how many chips and which times are asked for.
 
     Args:
         model: a converted model.
-        settings: further plain values.
-    """
-    from analognoise import __version__  # not at the top: the package's map of names imports this module
+        settings: further plain values; "seed" and "labels" (profile, method, training seed) are told apart
+            when a run is refused.
 
-    state = hashlib.sha256()
+    Attributes:
+        run_id: 16 hexadecimal digits.
+    """
+
+    def __init__(self, model: nn.Module, settings: dict[str, Any]) -> None:
+        from analognoise import __version__  # not at the top: the package's map of names imports this module
+
+        self._model = _model_state(model)
+        layers = {
+            name: (layer.analog.name, layer.analog.profile.digest, layer.analog.compensation)
+            for name, layer in analog_layers(model).items()
+        }
+        self._settings: dict[str, Any] = {
+            "layers": layers,
+            "analognoise": __version__,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": device_of(model).type,
+        } | settings
+        self.run_id = self._with()
+
+    def _with(self, **changes: Any) -> str:
+        state = self._model.copy()
+        state.update(json.dumps(self._settings | changes, sort_keys=True, default=str).encode())
+        return state.hexdigest()[:16]
+
+    def difference(self, row: Row, metric: str) -> str:
+        """In words, what tells the run of a stored row from this one, as far as that can be known.
+
+        The row's own columns are compared; then thread counts, device types and the first hundred seeds are
+        tried until the row's run comes out.
+        """
+        mine = self._settings
+        labels = list(mine["labels"])
+        theirs = [row.profile, row.method, row.training_seed]
+        named = [*zip(("profile", "method", "training seed"), theirs, labels, strict=True)]
+        named.append(("metric", row.metric, metric))
+        different = [f"{name} {stored!r} there, {own!r} here" for name, stored, own in named if stored != own]
+        if row.metric == metric:
+            for word, changes in self._alternatives(theirs):
+                if self._with(**changes) == row.run_id:
+                    return "; ".join([*different, word])
+        if different:
+            return "; ".join(different)
+        return (
+            "another model, profile, data, metric, forward or setting, or another version; here analognoise "
+            f"{mine['analognoise']}, torch {mine['torch']}, {_threads(mine['threads'])}, device "
+            f"{mine['device']}, seed {mine['seed']}"
+        )
+
+    def _alternatives(self, labels: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        mine = self._settings
+        for threads in range(1, max(os.cpu_count() or 1, 64) + 1):
+            if threads != mine["threads"]:
+                word = (
+                    f"{_threads(threads)} there, {mine['threads']} here: torch.set_num_threads({threads}) "
+                    "goes on with it"
+                )
+                yield word, {"labels": labels, "threads": threads}
+        for device in _DEVICES:
+            if device != mine["device"]:
+                word = f"device {device} there, {mine['device']} here"
+                yield word, {"labels": labels, "device": device}
+        for seed in _SEEDS:
+            if seed != mine["seed"]:
+                yield f"seed {seed} there, {mine['seed']} here", {"labels": labels, "seed": seed}
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _model_state(model: nn.Module) -> Any:
+    state, attributes = hashlib.sha256(), Fingerprint()
     for name, module in model.named_modules(remove_duplicate=False):
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         state.update(f"module {name} {kind} {_ADDRESS.sub('', module.extra_repr())};".encode())
+        attributes.attributes(module)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         state.update(f"parameter {name};".encode())
         update_digest(state, parameter, name)
     for name, buffer in model.named_buffers(remove_duplicate=False):
         state.update(f"buffer {name};".encode())
         update_digest(state, buffer, name)
-    layers = {
-        name: (layer.analog.name, layer.analog.profile.digest, layer.analog.compensation)
-        for name, layer in analog_layers(model).items()
-    }
-    common = {
-        "layers": layers,
-        "analognoise": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": device_of(model).type,
-    }
-    state.update(json.dumps(common | settings, sort_keys=True, default=str).encode())
-    return state.hexdigest()[:16]
+    state.update(attributes.hexdigest().encode())
+    return state
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -65,26 +133,17 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def name_of(function: Callable[..., Any] | None) -> str:
-    """A function's module, name and compiled code (in short), so that an edited function is another one; ""
-    for None.
+    """A function's module and name, and a digest (in short) of its code and of the values that it works with:
+    closure, defaults, a partial's arguments, an object's attributes, plain globals. So an edited function is
+    another one. "" for None.
     """
     if function is None:
         return ""
-    if isinstance(function, functools.partial):
-        arguments = _ADDRESS.sub("", repr((function.args, function.keywords)))
-        return f"partial {name_of(function.func)} {arguments}"
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    name = f"{owner.__module__}.{owner.__qualname__}"
-    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
-    if code is None:
-        return name
-    return f"{name} {hashlib.sha256(repr(_code(code)).encode()).hexdigest()[:8]}"
-
-
-def _code(code: Any) -> tuple[Any, ...]:
-    constants = tuple(_code(c) if hasattr(c, "co_code") else _plain(c) for c in code.co_consts)
-    return code.co_code, code.co_names, constants
-
-
-def _plain(constant: Any) -> str:
-    return repr(sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
+    found: Any = function
+    while isinstance(found, functools.partial):
+        found = found.func
+    owner = found if hasattr(found, "__qualname__") else type(found)
+    fingerprint = Fingerprint()
+    fingerprint.feed(function)
+    partial = "partial " if found is not function else ""
+    return f"{partial}{owner.__module__}.{owner.__qualname__} {fingerprint.hexdigest()[:16]}"

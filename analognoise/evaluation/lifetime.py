@@ -104,14 +104,15 @@ def lifetime(
 
 
 def _floor_level(floor: float, relative: bool, digital: float, metric: str, better: bool) -> float:
-    if not isinstance(floor, (int, float)) or not math.isfinite(floor):
+    if not isinstance(floor, (int, float, np.integer, np.floating)) or not math.isfinite(floor):
         raise DataError(f"floor is {floor!r}: give a finite number, for example 0.95")
+    floor = float(floor)
     if not relative:
         if metric == "accuracy" and not 0 < floor <= 1:
             raise DataError(
                 f"floor is {floor:g}, but an accuracy lies between 0 and 1: write for example 0.9 for 90 %"
             )
-        return float(floor)
+        return floor
     if not digital > 0:
         raise DataError(
             f"the digital {metric} is {digital:g}, so a floor relative to it means nothing: use "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -14,9 +16,9 @@ from torch import Tensor, nn
 from analognoise.chip import chip_preserved, digital, drift_to_, evaluating, program_
 from analognoise.conversion import analog_layers, check_finite, require_analog
 from analognoise.description import Description, describe
-from analognoise.errors import DataError, ResultsError
-from analognoise.evaluation.data import EvaluationData, tensors
-from analognoise.evaluation.identity import device_of, name_of, run_id
+from analognoise.errors import DataError, ModelError, ResultsError
+from analognoise.evaluation.data import EvaluationData, tensors, to_device
+from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import (
     Forward,
     Metric,
@@ -25,7 +27,7 @@ from analognoise.evaluation.metrics import (
     default_forward,
     final_value,
 )
-from analognoise.evaluation.reading import Reads, reads_watched
+from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore, Row
@@ -35,6 +37,11 @@ from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.units import DEFAULT_TIMES, format_time, parse_times
 
 _AHEAD_BYTES = 8 << 20
+# Each layer's tiles are given other weights once, on one batch: not worth it for many layers.
+_IDLE_LAYERS = 16
+_IDLE_BATCHES = 4
+_FEW = 32
+_SAME = 1e-5
 
 
 def evaluate_drift(
@@ -56,8 +63,14 @@ def evaluate_drift(
     """Measure a converted model on many chips at several drift times.
 
     Chip c is ``program_(model, seed=seed, chip=c)``: the same whatever the number of chips, the times or the
-    batch size. The digital metric is measured first. Modes, the programmed chip, buffers and the global
-    random generators are left as found, also when something goes wrong.
+    batch size. The digital metric is measured first, also when a file is resumed. Modes, the programmed chip,
+    buffers and the global random generators are left as found, also when something goes wrong.
+
+    The first pass over a chip is watched, and the first batch then run again with other digital weights and,
+    for models of up to 16 layers on tiles, with other weights on each layer's tiles in turn. Layers that
+    compute digitally in spite of the chip, whose digital weights reach the output, or whose tiles do not, are
+    named in a warning and in the report's ``not_read``. (A model of more layers that computes with a *copy*
+    of its weights is not found out.)
 
     Args:
         model: a converted model; its weights as they are now are programmed.
@@ -71,24 +84,27 @@ def evaluate_drift(
         forward: ``forward(model, batch) -> output``; by default ``model(x)``, or ``model(**batch without
             labels)``.
         out: a CSV file that gets each chip's rows as soon as they are known. If it has rows of this very run
-            they are not computed again; more chips or times than before are added. A :class:`ResultStore` may
-            be shared by runs.
+            they are not computed again; more chips or times than before are added. A run is known by model,
+            data, metric, forward (their code and the values that they work with; not what they assign
+            themselves), settings, versions, device type and thread count. A :class:`ResultStore` may be
+            shared by runs.
         method: name of the training method, for the rows.
-        training_seed: seed of the training, for the rows.
+        training_seed: seed of the training, a whole number of at least 0, for the rows.
         higher_is_better: direction of a metric of your own (True if not given).
         progress: show a progress bar.
         confidence: coverage of the report's intervals.
 
     Raises:
         ConversionError: when the model has no layer on tiles.
-        ModelError: when weights hold NaN or inf.
+        ModelError: when weights hold NaN or inf, or are on the ``meta`` device.
         UnitError: when a time cannot be read.
-        DataError: when data, metric, forward's output or a number is not what it must be; it names the batch.
-        ResultsError: when ``out`` cannot be used.
+        DataError: when data, metric, forward's output or a number is not what it must be (it names the
+            batch), or no layer at all computes on the chip.
+        ResultsError: when ``out`` cannot be used: it holds another run (the message says what differs, where
+            that can be known), or the digital metric in it is not what the model gives now.
     """
     seconds = parse_times(times)
-    if isinstance(chips, bool) or not isinstance(chips, int) or chips < 1:
-        raise DataError(f"chips is {chips!r}: give a whole number, at least 1")
+    chips = _whole("chips", chips, 1)
     check_confidence(confidence)
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)
@@ -100,7 +116,7 @@ def evaluate_drift(
         if out is None or isinstance(out, ResultStore):
             store = out
         else:
-            store = stack.enter_context(ResultStore(out, evaluation.run_id))
+            store = stack.enter_context(ResultStore(out, evaluation.run_id, evaluation.difference))
         rows, reused = evaluation.run(seconds, chips, store, progress)
     return DriftReport(
         rows=tuple(rows),
@@ -108,7 +124,7 @@ def evaluate_drift(
         metric=measured.name,
         higher_is_better=better,
         digital=rows[0].digital,
-        seed=int(seed),
+        seed=evaluation.seed,
         run_id=evaluation.run_id,
         description=evaluation.description,
         not_read=evaluation.not_read,
@@ -128,12 +144,15 @@ class DriftEvaluation:
         forward: as in :func:`evaluate_drift`.
         method: for the rows.
         training_seed: for the rows.
+        probe: whether to look, after the first pass over a chip, for tiles that the output does not come
+            from.
 
     Attributes:
         run_id: what this evaluation's rows carry.
         profile: names of the devices' profiles.
         description: what is on tiles and what is not; known after :meth:`run`.
-        not_read: layers on tiles that no forward called; known after :meth:`run`.
+        not_read: layers whose tiles no forward reads, or not for all that they compute; known after
+            :meth:`run`.
     """
 
     def __init__(
@@ -146,34 +165,43 @@ class DriftEvaluation:
         forward: Forward | None = None,
         method: str = "",
         training_seed: int | None = None,
+        probe: bool = True,
     ) -> None:
         layers = require_analog(model, "evaluate chips")
+        _check_place(model)
         check_finite(model)
         if forward is not None and not callable(forward):
             raise DataError(
                 f"forward is a {type(forward).__name__}: give a function (model, batch) -> output"
             )
-        self.model, self.metric, self.seed = model, metric, int(seed)
+        self.model, self.metric, self.seed = model, metric, _whole("seed", seed)
         self.forward: Forward = forward or default_forward
-        self.method, self.training_seed = str(method), training_seed
+        self.method = str(method)
+        self.training_seed = None if training_seed is None else _whole("training_seed", training_seed, 0)
+        self.probe = probe
         self.device = device_of(model)
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, self.device)
         self.profile = "+".join(dict.fromkeys(layer.analog.profile.name for layer in layers.values()))
-        self.run_id = run_id(
+        self._identity = Identity(
             model,
             {
                 "data": self.data.fingerprint,
                 "metric": [metric.name, name_of(metric.function)],
                 "forward": name_of(forward),
                 "seed": self.seed,
-                "labels": [self.profile, self.method, training_seed],
+                "labels": [self.profile, self.method, self.training_seed],
             },
         )
+        self.run_id = self._identity.run_id
         self.description: Description
         self.not_read: tuple[str, ...] = ()
         self._counts: list[float | None] = [None] * self.data.batches
         self._writes_input = self._draws = self._writes_buffers = False
+
+    def difference(self, row: Row) -> str:
+        """In words, what tells the run of a stored row from this one, as far as that can be known."""
+        return self._identity.difference(row, self.metric.name)
 
     def run(
         self, times: tuple[float, ...], chips: int, store: ResultStore | None = None, progress: bool = False
@@ -194,19 +222,20 @@ class DriftEvaluation:
             progress_bar(f"chips of {self.profile}", len(wanted), progress) as advance,
         ):
             self.description = self._describe()
-            stored = next(iter(rows.values()), None)
-            if stored is not None and not pending:
-                ideal, reads = stored.digital, self._look_for_unread()
-            elif is_compiled(self.model):  # compiled code would be compiled anew to be watched
-                ideal, reads = self._digital(buffers, stored), self._look_for_unread()
-            else:
-                with reads_watched(self.model) as reads:
-                    ideal = self._digital(buffers, stored)
-            self._name_unread(reads)
+            ideal = self._digital(buffers, next(iter(rows.values()), None), store)
+            watched = bool(pending) and not is_compiled(self.model)  # it would be compiled anew to be watched
+            if not watched:
+                self._judge(self._look(*wanted[0]), buffers)
             advance(reused)
             new: list[Row] = []
             for number, (chip, time) in enumerate(self._states(pending)):
-                row = rows[chip, time] = self._row(chip, time, ideal, buffers)
+                if watched and number == 0:
+                    with reads_watched(self.model) as reads:
+                        row = self._row(chip, time, ideal, buffers, reads)
+                    self._judge(reads, buffers)
+                else:
+                    row = self._row(chip, time, ideal, buffers)
+                rows[chip, time] = row
                 new.append(row)
                 if number + 1 == len(pending) or pending[number + 1][0] != chip:
                     if store is not None:
@@ -245,15 +274,17 @@ class DriftEvaluation:
                         layer.put_weights(weights, time)
                 yield chip, time
 
-    def _row(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
+    def _row(self, chip: int, time: float, ideal: float, buffers: Buffers, reads: Reads | None = None) -> Row:
         if self._writes_buffers:
             buffers.restore()
         with At("chip {} at {}", chip, format_time(time)):
-            total, count, value = self._pass((chip, time))
+            total, count, value = self._pass((chip, time), reads=reads)
         labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
         return Row(*labels, total, count, value, ideal)
 
-    def _pass(self, place: object, first: bool = False) -> tuple[float, float, float]:
+    def _pass(
+        self, place: object, first: bool = False, reads: Reads | None = None
+    ) -> tuple[float, float, float]:
         """Sum, count and value of the metric over the data, in the model's present state.
 
         Nothing in the loop waits for the device. The first pass gives the model copies of the batches and
@@ -266,6 +297,8 @@ class DriftEvaluation:
         counts: list[Tensor | float] = []
         known = self._counts
         for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
+            if reads is not None:
+                reads.batch = number
             versions = [tensor._version for tensor in tensors(batch)] if first else []
             with At("batch {}", number):
                 total, count = measure(forward(model, batch), batch, known[number])
@@ -278,21 +311,25 @@ class DriftEvaluation:
         added, counted = add_up(self.metric, sums, counts)
         return added, counted, final_value(self.metric, added, counted)
 
-    def _digital(self, buffers: Buffers, stored: Row | None) -> float:
-        """The digital metric; learns on the way what the forward does besides computing."""
+    def _digital(self, buffers: Buffers, stored: Row | None, store: ResultStore | None) -> float:
+        """The digital metric; learns on the way what the forward does besides computing.
+
+        Computed anew for rows that are there: a model or metric that the digest did not tell apart shows in
+        it.
+        """
         seed_all(derive_seed("evaluation", self.seed, "digital"), self.device)
         before = random_states(self.device)
         with At("digital pass"), digital(self.model):
             value = self._pass("digital", first=True)[2]
         self._draws = before != random_states(self.device)
         self._writes_buffers = buffers.restore()
-        if stored is None:
+        if stored is None or store is None:
             return value
-        if value != stored.digital:
-            warnings.warn(
-                f"the digital {self.metric.name} is {value!r} here and {stored.digital!r} in the stored "
-                "results: this machine computes differently; the stored one is kept",
-                stacklevel=4,
+        if abs(value - stored.digital) > _SAME * max(1.0, abs(stored.digital)):
+            raise ResultsError(
+                f"the digital {self.metric.name} is {value!r} here, but {stored.digital!r} in {store.path}: "
+                "its rows come from another model, metric or forward, or from a machine that computes "
+                "differently; go on where they were computed, or use another file"
             )
         return stored.digital
 
@@ -301,25 +338,86 @@ class DriftEvaluation:
         with eager(self.model):
             return describe(self.model, batch, forward=lambda _, given: self._forward(given, 0))
 
-    def _look_for_unread(self) -> Reads:
-        """Run batches until every weight on tiles was read, or to the end: a layer may serve few of them."""
-        with eager(self.model), digital(self.model), reads_watched(self.model) as reads:
+    def _look(self, chip: int, time: float) -> Reads:
+        """Run batches on a chip until all its tiles were read, or to the end: a layer may serve few
+        batches.
+        """
+        program_(self.model, self.seed, chip)
+        drift_to_(self.model, time)
+        with rng_preserved(), eager(self.model), reads_watched(self.model) as reads:
             for number, batch in enumerate(self.data.copies()):
+                reads.batch = number
                 self._forward(batch, number)
                 if reads.complete:
                     break
         return reads
 
-    def _name_unread(self, reads: Reads) -> None:
+    def _judge(self, reads: Reads, buffers: Buffers) -> None:
+        """Name the layers that the chip, as it is now, does not show in the output.
+
+        Raises:
+            DataError: when there is no other layer.
+        """
+        if self.probe:
+            with rng_preserved(), eager(self.model):
+                self._probe(reads, buffers)
+        buffers.restore()
         self.not_read = reads.names()
-        if self.not_read:
-            warnings.warn(
-                f"the tiles of {', '.join(map(repr, self.not_read))} were not read: the model uses these "
-                "weights "
-                "without calling their layers, or not at all, so the results do not show what a chip does "
-                "to them",
-                stacklevel=4,
-            )
+        complaints = reads.complaints()
+        if self.probe and not reads.any_on_chip:
+            raise DataError(f"no layer computes on the chip, so there is nothing to measure: {complaints[0]}")
+        for text in complaints:
+            warnings.warn(text, stacklevel=4)
+
+    def _probe(self, reads: Reads, buffers: Buffers) -> None:
+        """Give the layers other weights, first digital ones, then on their tiles, each on the first batch
+        that it serves (where its tiles do not matter, also on three more).
+        """
+        every = analog_layers(self.model)
+        layers = {name: every[name] for name in reads.on_chip()}
+        last = max((reads.first[name] for name in layers), default=-1)
+        idle = dict(layers) if len(layers) <= _IDLE_LAYERS else {}
+        for number, batch in enumerate(self.data):
+            if number > last and not (idle and number < last + _IDLE_BATCHES):
+                break
+
+            compute = partial(self._computed, batch, number, buffers)
+            new = {name: layer for name, layer in layers.items() if reads.first[name] == number}
+            tested = {name: layer for name, layer in idle.items() if reads.first[name] <= number}
+            if not (new or tested):
+                continue
+            expected = compute()
+            if new:
+                reads.bypassed += find_bypassed(new, compute, expected)
+            without = [name for name in tested if name not in reads.bypassed]
+            if without and (few := self._few(batch)) is not None:  # most layers show in a few samples
+                part = partial(self._computed, few, number, buffers)
+                without = find_idle({name: tested[name] for name in without}, part, part())
+            without = find_idle({name: tested[name] for name in without}, compute, expected)
+            idle = {n: layer for n, layer in idle.items() if n in without or reads.first[n] > number}
+        reads.idle = list(idle)
+
+    def _few(self, batch: Any) -> tuple[Tensor, Tensor] | None:
+        """The first samples of a large batch ``(x, y)``, if the model takes so few."""
+        if self.forward is not default_forward or not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            return None
+        x, y = batch
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim()):
+            return None
+        if not len(x) == len(y) > _FEW:
+            return None
+        try:
+            self.model(x[:_FEW].clone())
+        except Exception:  # it is made for one size of batch
+            return None
+        return x[:_FEW], y[:_FEW]
+
+    def _computed(self, batch: Any, number: int, buffers: Buffers) -> list[Tensor]:
+        """The numbers that a forward gives, from the same buffers, random numbers and input every time."""
+        buffers.restore()
+        seed_all(derive_seed("probe", self.seed), self.device)
+        output = self._forward(to_device(batch, self.device, copy=True), number)
+        return [tensor.clone() for tensor in numbers(output)]
 
     def _forward(self, batch: Any, number: int) -> Any:
         with At("batch {}", number):
@@ -350,3 +448,24 @@ class DriftEvaluation:
                 for state, flag in zip(states, flags, strict=True):
                     state.digital = flag
                 buffers.restore()
+
+
+def _whole(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number as a plain int, also NumPy's."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f", at least {least}"
+        raise DataError(f"{name} is {value!r}: give a whole number{bound}")
+    return number
+
+
+def _check_place(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name!r} is on the 'meta' device and holds no values: load the weights first, for example "
+                "with model.to_empty(device='cpu') and load_state_dict"
+            )

@@ -1,58 +1,248 @@
-"""Whether a model reads the tiles that it was put on."""
+"""Whether a model reads the tiles that it was put on, and computes with nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from analognoise.conversion import analog_layers
+from analognoise.evaluation.data import tensors
+from analognoise.layers import AnalogLayer
+from analognoise.seeds import Stream
+
+Names = tuple[str, ...]
+_ENDING = "so the results do not show what a chip does to them"
 
 
 class Reads:
-    """Which weights on tiles were not read yet, by layer."""
+    """Which weights on tiles were not read yet, by layer, and what else was found about their use.
+
+    Attributes:
+        weights: names of the weights on tiles, by layer.
+        unread: those that nothing asked for.
+        digital: those that were computed with digitally, although a chip was to be measured.
+        first: number of the batch that first asked for a layer's weights.
+        bypassed: layers whose digital weights change the output, though it is to come from the chip.
+        idle: layers whose tiles do not change the output.
+        batch: number of the batch that is being computed.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.weights = {name: set(layer.targets()) for name, layer in analog_layers(model).items()}
         self.unread = {name: set(weights) for name, weights in self.weights.items()}
+        self.digital: dict[str, set[str]] = {name: set() for name in self.weights}
+        self.first: dict[str, int] = {}
+        self.bypassed: list[str] = []
+        self.idle: list[str] = []
+        self.batch = 0
 
     @property
     def complete(self) -> bool:
         """Whether all were read."""
         return not any(self.unread.values())
 
-    def names(self) -> tuple[str, ...]:
-        """What was not read: a layer's name for all of its weights, ``"layer.weight"`` for some."""
+    def on_chip(self) -> list[str]:
+        """Layers that were computed on their tiles, all of them, and never digitally."""
+        return [name for name in self.first if not (self.digital[name] or self.unread[name])]
+
+    @property
+    def any_on_chip(self) -> bool:
+        """Whether any weight was read from its tiles, and never digitally."""
+        return any(weights - self.unread[n] - self.digital[n] for n, weights in self.weights.items())
+
+    def names(self) -> Names:
+        """What was not read, or not alone: a layer's name for all of its weights, ``"layer.weight"`` for
+        some.
+        """
+        left = {name: self.unread[name] | self.digital[name] for name in self.weights}
+        left |= {name: self.weights[name] for name in (*self.bypassed, *self.idle)}
+        return self._written(left)
+
+    def complaints(self) -> list[str]:
+        """One sentence for each way in which tiles were passed by."""
+        found = [
+            (
+                self._written(self.unread),
+                "were not read: the model uses these weights without calling their layers, or not at all, "
+                + _ENDING,
+            ),
+            (
+                self._written(self.digital),
+                "were not read: on the chip, too, the layers computed with their digital weights (in "
+                "training mode in spite of eval(), or inside analognoise.digital), " + _ENDING,
+            ),
+            (
+                self._written({name: self.weights[name] for name in self.bypassed}),
+                "were not read alone: the output also changes with the layers' digital weights, so the model "
+                "uses layer.weight beside or instead of calling the layer, and the results do not show what "
+                "a chip does to them",
+            ),
+            (
+                self._written({name: self.weights[name] for name in self.idle}),
+                "were read to no effect: other weights on them leave the output as it is, " + _ENDING,
+            ),
+        ]
+        return [f"the tiles of {', '.join(map(repr, names))} {what}" for names, what in found if names]
+
+    def _written(self, left: Mapping[str, set[str]]) -> Names:
         found: list[str] = []
-        for name, left in self.unread.items():
-            if left == self.weights[name]:
+        for name, weights in self.weights.items():
+            if left.get(name) == weights:
                 found.append(name or "(the model)")
             else:
-                found += [f"{name}.{weight}".lstrip(".") for weight in sorted(left)]
+                found += [f"{name}.{weight}".lstrip(".") for weight in sorted(left.get(name, ()))]
         return tuple(found)
 
 
 @contextmanager
 def reads_watched(model: nn.Module) -> Iterator[Reads]:
-    """Note every weight on tiles that a forward inside reads, on the chip or inside ``digital``.
+    """Note every weight on tiles that a forward on the chip inside reads, and where it gets the digital one.
 
     The layer's own question for its weights is watched, not its call: a model may call ``layer.forward``, or
     use ``layer.weight`` and pass the layer by.
     """
     reads, layers = Reads(model), analog_layers(model)
 
-    def watched(left: set[str], read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+    def watched(name: str, layer: AnalogLayer) -> Callable[[str], Tensor]:
+        left, digital, read = reads.unread[name], reads.digital[name], layer.weight_now
+
         def weight_now(weight: str = "weight") -> Tensor:
             left.discard(weight)
-            return read(weight)
+            reads.first.setdefault(name, reads.batch)
+            found = read(weight)
+            if found is not layer.analog.weights.get(weight):
+                digital.add(weight)
+            return found
 
         return weight_now
 
     try:
         for name, layer in layers.items():
-            vars(layer)["weight_now"] = watched(reads.unread[name], layer.weight_now)
+            vars(layer)["weight_now"] = watched(name, layer)
         yield reads
     finally:
         for layer in layers.values():
             vars(layer).pop("weight_now", None)
+
+
+def find_bypassed(layers: Mapping[str, AnalogLayer], compute: Callable[[], Any], expected: Any) -> list[str]:
+    """Layers whose digital weights reach the output of a forward on the chip.
+
+    The layers are given other digital weights: whatever computes on tiles does not notice. One forward where
+    all is well; where not, halving finds the layers, and where the forward does not repeat itself only what
+    is a hundred times larger than that counts.
+
+    Args:
+        layers: layers on tiles, programmed, by name.
+        compute: runs the forward; what it draws at random must be the same each time.
+        expected: what it gave.
+    """
+
+    def changes(names: Sequence[str]) -> float:
+        with _other_targets([layers[name] for name in names]):
+            return distance(compute(), expected)
+
+    def search(names: Sequence[str]) -> list[str]:
+        if len(names) == 1:
+            return list(names)
+        halves = names[: len(names) // 2], names[len(names) // 2 :]
+        found = [half for half in halves if changes(half) > limit]
+        return [name for half in found for name in search(half)] if found else list(names)
+
+    names = list(layers)
+    moved = changes(names)
+    if moved == 0:
+        return []
+    limit = 100 * distance(compute(), expected)
+    return search(names) if moved > limit else []
+
+
+def find_idle(layers: Mapping[str, AnalogLayer], compute: Callable[[], Any], expected: Any) -> list[str]:
+    """Layers whose tiles may hold anything without a change of the output, to the last bit.
+
+    One forward for each layer. Of an output without floating-point numbers (classes, say) nothing is known,
+    and nothing returned.
+    """
+    if not any(tensor.is_floating_point() for tensor in numbers(expected)):
+        return []
+    found = []
+    for name, layer in layers.items():
+        with _other_tiles(layer):
+            if distance(compute(), expected) == 0:
+                found.append(name)
+    return found
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest difference between numbers of two outputs; infinite when their shapes differ."""
+    mine, theirs = numbers(one), numbers(other)
+    if [tensor.shape for tensor in mine] != [tensor.shape for tensor in theirs]:
+        return math.inf
+    largest = 0.0
+    for a, b in zip(mine, theirs, strict=True):
+        if torch.equal(a, b):
+            continue
+        wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+        gap = (a.detach().cpu().to(wide) - b.detach().cpu().to(wide)).abs()
+        both = (a.isnan() & b.isnan()).cpu() | (a == b).cpu()
+        largest = max(largest, float(gap.masked_fill(both, 0).nan_to_num(math.inf, math.inf).max()))
+    return largest
+
+
+def numbers(output: Any) -> list[Tensor]:
+    """The tensors of an output, also of an object that holds them as attributes."""
+    found = list(tensors(output))
+    if not found and hasattr(output, "__dict__"):
+        found = list(tensors(vars(output)))
+    return [tensor for tensor in found if tensor.layout == torch.strided]
+
+
+def _another(weight: Tensor, layer: AnalogLayer, name: str) -> Tensor:
+    """Random weights of the size of the given ones."""
+    draws = Stream(0, f"probe {name}", layer.analog.name).normal(tuple(weight.shape)).to(weight)
+    return draws * weight.detach().abs().amax().clamp(min=1e-3)
+
+
+@contextmanager
+def _other_targets(layers: Sequence[AnalogLayer]) -> Iterator[None]:
+    kept = [(layer, layer.targets(), layer.analog.written) for layer in layers]
+    lists = [(layer, vars(layer).get("_flat_weights")) for layer in layers]  # of torch's recurrent layers
+    try:
+        for layer, targets, _ in kept:
+            layer.analog.written = {}  # other weights are no stale chip here
+            others = {
+                name: nn.Parameter(_another(target, layer, name), target.requires_grad)
+                for name, target in targets.items()
+            }
+            for name, parameter in others.items():
+                layer._substitute(name, parameter)
+            flat = vars(layer).get("_flat_weights")
+            if flat is not None:
+                by_id = {id(target): others[name] for name, target in targets.items()}
+                vars(layer)["_flat_weights"] = [by_id.get(id(own), own) for own in flat]
+        yield
+    finally:
+        for layer, targets, written in kept:
+            layer.analog.written = written
+            for name, target in targets.items():
+                layer._substitute(name, target)
+        for layer, flat in lists:
+            if flat is not None:
+                vars(layer)["_flat_weights"] = flat
+
+
+@contextmanager
+def _other_tiles(layer: AnalogLayer) -> Iterator[None]:
+    kept = layer.analog.copy_weights()
+    try:
+        for name, weights in layer.analog.weights.items():
+            weights.copy_(_another(weights, layer, name))
+        yield
+    finally:
+        for name, weights in layer.analog.weights.items():
+            weights.copy_(kept[name])

@@ -39,7 +39,8 @@ class DriftReport:
         seed: root seed of the chips.
         run_id: digest of model, profile, data, metric and settings.
         description: what of the model is on tiles and what stayed digital.
-        not_read: layers on tiles that no forward called: the results do not show what a chip does to them.
+        not_read: layers whose tiles no forward reads, or not for all that they compute: the results do not
+            show (all of) what a chip does to them.
         reused: how many of the rows a results file had already.
         confidence: coverage of the intervals.
     """

@@ -89,11 +89,14 @@ def layer_sensitivity(
         shared = data if isinstance(data, EvaluationData) else EvaluationData(data, device_of(full))
 
     def measure(analog: nn.Module, label: str) -> DriftEvaluation:
-        return DriftEvaluation(analog, shared, measured, seed=seed, forward=forward, method=label)
+        # Whether the output comes from the tiles is asked once, of the whole model.
+        return DriftEvaluation(
+            analog, shared, measured, seed=seed, forward=forward, method=label, probe=label == ALL
+        )
 
     with ExitStack() as stack:
         whole = measure(full, ALL)
-        store = _store(out, whole.run_id, stack)
+        store = _store(out, whole, stack)
         advance = stack.enter_context(
             progress_bar(f"layers on {whole.profile}", 2 * len(devices) + 1, progress)
         )
@@ -151,16 +154,16 @@ def _some(
 
 
 def _store(
-    out: str | PathLike[str] | ResultStore | None, run_id: str, stack: ExitStack
+    out: str | PathLike[str] | ResultStore | None, whole: DriftEvaluation, stack: ExitStack
 ) -> ResultStore | None:
     """The results file, if the rows of the whole model in it are this run's; they are the first written."""
     if out is None:
         return None
     store = out if isinstance(out, ResultStore) else stack.enter_context(ResultStore(out))
-    if store.rows and not any(row.method == ALL and row.run_id == run_id for row in store.rows):
+    if store.rows and not any(row.method == ALL and row.run_id == whole.run_id for row in store.rows):
         first = store.rows[0]
         raise ResultsError(
-            f"{store.path} holds another run (profile {first.profile!r}, run {first.run_id}: another model, "
-            "profile, data, metric or setting): name another file or folder, or start over (--force)"
+            f"{store.path} holds another run (profile {first.profile!r}, run {first.run_id}: "
+            f"{whole.difference(first)}): name another file or folder, or start over (--force)"
         )
     return store

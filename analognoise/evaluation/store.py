@@ -14,7 +14,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +133,7 @@ class ResultStore:
     Args:
         path: the CSV file; it may exist.
         run_id: the one run whose rows the file may hold; None for a file that several runs share.
+        difference: says in words what tells a stored row's run from this one, for the refusal.
 
     Attributes:
         rows: what the file holds, in its order.
@@ -143,7 +144,12 @@ class ResultStore:
 
     run_id: str | None = None
 
-    def __init__(self, path: str | os.PathLike[str], run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        run_id: str | None = None,
+        difference: Callable[[Row], str] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.run_id = run_id
         self.rows: list[Row] = []
@@ -161,7 +167,7 @@ class ResultStore:
                 break
         if self.path.exists():
             raw = self.path.read_bytes()
-            self.rows, self._length = _parse(self.path, raw, run_id)
+            self.rows, self._length = _parse(self.path, raw, run_id, difference)
             self._size = len(raw)
         self._index = {row.key: row for row in self.rows}
 
@@ -245,7 +251,9 @@ class ResultStore:
         self.close()
 
 
-def _parse(path: Path, raw: bytes, run_id: str | None) -> tuple[list[Row], int]:
+def _parse(
+    path: Path, raw: bytes, run_id: str | None, difference: Callable[[Row], str] | None = None
+) -> tuple[list[Row], int]:
     """The rows in ``raw`` and the number of its bytes that are whole lines."""
     whole = raw.rfind(b"\n") + 1
     header = HEADER.encode()
@@ -262,9 +270,9 @@ def _parse(path: Path, raw: bytes, run_id: str | None) -> tuple[list[Row], int]:
         except (ValueError, csv.Error) as problem:
             raise ResultsError(f"{path}, line {number}: {problem}; restore the file or delete it") from None
         if run_id is not None and row.run_id != run_id:
+            why = difference(row) if difference else "another model, profile, data, metric or setting"
             raise ResultsError(
-                f"{path}, line {number}: holds run {row.run_id}, but this is run {run_id} (another model, "
-                "profile, data, metric or setting): "
+                f"{path}, line {number}: holds run {row.run_id}, but this is run {run_id} ({why}): "
                 "use another file"
             )
         if row.key in seen:

@@ -223,17 +223,16 @@ def _store(
     """The results file, if all that it holds belongs to this run."""
     if folder.force or (folder.path / RESULTS_FILE).exists():
         # Reads the data once more; so bad data is found before anything is replaced.
-        ids = {
-            DriftEvaluation(analog, batches, metric, seed=seed, forward=forward).run_id for analog in analogs
-        }
+        runs = [DriftEvaluation(analog, batches, metric, seed=seed, forward=forward) for analog in analogs]
         if folder.force:
             folder.open()
     store = ResultStore(folder.path / RESULTS_FILE)
-    other = next((row for row in store.rows if row.run_id not in ids), None)
+    other = next((row for row in store.rows if all(row.run_id != run.run_id for run in runs)), None)
     if other is not None:
+        nearest = next((run for run in runs if run.profile == other.profile), runs[0])
         raise ResultsError(
-            f"{store.path} holds another run (profile {other.profile!r}, run {other.run_id}: another "
-            "model, profile, data, metric or setting): name another folder, or replace it with --force"
+            f"{store.path} holds another run (profile {other.profile!r}, run {other.run_id}: "
+            f"{nearest.difference(other)}): name another folder, or replace it with --force"
         )
     return store
 

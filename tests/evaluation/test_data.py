@@ -15,6 +15,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -51,6 +52,27 @@ class Streamed(IterableDataset):
         yield from zip(X, Y, strict=True)
 
 
+class Shared(Streamed):
+    """Each worker reads its own part."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        yield from list(super().__iter__())[worker.id :: worker.num_workers]
+
+
+class Listed(torch.utils.data.Sampler):
+    """Gives the indices, or batches of them, that it was given."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 class Again:
     """An iterable that gives another list at each pass."""
 
@@ -74,6 +96,8 @@ def equal(one: Any, other: Any) -> bool:
         DataLoader(SET, batch_sampler=BatchSampler(SequentialSampler(SET), 4, drop_last=False)),
         DataLoader(Streamed(), batch_size=4),
         DataLoader(SET, batch_size=5, drop_last=True),  # drops nothing
+        DataLoader(SET, batch_sampler=Listed([9, 0], [2, 1, 3], [4, 5, 6, 7, 8])),  # each sample once
+        DataLoader(SET, sampler=DistributedSampler(SET, num_replicas=1, rank=0, shuffle=False)),
         [(X[:4], Y[:4]), (X[4:], Y[4:])],
         Again([(X[:4], Y[:4]), (X[4:], Y[4:])]),
     ],
@@ -108,6 +132,25 @@ def test_workers_change_nothing() -> None:
             "leaves out 1 of 10",
         ),
         (DataLoader(Streamed(), batch_size=4, drop_last=True), "may leave out samples"),
+        (
+            DataLoader(SET, sampler=Listed(*range(5)), batch_size=4),
+            "a Listed, leaves out 5 of 10 samples: .*Subset",
+        ),
+        (DataLoader(SET, sampler=Listed(*range(10), 0), batch_size=4), "a Listed, repeats 1: "),
+        (
+            DataLoader(SET, sampler=Listed(*range(9), 0), batch_size=4),
+            "leaves out 1 of 10 samples and repeats 1",
+        ),
+        (DataLoader(SET, sampler=Listed(0, 1), batch_size=None), "leaves out 8 of 10"),
+        (DataLoader(SET, batch_sampler=Listed([0, 1], [2, 3])), "a Listed, leaves out 6 of 10"),
+        (
+            DataLoader(SET, sampler=DistributedSampler(SET, num_replicas=2, rank=0, shuffle=False)),
+            "a DistributedSampler, leaves out 5 of 10",
+        ),
+        (
+            DataLoader(Streamed(), batch_size=4, num_workers=2),
+            "every batch 2 times: each of its 2 workers .*get_worker_info",
+        ),
         (SET, "TensorDataset.*DataLoader"),
         (iter([(X, Y)]), "read only once"),
         (((x, y) for x, y in [(X, Y)]), "generator that can be read only once"),
@@ -128,6 +171,11 @@ def test_workers_change_nothing() -> None:
 def test_other_data_is_refused(loader: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         EvaluationData(loader, CPU)
+
+
+def test_a_stream_that_workers_share_is_taken() -> None:
+    data = EvaluationData(DataLoader(Shared(), batch_size=3, num_workers=2), CPU)
+    assert sorted(int(x) for batch in data for x in batch[0][:, 0]) == X[:, 0].tolist()
 
 
 @pytest.mark.parametrize(
