@@ -91,7 +91,10 @@ def _in_processes(waiting: deque[Job], workers: int, found: Found, done: Done) -
             while waiting and len(running) <= workers:
                 job = waiting.popleft()
                 running[number] = job
-                future = pool.submit(_run, number, job)
+                try:
+                    future = pool.submit(_run, number, job)
+                except BrokenProcessPool as error:
+                    raise AnalogNoiseError(_death(running.values(), workers)) from error
                 future.add_done_callback(lambda future, number=number: _ended(future, number, inbox))  # type: ignore[misc]
                 number += 1
             kind, index, payload = inbox.get()
