@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analognoise import __version__
-from analognoise.cli import _seeds, main
+from analognoise.cli import main
+from analognoise.cli.shared import seed_list
 from analognoise.errors import DataError
 
 MINE = """
@@ -279,13 +280,13 @@ def test_methods_lists_names_hyperparameters_and_modifiers(run: Run) -> None:
     [("1", (0,)), ("3", (0, 1, 2)), ("0,4,7", (0, 4, 7)), ("4,", (4,)), (" 1 , 2 ", (1, 2))],
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
-    assert _seeds(text) == seeds
+    assert seed_list(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["0", "", "x", "1,x", "-1", "1.5", ","])
 def test_seeds_that_are_none(text: str) -> None:
     with pytest.raises(DataError, match="--seeds"):
-        _seeds(text)
+        seed_list(text)
 
 
 # Training
