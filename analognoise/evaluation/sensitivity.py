@@ -18,9 +18,9 @@ from analognoise.description import Description
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.data import EvaluationData
+from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
-from analognoise.evaluation.montecarlo import DriftEvaluation
 from analognoise.evaluation.sensitivity_report import SensitivityReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore, Row

@@ -5,14 +5,18 @@ compiled code.
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from analognoise.chip import chip_preserved, evaluating
+from analognoise.conversion import analog_layers
 from analognoise.errors import DataError
+from analognoise.seeds import rng_preserved
 
 
 class Buffers:
@@ -93,3 +97,31 @@ class At:
             raise DataError(f"{self.where.format(*self.parts)}: {error}") from None
         if isinstance(error, Exception):
             error.add_note(f"analognoise: this came up in {self.where.format(*self.parts)} of the evaluation")
+
+
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[Buffers]:
+    """Evaluate inside: eval mode, chips in force, deterministic convolutions; then all as it was before."""
+    states = [layer.analog for layer in analog_layers(model).values()]
+    flags = [state.digital for state in states]
+    deterministic = torch.backends.cudnn.deterministic
+    with (
+        # ordinary tensors: what a forward keeps in the model (a table of positions, say) must serve training
+        # later
+        torch.inference_mode(False),
+        torch.no_grad(),
+        rng_preserved(),
+        evaluating(model),
+        chip_preserved(model),
+    ):
+        buffers = Buffers(model)
+        try:
+            torch.backends.cudnn.deterministic = True
+            for state in states:  # also inside "with digital(model)" chips are chips
+                state.digital = False
+            yield buffers
+        finally:
+            torch.backends.cudnn.deterministic = deterministic
+            for state, flag in zip(states, flags, strict=True):
+                state.digital = flag
+            buffers.restore()

@@ -14,9 +14,10 @@ from torch import nn
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.errors import DataError, ResultsError
+from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
-from analognoise.evaluation.montecarlo import DriftEvaluation, evaluate_drift
+from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.folder import JobFolder

@@ -27,7 +27,7 @@ from analognoise.errors import (
     ResultsError,
     UnitError,
 )
-from analognoise.evaluation import montecarlo
+from analognoise.evaluation import drift
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.store import ResultStore, read_results
 
@@ -109,9 +109,9 @@ def test_repeats_give_the_same_rows(batches: list, metric: str, monkeypatch: pyt
     first = run(make(), batches, metric=metric)
     torch.manual_seed(99)
     assert run(make(), batches, metric=metric).rows == first.rows
-    monkeypatch.setattr(montecarlo, "_AHEAD_BYTES", 0)  # each chip and time by itself
+    monkeypatch.setattr(drift, "_AHEAD_BYTES", 0)  # each chip and time by itself
     assert run(make(), batches, metric=metric).rows == first.rows
-    monkeypatch.setattr(montecarlo, "_AHEAD_BYTES", 3000)  # blocks that split a chip's times
+    monkeypatch.setattr(drift, "_AHEAD_BYTES", 3000)  # blocks that split a chip's times
     assert run(make(), batches, metric=metric).rows == first.rows
 
 
@@ -137,7 +137,7 @@ def test_batch_size_changes_no_count(samples: tuple[Tensor, Tensor], batches: li
 
 def test_data_that_is_not_cached_gives_the_same(batches: list, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(make(), batches, metric="loss").rows
-    monkeypatch.setattr(montecarlo.EvaluationData.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(drift.EvaluationData.__init__, "__defaults__", (0,))
     assert run(make(), batches, metric="loss").rows == expected
 
 

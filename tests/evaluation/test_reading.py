@@ -14,7 +14,7 @@ from torch.nn import functional
 from analognoise.chip import digital
 from analognoise.conversion import analog_layers, convert_to_analog
 from analognoise.errors import DataError
-from analognoise.evaluation import montecarlo
+from analognoise.evaluation import drift
 from analognoise.evaluation.montecarlo import evaluate_drift
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
@@ -247,7 +247,7 @@ def test_looking_leaves_weights_and_chip_alone() -> None:
 @pytest.mark.parametrize("kind", [Net, Draws, Recurrent])
 def test_looking_changes_no_row(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(make(kind)).rows
-    monkeypatch.setattr(montecarlo.DriftEvaluation, "_judge", lambda *_: None)
+    monkeypatch.setattr(drift.DriftEvaluation, "_judge", lambda *_: None)
     assert run(make(kind)).rows == rows
 
 

@@ -1,0 +1,291 @@
+"""One model on many chips: the loop over chips and drift times, and what it must find out before."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analognoise.chip import digital, drift_to_, program_
+from analognoise.conversion import analog_layers, check_finite, require_analog
+from analognoise.description import Description, describe
+from analognoise.errors import DataError, ModelError, ResultsError
+from analognoise.evaluation.data import EvaluationData, tensors
+from analognoise.evaluation.identity import Identity, device_of, name_of
+from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
+from analognoise.evaluation.probing import Probe
+from analognoise.evaluation.reading import Reads, reads_watched
+from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.surroundings import (
+    At,
+    Buffers,
+    eager,
+    is_compiled,
+    left_as_found,
+    random_states,
+    seed_all,
+)
+from analognoise.progress import progress_bar
+from analognoise.seeds import derive_seed
+from analognoise.units import format_time
+
+_AHEAD_BYTES = 8 << 20
+_SAME = 1e-5
+
+
+class DriftEvaluation:
+    """One model, its data and its metric, ready to be measured on chips; the parts of :func:`evaluate_drift`.
+
+    Args:
+        model: a converted model.
+        data: as in :func:`evaluate_drift`.
+        metric: what is measured.
+        seed: root seed of the chips.
+        forward: as in :func:`evaluate_drift`.
+        method: for the rows.
+        training_seed: for the rows.
+        probe: whether to look, after the first pass over a chip, for tiles that the output does not come
+            from.
+
+    Attributes:
+        run_id: what this evaluation's rows carry.
+        profile: names of the devices' profiles.
+        description: what is on tiles and what is not; known after :meth:`run`.
+        not_read: layers whose tiles no forward reads, or not for all that they compute; known after
+            :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        metric: Metric,
+        *,
+        seed: int = 0,
+        forward: Forward | None = None,
+        method: str = "",
+        training_seed: int | None = None,
+        probe: bool = True,
+    ) -> None:
+        layers = require_analog(model, "evaluate chips")
+        _check_place(model)
+        check_finite(model)
+        if forward is not None and not callable(forward):
+            raise DataError(
+                f"forward is a {type(forward).__name__}: give a function (model, batch) -> output"
+            )
+        self.model, self.metric, self.seed = model, metric, whole_number("seed", seed)
+        self.forward: Forward = forward or default_forward
+        self.method = str(method)
+        self.training_seed = (
+            None if training_seed is None else whole_number("training_seed", training_seed, 0)
+        )
+        self.probe = probe
+        self.device = device_of(model)
+        with torch.inference_mode(False):
+            self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, self.device)
+        self._probe = Probe(model, self.data, self.forward, self.seed)
+        self.profile = "+".join(dict.fromkeys(layer.analog.profile.name for layer in layers.values()))
+        self._identity = Identity(
+            model,
+            {
+                "data": self.data.fingerprint,
+                "metric": [metric.name, name_of(metric.function)],
+                "forward": name_of(forward),
+                "seed": self.seed,
+                "labels": [self.profile, self.method, self.training_seed],
+            },
+        )
+        self.run_id = self._identity.run_id
+        self.description: Description
+        self.not_read: tuple[str, ...] = ()
+        self._counts: list[float | None] = [None] * self.data.batches
+        self._writes_input = self._draws = self._writes_buffers = False
+
+    def difference(self, row: Row) -> str:
+        """In words, what tells the run of a stored row from this one, as far as that can be known."""
+        return self._identity.difference(row, self.metric.name)
+
+    def run(
+        self, times: tuple[float, ...], chips: int, store: ResultStore | None = None, progress: bool = False
+    ) -> tuple[list[Row], int]:
+        """Rows by chip and time, appended to ``store`` chip by chip, and how many of them it had already."""
+        rows: dict[tuple[int, float], Row] = {}
+        wanted = [(chip, time) for chip in range(chips) for time in times]
+        if store is not None:
+            found = ((place, store.get(self.run_id, *place)) for place in wanted)
+            rows = {place: row for place, row in found if row is not None}
+            if store.run_id not in (None, self.run_id):
+                raise ResultsError(
+                    f"{store.path} holds run {store.run_id}, not {self.run_id}: use another file"
+                )
+        pending, reused = [place for place in wanted if place not in rows], len(rows)
+        with (
+            left_as_found(self.model) as buffers,
+            progress_bar(f"chips of {self.profile}", len(wanted), progress) as advance,
+        ):
+            self.description = self._describe()
+            ideal = self._digital(buffers, next(iter(rows.values()), None), store)
+            watched = bool(pending) and not is_compiled(self.model)  # it would be compiled anew to be watched
+            if not watched:
+                self._judge(self._probe.read(*wanted[0]), buffers)
+            advance(reused)
+            new: list[Row] = []
+            for number, (chip, time) in enumerate(self._states(pending)):
+                if watched and number == 0:
+                    with reads_watched(self.model) as reads:
+                        row = self._row(chip, time, ideal, buffers, reads)
+                    self._judge(reads, buffers)
+                else:
+                    row = self._row(chip, time, ideal, buffers)
+                rows[chip, time] = row
+                new.append(row)
+                if number + 1 == len(pending) or pending[number + 1][0] != chip:
+                    if store is not None:
+                        store.append(new)
+                    new = []
+                advance()
+        return [rows[place] for place in wanted], reused
+
+    def _states(self, places: list[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+        """Bring the model into the state of each (chip, time) in turn.
+
+        Chips are programmed and drifted ahead, as far as their weights fit in ``_AHEAD_BYTES``: to and fro
+        between that and the forward would cost a small model a tenth of its time in cold caches.
+        """
+        layers = [layer.analog for layer in analog_layers(self.model).values()]
+        size = sum(
+            target.nbytes
+            for layer in analog_layers(self.model).values()
+            for target in layer.targets().values()
+        )
+        ahead = max(1, _AHEAD_BYTES // size)
+        programmed = None
+        for start in range(0, len(places), ahead):
+            block = places[start : start + ahead]
+            kept: list[list[dict[str, Tensor]]] = []
+            for chip, time in block:
+                if chip != programmed:
+                    program_(self.model, self.seed, chip)
+                    programmed = chip
+                drift_to_(self.model, time)
+                if len(block) > 1:
+                    kept.append([layer.copy_weights() for layer in layers])
+            for number, (chip, time) in enumerate(block):
+                if kept:
+                    for layer, weights in zip(layers, kept[number], strict=True):
+                        layer.put_weights(weights, time)
+                yield chip, time
+
+    def _row(self, chip: int, time: float, ideal: float, buffers: Buffers, reads: Reads | None = None) -> Row:
+        if self._writes_buffers:
+            buffers.restore()
+        with At("chip {} at {}", chip, format_time(time)):
+            total, count, value = self._pass((chip, time), reads=reads)
+        labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
+        return Row(*labels, total, count, value, ideal)
+
+    def _pass(
+        self, place: object, first: bool = False, reads: Reads | None = None
+    ) -> tuple[float, float, float]:
+        """Sum, count and value of the metric over the data, in the model's present state.
+
+        Nothing in the loop waits for the device. The first pass gives the model copies of the batches and
+        checks labels.
+        """
+        if first or self._draws or not self.data.cached:
+            seed_all(derive_seed("evaluation", self.seed, place), self.device)
+        model, forward, measure = self.model, self.forward, self.metric.measure
+        sums: list[Tensor | float] = []
+        counts: list[Tensor | float] = []
+        known = self._counts
+        for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
+            if reads is not None:
+                reads.batch = number
+            versions = [tensor._version for tensor in tensors(batch)] if first else []
+            with At("batch {}", number):
+                total, count = measure(forward(model, batch), batch, known[number])
+            sums.append(total)
+            counts.append(count)
+            if first and versions != [tensor._version for tensor in tensors(batch)]:
+                self._writes_input = True
+        if first and self.metric.function is None:  # what counts depends on the labels alone
+            self._counts = [float(count) for count in counts]
+        added, counted = add_up(self.metric, sums, counts)
+        return added, counted, final_value(self.metric, added, counted)
+
+    def _digital(self, buffers: Buffers, stored: Row | None, store: ResultStore | None) -> float:
+        """The digital metric; learns on the way what the forward does besides computing.
+
+        Computed anew for rows that are there: a model or metric that the digest did not tell apart shows in
+        it.
+        """
+        seed_all(derive_seed("evaluation", self.seed, "digital"), self.device)
+        before = random_states(self.device)
+        with At("digital pass"), digital(self.model):
+            value = self._pass("digital", first=True)[2]
+        self._draws = before != random_states(self.device)
+        self._writes_buffers = buffers.restore()
+        if stored is None or store is None:
+            return value
+        if abs(value - stored.digital) > _SAME * max(1.0, abs(stored.digital)):
+            raise ResultsError(
+                f"the digital {self.metric.name} is {value!r} here, but {stored.digital!r} in {store.path}: "
+                "its rows come from another model, metric or forward, or from a machine that computes "
+                "differently; go on where they were computed, or use another file"
+            )
+        return stored.digital
+
+    def _describe(self) -> Description:
+        batch = next(self.data.copies())
+        with eager(self.model):
+            return describe(self.model, batch, forward=self._first_forward)
+
+    def _first_forward(self, _: nn.Module, batch: Any) -> Any:
+        with At("batch 0"):
+            return self.forward(self.model, batch)
+
+    def _judge(self, reads: Reads, buffers: Buffers) -> None:
+        """Name the layers that the chip, as it is now, does not show in the output.
+
+        Raises:
+            DataError: when there is no other layer.
+        """
+        if self.probe:
+            self._probe.search(reads, buffers)
+        buffers.restore()
+        self.not_read = reads.names()
+        complaints = reads.complaints()
+        if self.probe and not reads.any_on_chip:
+            raise DataError(f"no layer computes on the chip, so there is nothing to measure: {complaints[0]}")
+        for text in complaints:
+            warnings.warn(text, stacklevel=4)
+
+
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number as a plain int, also NumPy's.
+
+    Raises:
+        DataError: when it is none, or less than ``least``.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f", at least {least}"
+        raise DataError(f"{name} is {value!r}: give a whole number{bound}")
+    return number
+
+
+def _check_place(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name!r} is on the 'meta' device and holds no values: load the weights first, for example "
+                "with model.to_empty(device='cpu') and load_state_dict"
+            )
