@@ -60,5 +60,7 @@ class ResultsError(AnalogNoiseError, ValueError):
 
 def nearest(found: str, known: Iterable[str]) -> str:
     """The clause that suggests the name closest to ``found``, or an empty string when none is close."""
-    match = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    # Capitals are the likeliest slip of all: they must not hide a name that is otherwise right.
+    names = {name.casefold(): name for name in reversed([*known])}
+    match = difflib.get_close_matches(found.casefold(), list(names), n=1, cutoff=0.5)
+    return f" (did you mean {names[match[0]]!r}?)" if match else ""

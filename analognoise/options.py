@@ -11,8 +11,19 @@ WORK, SETTINGS, OUTPUT = "What to work on", "Settings", "Output"
 _CALLABLE = "MODULE:CALLABLE"
 
 
-def _option(text: str, metavar: str | None = None, *names: str, panel: str = SETTINGS) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel)
+def _option(text: str, metavar: str | None = None, *names: str, panel: str = SETTINGS, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)
+
+
+def path(text: str) -> Path:
+    """A path as the user wrote it.
+
+    Raises:
+        BadParameter: when it is empty; ``Path`` would take that for the present folder.
+    """
+    if not text.strip():
+        raise typer.BadParameter("it is empty: name a file or folder ('.' is the present one)")
+    return Path(text)
 
 
 ProfileList = Annotated[
@@ -74,7 +85,9 @@ Method = Annotated[str, _option("As in sam+clip:rho=0.1; see 'methods'.", "METHO
 MethodList = Annotated[
     str, _option("Training methods, each as in sam+clip:rho=0.1; see 'methods'.", "LIST", panel=WORK)
 ]
-Weights = Annotated[Path | None, _option("Safetensors file with the model's weights.", "FILE", panel=WORK)]
+Weights = Annotated[
+    Path | None, _option("Safetensors file with the model's weights.", "FILE", panel=WORK, parser=path)
+]
 
 Times = Annotated[str, _option("Drift times since programming, in s, min, h, d, w, mo or y.", "LIST")]
 Chips = Annotated[int, _option("Chips to program.", "N")]
@@ -111,11 +124,16 @@ Threads = Annotated[
     ),
 ]
 
-OutFolder = Annotated[Path, _option("Folder for everything that is written.", "FOLDER", panel=OUTPUT)]
+OutFolder = Annotated[
+    Path, _option("Folder for everything that is written.", "FOLDER", panel=OUTPUT, parser=path)
+]
 MaybeOutFolder = Annotated[
     Path | None,
     _option(
-        "Folder for results.csv, summary and picture (default: nothing is written).", "FOLDER", panel=OUTPUT
+        "Folder for results.csv, summary and picture (default: nothing is written).",
+        "FOLDER",
+        panel=OUTPUT,
+        parser=path,
     ),
 ]
 Force = Annotated[

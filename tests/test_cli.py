@@ -824,7 +824,12 @@ def test_interrupt_says_how_to_go_on(home: Path) -> None:
     results = home / "out" / "results.csv"
     deadline = time.monotonic() + 240
     try:
-        while not results.exists() and process.poll() is None and time.monotonic() < deadline:
+        # The file is there before its first row is.
+        while (
+            not (results.exists() and results.read_bytes().count(b"\n") > 1)
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)

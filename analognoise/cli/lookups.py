@@ -15,7 +15,9 @@ app = new_app()
 
 @app.command(epilog=examples("report runs/digits"))
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What compare or evaluate wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What compare or evaluate wrote.", parser=o.path)
+    ],
     as_json: o.AsJson = False,
 ) -> None:
     """Make the table and the picture again from a run's results.csv, without computing anything else."""

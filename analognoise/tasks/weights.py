@@ -41,6 +41,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             unchanged.
     """
     source = Path(path)
+    if source.is_dir():
+        inside = sorted(source.glob("*.safetensors"))
+        hint = f", for example {str(inside[0])!r}" if inside else ""
+        raise ModelError(f"weights file {str(source)!r} is a folder: name the safetensors file in it{hint}")
     if not source.is_file():
         raise ModelError(f"weights file {str(source)!r} does not exist")
     try:
