@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
 class AnalogNoiseError(Exception):
@@ -18,8 +19,36 @@ class UnitError(AnalogNoiseError, ValueError):
     """A time or a unit that cannot be read."""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong in a device profile.
+
+    Attributes:
+        path: dotted path of the field, as in ``read.t_read`` or ``programming.sigma.pieces[0].below``; empty
+            where it is no field's.
+        text: a sentence that names the field, the value found and what would be right.
+        line: line of the file, counted from 1; None where the profile did not come from a file, or where
+            something as a whole is missing from it.
+        column: character in the line, counted from 1; None where ``line`` is.
+    """
+
+    path: str
+    text: str
+    line: int | None = None
+    column: int | None = None
+
+
 class ProfileError(AnalogNoiseError, ValueError):
-    """A device profile that does not exist, does not parse, or describes an impossible device."""
+    """A device profile that does not exist, does not parse, or describes an impossible device.
+
+    Attributes:
+        findings: everything that is wrong in the profile, in the order of its file; the message tells one of
+            them. Empty where there was no profile to look into.
+    """
+
+    def __init__(self, message: str, findings: Iterable[Finding] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class ConversionError(AnalogNoiseError, ValueError):

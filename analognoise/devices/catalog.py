@@ -10,11 +10,11 @@ import importlib.resources
 import math
 import os
 import re
-import tomllib
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from analognoise.devices.profile import DeviceProfile
+from analognoise.devices.text import profile_of_text
 from analognoise.errors import ProfileError, nearest
 
 _FOLDER = "hardware_profiles"
@@ -36,7 +36,8 @@ def load_profile(profile: str | os.PathLike[str] | DeviceProfile) -> DeviceProfi
     Raises:
         ProfileError: when no such profile or file exists, the file is not TOML or not a valid profile, or the
             level
-            cannot be read. The message names the file, the field, the value found and what would be right.
+            cannot be read. The message names the file, its line, the field, the value found and what would
+            be right; the error's ``findings`` hold everything that is wrong in the file.
     """
     if isinstance(profile, DeviceProfile):
         return profile
@@ -83,22 +84,7 @@ def _read(file: Traversable | Path, where: str) -> DeviceProfile:
         ) from None
     except OSError as error:
         raise ProfileError(f"{where} cannot be read: {error.strerror}") from None
-    try:
-        data = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(_syntax_error(str(error), content, where)) from None
-    folder = file.parent if isinstance(file, Path) else _folder()
-    return DeviceProfile.from_dict(data, where=where, folder=folder)
-
-
-def _syntax_error(message: str, content: str, where: str) -> str:
-    match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
-    if match is None:
-        return f"{where} is not valid TOML: {message}"
-    reason, line, column = match.groups()
-    end = max(1, len(content.splitlines()))
-    place = f"line {line}, column {column}" if line else f"line {end}, at the end of the file"
-    return f"{where}, {place}: not valid TOML: {reason[:1].lower()}{reason[1:]}"
+    return profile_of_text(content, where, file.parent if isinstance(file, Path) else _folder())
 
 
 def _parse_level(level: str, text: str) -> float:

@@ -1,14 +1,19 @@
-"""From what pydantic finds wrong to one sentence: where, what was found and what would be right."""
+"""From what pydantic finds wrong to sentences: where, what was found and what would be right."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any, get_args
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from analognoise.errors import ProfileError, nearest
+from analognoise.errors import Finding, ProfileError, nearest
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Names of fields and indices of list items, as pydantic's ``loc``."""
 
 # What is right, by pydantic's type of error; {…} are filled from the error's context.
 _EXPECTED = {
@@ -48,20 +53,52 @@ class Nested(ValueError):
         self.model, self.error = model, error
 
 
+class Trouble(NamedTuple):
+    """One thing wrong, before it is known on which line.
+
+    Attributes:
+        path: of the field.
+        text: the whole sentence.
+        kind: "unknown" and "missing" fields, or "wrong" values.
+    """
+
+    path: Path
+    text: str
+    kind: str
+
+
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> ProfileError:
-    """One sentence about the first problem, with the number of the others.
+    """The error about a profile that is no file: one sentence about the first problem, the others counted.
 
     Args:
         error: what pydantic raised.
         model: the class that was validated.
-        where: the file, or whatever else tells the user which profile is meant.
+        where: whatever tells the user which profile is meant.
     """
-    found = list(_problems(error, model, ""))
-    # A misspelt field is reported as unknown and as missing: "unknown" tells more.
-    found.sort(key=lambda sentence: not sentence.startswith("unknown"))
-    others = len(found) - 1
-    more = f" ({others} more problem{'s' if others > 1 else ''} in it)" if others else ""
-    return ProfileError(f"{where}: {found[0]}{more}")
+    found = troubles(error, model)
+    found.sort(key=lambda trouble: trouble.kind != "unknown")  # which tells more than what is missing
+    message = f"{where}: {found[0].text}{more(len(found) - 1)}"
+    return ProfileError(message, [Finding(dotted(trouble.path), trouble.text) for trouble in found])
+
+
+def more(others: int, hint: str = "") -> str:
+    """The clause that counts the problems which a message does not tell."""
+    return f" ({others} more problem{'s' if others > 1 else ''} in it{hint})" if others else ""
+
+
+def dotted(path: Path) -> str:
+    """A path as messages write it: ``programming.sigma.pieces[0].below``."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def troubles(error: ValidationError, model: type[BaseModel]) -> list[Trouble]:
+    """Everything that pydantic found wrong, parts that were validated by themselves included.
+
+    A misspelt field is unknown, and missing under its right name: that is one thing wrong.
+    """
+    found = list(_troubles(error, model, ()))
+    unknown = [trouble.path for trouble in found if trouble.kind == "unknown"]
+    return [trouble for trouble in found if trouble.kind != "missing" or not _misspelt(trouble.path, unknown)]
 
 
 def show(value: object, limit: int = 60) -> str:
@@ -75,21 +112,32 @@ def show(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _problems(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
-    sentences: list[str] = []
+def _troubles(error: ValidationError, model: type[BaseModel], prefix: Path) -> Iterator[Trouble]:
     for item in error.errors():
-        path = prefix
-        for step in item["loc"]:
-            path = f"{path}[{step}]" if isinstance(step, int) else f"{path}.{step}" if path else step
+        path = (*prefix, *item["loc"])
         cause = item.get("ctx", {}).get("error")
+        if item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]:
+            continue  # it counts only the items that are valid, and says of the others what is wrong
         if isinstance(cause, Nested):
-            sentences += _problems(cause.error, cause.model, path)
+            yield from _troubles(cause.error, cause.model, path)
         elif isinstance(cause, Problem):
-            field = ".".join(part for part in (path, cause.field) if part)
-            sentences.append(f"{field} {cause.text}")
+            path = (*path, *_steps(cause.field))
+            yield Trouble(path, f"{dotted(path)} {cause.text}", "wrong")
         else:
-            sentences.append(_sentence(item, path, model))
-    return sentences
+            kind = {"extra_forbidden": "unknown", "missing": "missing"}.get(item["type"], "wrong")
+            yield Trouble(path, _sentence(item, dotted(path), model), kind)
+
+
+def _misspelt(missing: Path, unknown: Iterable[Path]) -> bool:
+    """Whether one of the unknown fields of the same table is close to the name of the missing one."""
+    beside = [str(path[-1]) for path in unknown if path[:-1] == missing[:-1]]
+    return any(nearest(name, [str(missing[-1])]) for name in beside)
+
+
+def _steps(field: str) -> Path:
+    """``pieces[0].below`` as a path."""
+    found = re.findall(r"\[(\d+)\]|([^.\[\]]+)", field)
+    return tuple(int(index) if index else name for index, name in found)
 
 
 def _sentence(item: Any, path: str, model: type[BaseModel]) -> str:

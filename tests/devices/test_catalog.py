@@ -83,7 +83,7 @@ def test_noise_level_behind_a_path(here):
         ("gaussian@5%@5%", "unknown profile 'gaussian@5%'"),
         ("ideal@5%", "profile 'ideal' has no programming noise"),
         ("binary.toml", "binary.toml is not UTF-8 text (byte 0)"),
-        ("unended.toml", "unended.toml, line 2, at the end of the file: not valid TOML: unterminated string"),
+        ("unended.toml", "unended.toml, line 2, column 8: not valid TOML: unterminated string, at the end"),
     ],
 )
 def test_what_cannot_be_found_is_said(here, text, expected):

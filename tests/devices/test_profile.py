@@ -177,7 +177,7 @@ BAD = [
     (
         "g_max = 25.0",
         "gmax = 25.0",
-        "unknown field conductance.gmax = 25.0 (did you mean 'g_max'?) (1 more problem in it)",
+        "unknown field conductance.gmax = 25.0 (did you mean 'g_max'?)",
     ),
     ("[programming]", "[programing]", "unknown field programing (did you mean 'programming'?)"),
     ("t_0 = 20.0", "t_0 = 20.0\ng_max = 3", "unknown field drift.g_max = 3: it belongs in [conductance]"),
