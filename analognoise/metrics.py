@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from analognoise.batches import Batch
-from analognoise.errors import DataError, nearest
+from analognoise.errors import AnalogNoiseError, DataError, nearest
 
 Forward = Callable[[torch.nn.Module, Batch], Any]
 MetricFunction = Callable[[Any, Batch], Any]
@@ -136,10 +136,10 @@ class Metric:
                 Without it the labels' values are checked too, which waits for the device.
 
         Raises:
-            DataError: when shapes, types or labels do not fit.
+            DataError: when shapes, types or labels do not fit, or a user's function fails (it is named).
         """
         if self.function is not None:
-            return _pair(self.function(output, batch))
+            return self._own(self.function, output, batch)
         logits, labels = _aligned(logits_of(output), labels_of(batch))
         if count is None:
             _check_labels(logits, labels, batch)
@@ -152,6 +152,17 @@ class Metric:
             return torch.add((index == labels).sum(), top.sum(dtype=torch.float32), alpha=0), count
         losses = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
         return losses.sum(dtype=None if losses.device.type == "mps" else torch.float64), count
+
+    def _own(
+        self, function: MetricFunction, output: Any, batch: Batch
+    ) -> tuple[Tensor | float, Tensor | float]:
+        try:
+            result = function(output, batch)
+        except AnalogNoiseError:
+            raise
+        except Exception as error:
+            raise DataError(f"the metric {self.name!r} failed ({type(error).__name__}: {error})") from error
+        return _pair(result, f"the metric {self.name!r}")
 
 
 def add_up(
@@ -207,24 +218,20 @@ def final_value(metric: Metric, total: float, count: float) -> float:
         raise NotFiniteError(f"a mean loss of {mean:g} has no finite perplexity: use metric='loss'") from None
 
 
-def _pair(result: Any) -> tuple[Tensor | float, Tensor | float]:
+def _pair(result: Any, who: str) -> tuple[Tensor | float, Tensor | float]:
     if not (isinstance(result, (tuple, list)) and len(result) == 2):
         found = (
             f"{type(result).__name__} of {len(result)}"
             if isinstance(result, (tuple, list))
             else type(result).__name__
         )
-        raise DataError(f"the metric returned a {found}, expected a pair (sum, count)")
+        raise DataError(f"{who} returned a {found}, expected a pair (sum, count)")
     for name, part in zip(("sum", "count"), result, strict=True):
         if isinstance(part, Tensor):
             if part.numel() != 1 or part.is_complex():
-                raise DataError(
-                    f"the metric returned a {name} of shape {tuple(part.shape)}, expected one number"
-                )
+                raise DataError(f"{who} returned a {name} of shape {tuple(part.shape)}, expected one number")
         elif not isinstance(part, (int, float, np.number)):
-            raise DataError(
-                f"the metric returned a {name} of type {type(part).__name__}, expected one number"
-            )
+            raise DataError(f"{who} returned a {name} of type {type(part).__name__}, expected one number")
     return result[0], result[1]
 
 

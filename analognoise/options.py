@@ -110,6 +110,18 @@ Metric = Annotated[
         "NAME",
     ),
 ]
+Loss = Annotated[
+    str | None,
+    _option("Your function (output, target) -> loss (default: the task's, or cross-entropy).", _CALLABLE),
+]
+ValidationMetric = Annotated[
+    str | None,
+    _option(
+        "Of the validation: accuracy, loss, perplexity, or module:callable of yours: (output, batch) -> "
+        "(sum, count) (default: the task's, or accuracy).",
+        "NAME",
+    ),
+]
 Forward = Annotated[str | None, _option("Your function (model, batch) -> output.", _CALLABLE)]
 Floor = Annotated[
     float | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from analognoise.cli import main
 from analognoise.errors import nearest
@@ -44,6 +45,33 @@ MINE = """
 
     def bad_forward(model, batch):
         return model(batch["x"])
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other, self.head = nn.Linear(12, 6), nn.Linear(8, 6), nn.Linear(12, 3)
+
+        def forward(self, a, b):
+            return self.head(torch.relu(torch.cat([self.one(a), self.other(b)], 1)))
+
+    def two():
+        return Two()
+
+    def nested():
+        x, y = _data(1, 40).tensors
+        return [((x[i:i + 20, :12], x[i:i + 20, 12:]), y[i:i + 20]) for i in (0, 20)]
+
+    def both(model, batch):
+        return model(*batch[0])
+
+    def squares(output, target):
+        return ((output - nn.functional.one_hot(target, 3)) ** 2).mean()
+
+    def bad_loss(output, target):
+        return output.no_such_method()
+
+    def arrays():
+        return [tuple(part.numpy() for part in batch) for batch in batches()]
 """
 PROFILE = """
     schema = 1
@@ -138,3 +166,83 @@ def test_names_in_capitals(
     home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], meant: str
 ) -> None:
     assert f"(did you mean '{meant}'?)" in error_of(capsys, *arguments)
+
+
+@pytest.mark.parametrize("command", [EVALUATE, SENSITIVITY])
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("breaks", ["the metric 'breaks' failed (KeyError: 'nothing')"]),
+        ("bad_pair", ["the metric 'bad_pair' returned a str", "(sum, count)"]),
+    ],
+)
+def test_an_error_in_a_metric_is_the_metrics(
+    home: Path, capsys: pytest.CaptureFixture[str], command: list[str], metric: str, words: list[str]
+) -> None:
+    message = error_of(capsys, *command, "--metric", f"mine:{metric}")
+    assert all(word in message for word in words)
+    assert "cannot compute" not in message
+
+
+def test_an_error_in_a_metric_in_a_later_batch(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, *EVALUATE, "--metric", "mine:breaks_late")
+    assert "batch 1: the metric 'breaks_late' failed (ZeroDivisionError" in message
+
+
+def test_an_error_in_a_loss_or_a_forward_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the loss 'bad_loss' failed (AttributeError" in error_of(capsys, *TRAIN, "--loss", "mine:bad_loss")
+    for base in (TRAIN, EVALUATE):
+        message = error_of(capsys, *base, "--forward", "mine:bad_forward")
+        assert "forward 'bad_forward' with Sequential cannot compute the first batch (TypeError" in message
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(EVALUATE, "--data"), (SENSITIVITY, "--data"), (TRAIN, "--validation")]
+)
+def test_data_that_shuffle_are_named(
+    home: Path, capsys: pytest.CaptureFixture[str], command: list[str], option: str
+) -> None:
+    message = error_of(capsys, *command, option, "mine:shuffled")
+    assert "data 'mine:shuffled': the data loader shuffles" in message
+
+
+def test_nested_batches_with_a_forward_of_ones_own(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--model", "mine:two", "--data", "mine:nested"]
+    train = ["train", *own, "--validation", "mine:nested", "--epochs", "2", "--out", "trained", "--json"]
+    message = error_of(capsys, *train)
+    assert "'mine:nested'" in message
+    assert "--forward" in message
+    assert main([*train, "--forward", "mine:both", "--loss", "mine:squares", "--metric", "loss"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metric"] == "loss"
+    assert found["settings"]["loss"].startswith("mine:squares mine.squares ")
+    # The loss that was trained is the mean square: below its value for outputs of zero from the start.
+    assert 0 < found["history"]["train_loss"][1] < found["history"]["train_loss"][0]
+    expected = measure_squares(Path("trained/model.safetensors"))
+    assert found["validation"] == pytest.approx(expected, rel=1e-6)
+    weights = ["--weights", "trained/model.safetensors", "--forward", "mine:both"]
+    command = ["evaluate", *own, *weights, "--profile", "ideal", "--chips", "1", "--json"]
+    assert main(command) == 0
+    (evaluation,) = json.loads(capsys.readouterr().out)["evaluations"]
+    assert evaluation["over_time"][0]["mean"] == evaluation["digital"]
+    # Another loss is another run.
+    assert "loss" in error_of(capsys, *train, "--forward", "mine:both", "--metric", "accuracy")
+
+
+def measure_squares(file: Path) -> float:
+    """The mean square over the data, by hand."""
+    import mine
+
+    model = mine.two()
+    model.load_state_dict(load_file(file))
+    with torch.no_grad():
+        values = [float(mine.squares(model(*inputs), labels)) for inputs, labels in mine.nested()]
+    return sum(values) / len(values)
+
+
+def test_batches_of_arrays(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = []
+    for data in ("batches", "arrays"):
+        assert main([*EVALUATE, "--data", f"mine:{data}", "--json"]) == 0
+        values.append(json.loads(capsys.readouterr().out)["evaluations"][0]["over_time"])
+    assert values[0] == values[1]

@@ -85,7 +85,7 @@ def settle(
         raise DataError(f"task {found.name!r} has no test data: a comparison needs some")
     Metric.of(found.metric)
     if found.validation is not None:
-        check_batches(found.validation, f"validation of task {found.name!r}")
+        check_batches(found.validation, f"validation of task {found.name!r}", found.forward is not None)
     size = found.batch_size if batch_size is None else batch_size
     data = _train_digest(found, training_seeds[0], size)
     kept = tuple(digital)
@@ -205,7 +205,7 @@ def _train_digest(task: Task, seed: int, batch_size: int | None) -> str:
                 f"train of task {task.name!r}, called with (seed, batch_size), failed: "
                 f"{type(problem).__name__}: {problem}"
             ) from problem
-        check_batches(data, f"train of task {task.name!r}")
+        check_batches(data, f"train of task {task.name!r}", task.forward is not None)
         content = (data.inputs, data.targets) if isinstance(data, TensorBatches) else next(iter(data))
     state = hashlib.sha256()
     update_digest(state, content, "the training data")

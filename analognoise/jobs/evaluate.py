@@ -14,6 +14,7 @@ from torch import nn
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.errors import DataError, ResultsError
+from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
@@ -27,9 +28,10 @@ from analognoise.jobs.setup import (
     Placement,
     Say,
     build_model,
+    checked_data,
     either,
-    load_callable,
     load_data,
+    load_forward,
     load_placements,
     metric_of,
     torch_threads,
@@ -159,14 +161,16 @@ def evaluate_model(
     if floor is not None:
         # Only to hear now whether the floor makes sense for the metric.
         lifetime([[1.0]], [1.0], 1.0, floor, metric=Metric.of(measured).name)
-    run = load_callable(forward, what="forward") if forward is not None else found.forward if found else None
+    run = load_forward(forward, found)
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
         check_finite(network)
-        batches = test_data(found, data, batch_size)
-        first = next(iter(batches), None)
-        try_batch(network, first, f"test data {data or 'of the task'!r}", run, Metric.of(measured).measure)
+        named = (
+            f"test data {data!r}" if data else f"test data of task {found.name!r}" if found else "test data"
+        )
+        batches = checked_data(test_data(found, data, batch_size, run is not None), device, named)
+        try_batch(network, next(iter(batches)), named, run, Metric.of(measured).measure)
         kept = keeping_digital(network, digital)
         analogs = [
             convert_to_analog(network, item.profile, filter_fn=kept, compensation=compensation)
@@ -203,14 +207,14 @@ def evaluate_model(
     return result
 
 
-def test_data(task: Task | None, data: str | None, batch_size: int | None) -> Any:
+def test_data(task: Task | None, data: str | None, batch_size: int | None, own_forward: bool) -> Any:
     """The user's test batches, or the task's.
 
     Raises:
         DataError: when there are none.
     """
     if data is not None:
-        return load_data(data, batch_size=batch_size)
+        return load_data(data, batch_size=batch_size, own_forward=own_forward)
     if task is None:
         raise DataError("--model needs test data: name your function with --data, as module:callable")
     if task.test is None:
@@ -219,11 +223,15 @@ def test_data(task: Task | None, data: str | None, batch_size: int | None) -> An
 
 
 def _store(
-    folder: JobFolder, analogs: Sequence[nn.Module], batches: Any, metric: Metric, seed: int, forward: Any
+    folder: JobFolder,
+    analogs: Sequence[nn.Module],
+    batches: EvaluationData,
+    metric: Metric,
+    seed: int,
+    forward: Any,
 ) -> ResultStore:
     """The results file, if all that it holds belongs to this run."""
     if folder.force or (folder.path / RESULTS_FILE).exists():
-        # Reads the data once more; so bad data is found before anything is replaced.
         runs = [DriftEvaluation(analog, batches, metric, seed=seed, forward=forward) for analog in analogs]
         if folder.force:
             folder.open()

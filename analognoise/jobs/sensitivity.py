@@ -12,7 +12,6 @@ from rich.console import RenderableType
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.errors import DataError
-from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
@@ -23,11 +22,11 @@ from analognoise.jobs.report import RESULTS_FILE
 from analognoise.jobs.setup import (
     Say,
     build_model,
+    checked_data,
     either,
-    load_callable,
+    load_forward,
     load_placements,
     metric_of,
-    torch_device,
     torch_threads,
     try_batch,
     weights_of,
@@ -122,16 +121,17 @@ def rank_layers(
             "for example the model.safetensors that 'analognoise train' wrote"
         )
     measured = metric_of(metric, found)
-    run = load_callable(forward, what="forward") if forward is not None else found.forward if found else None
+    run = load_forward(forward, found)
     folder = JobFolder(out, "sensitivity", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
         check_finite(network)
-        batches = test_data(found, data, batch_size)
-        first = next(iter(batches), None)
-        try_batch(network, first, f"test data {data or 'of the task'!r}", run, Metric.of(measured).measure)
+        named = (
+            f"test data {data!r}" if data else f"test data of task {found.name!r}" if found else "test data"
+        )
+        shared = checked_data(test_data(found, data, batch_size, run is not None), device, named)
+        try_batch(network, next(iter(shared)), named, run, Metric.of(measured).measure)
         kept = keeping_digital(network, digital)
-        shared = EvaluationData(batches, torch_device(device))
         # Only to hear now whether it converts, before --force removes anything.
         convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)
         if force:

@@ -14,8 +14,8 @@ from torch import nn
 from analognoise.chip import evaluating
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.errors import AnalogNoiseError, DataError, ProfileError
-from analognoise.evaluation.data import to_device
-from analognoise.evaluation.metrics import default_forward
+from analognoise.evaluation.data import EvaluationData, to_device
+from analognoise.evaluation.metrics import Forward, default_forward
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, get_task, load_callable, load_data, load_model, load_weights
 from analognoise.tasks.weights import file_digest
@@ -193,12 +193,35 @@ def try_batch(
         raise DataError(f"{what}, first batch: {error}") from error
     except Exception as error:
         first = str(error).strip().split("\n")[0]
+        who = type(model).__name__
+        if forward is not None:
+            name = getattr(forward, "__name__", type(forward).__name__)
+            who = f"forward {name!r} with {who}"
         raise DataError(
-            f"{what}: {type(model).__name__} cannot compute the first batch ({type(error).__name__}: {first})"
+            f"{what}: {who} cannot compute the first batch ({type(error).__name__}: {first})"
         ) from error
     finally:
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
+
+
+def checked_data(batches: Any, device: str, what: str) -> EvaluationData:
+    """The same batches in every pass, read once and checked.
+
+    Raises:
+        DataError: when they are not the same in every pass; ``what`` says whose they are.
+    """
+    try:
+        return EvaluationData(batches, torch_device(device))
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
+
+
+def load_forward(name: str | None, task: Task | None) -> Forward | None:
+    """The user's ``module:callable`` of ``(model, batch)``; by default the task's, which may be None."""
+    if name is not None:
+        return load_callable(name, what="forward")
+    return task.forward if task is not None else None
 
 
 def metric_of(name: str | None, task: Task | None) -> Any:
@@ -212,9 +235,11 @@ __all__ = [
     "Placement",
     "Say",
     "build_model",
+    "checked_data",
     "either",
     "load_callable",
     "load_data",
+    "load_forward",
     "load_placements",
     "metric_of",
     "torch_device",

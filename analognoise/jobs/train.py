@@ -18,16 +18,20 @@ from torch.nn import functional
 from analognoise.conversion import for_training
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.errors import DataError, ModelError
-from analognoise.evaluation.data import EvaluationData, update_digest
+from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.identity import name_of
+from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output
 from analognoise.jobs.setup import (
     Say,
     build_model,
+    checked_data,
     either,
     load_callable,
     load_data,
+    load_forward,
+    metric_of,
     torch_device,
     torch_threads,
     try_batch,
@@ -39,13 +43,39 @@ from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, save_weights
 from analognoise.tasks.weights import file_digest
 from analognoise.training.fit import Epoch, fit
-from analognoise.training.measure import default_forward, loss_of
+from analognoise.training.measure import Loss, loss_of
 from analognoise.training.measure import to_device as on_device
 from analognoise.training.recipes import Recipe, parse_method
 
 MODEL_FILE, HISTORY_FILE = "model.safetensors", "history.csv"
 # For a model of the user's own; a task brings its own.
 _EPOCHS, _LR = 40, 0.05
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """The user's own functions, or what stands in for them."""
+
+    loss: Loss
+    metric: Any
+    forward: Forward | None
+
+    def measure(self, output: Any, batch: Any) -> None:
+        """Try the metric; "loss" and "perplexity" are of the loss."""
+        measured = Metric.of(self.metric)
+        if measured.name in ("loss", "perplexity") and measured.function is None:
+            loss_of(self.loss, output, batch)
+        else:
+            measured.measure(output, batch)
+
+
+def _functions(task: Task | None, loss: str | None, metric: str | None, forward: str | None) -> _Functions:
+    default = task.loss if task is not None else functional.cross_entropy
+    return _Functions(
+        default if loss is None else load_callable(loss, what="loss"),
+        metric_of(metric, task),
+        load_forward(forward, task),
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,9 @@ def train_model(
     epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    loss: str | None = None,
+    metric: str | None = None,
+    forward: str | None = None,
     seed: int = 0,
     device: str = "cpu",
     threads: int = 1,
@@ -126,6 +159,9 @@ def train_model(
         epochs: passes over the training data.
         lr: learning rate at the start.
         batch_size: samples in a batch.
+        loss: ``module:callable`` of ``(output, target)``; by default the task's, or cross-entropy.
+        metric: of the validation, a name or ``module:callable``; by default the task's, or accuracy.
+        forward: ``module:callable`` of ``(model, batch)``; by default the task's, or ``model(x)``.
         seed: of the initial weights, the order of the data and the method's noise.
         device: where torch computes.
         threads: of torch.
@@ -146,26 +182,32 @@ def train_model(
         raise DataError("--data and --validation go with --model: a task brings its own data")
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
+    own = _functions(found, loss, metric, forward)
     folder = JobFolder(out, "train", (MODEL_FILE, HISTORY_FILE), force)
     place = torch_device(device)
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
         trained = for_training(network, target, digital)
-        batches = _training_data(found, data, seed, batch_size)
-        loss, forward = (found.loss, found.forward) if found else (functional.cross_entropy, None)
-        forward = forward or default_forward
-        checks = load_data(str(validation)) if validation is not None else found.validation if found else None
+        batches = _training_data(found, data, seed, batch_size, own.forward is not None)
+        checks = found.validation if found else None
+        if validation is not None:
+            checks = load_data(validation, own_forward=own.forward is not None)
         if checks is not None:
             # Refuses data that shuffle or differ between passes: their metric would mean nothing.
-            EvaluationData(checks, place)
-            try_batch(network, on_device(next(iter(checks)), place), "validation data", forward)
+            named = f"validation data {validation!r}" if validation else "the task's validation data"
+            fixed = checked_data(checks, device, named)
+            try_batch(network, next(iter(fixed)), named, own.forward, own.measure)
         first = on_device(_first_batch(batches, seed), place)
-        try_batch(network, first, "training data", forward, lambda out, batch: loss_of(loss, out, batch))
+        named = f"training data {data!r}" if data else "the task's training data"
+        try_batch(network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b))
         settings = {
             "task": found.name if found else None,
             "model": _code(model),
             "data": _code(data),
             "validation": _code(validation),
+            "loss": _code(loss),
+            "metric": _code(metric) if metric and ":" in metric else metric,
+            "forward": _code(forward),
             "method": recipe.label,
             "hyperparameters": recipe.hyperparameters,
             "profile": target and {"name": target.name, "digest": target.digest},
@@ -185,7 +227,7 @@ def train_model(
             if known is not None:
                 say(f"training: reused {out / MODEL_FILE}")
                 return known
-        return _train(folder, (network, trained), batches, checks, found, recipe, target, settings, seed)
+        return _train(folder, (network, trained), batches, checks, own, recipe, target, settings, seed)
 
 
 def _train(
@@ -193,15 +235,12 @@ def _train(
     networks: tuple[nn.Module, nn.Module],
     batches: Any,
     checks: Any,
-    task: Task | None,
+    own: _Functions,
     recipe: Recipe,
     profile: DeviceProfile | None,
     settings: dict[str, Any],
     seed: int,
 ) -> Trained:
-    options: dict[str, Any] = (
-        {} if task is None else {"metric": task.metric, "loss": task.loss, "forward": task.forward}
-    )
     with progress_bar(f"training {recipe.label}", settings["epochs"], sys.stderr.isatty()) as advance:
 
         def on_epoch(epoch: Epoch) -> None:
@@ -221,7 +260,9 @@ def _train(
             seed=seed,
             validation=checks,
             on_epoch=on_epoch,
-            **options,
+            metric=own.metric,
+            loss=own.loss,
+            forward=own.forward,
         )
     columns: dict[str, Any] = {
         "epoch": range(1, len(history.train_loss) + 1),
@@ -252,9 +293,11 @@ def _stored(folder: JobFolder) -> Trained | None:
     return Trained(folder.path, found["settings"], frame, found["metric"], reused=True)
 
 
-def _training_data(task: Task | None, data: str | None, seed: int, batch_size: int | None) -> Any:
+def _training_data(
+    task: Task | None, data: str | None, seed: int, batch_size: int | None, own_forward: bool
+) -> Any:
     if task is None:
-        return load_data(str(data), seed=seed, batch_size=batch_size)
+        return load_data(str(data), seed=seed, batch_size=batch_size, own_forward=own_forward)
     return task.train(seed, task.batch_size if batch_size is None else batch_size)
 
 

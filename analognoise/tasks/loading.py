@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from analognoise.errors import AnalogNoiseError, DataError, ModelError, nearest
@@ -79,8 +80,16 @@ def load_model(spec: str, *, seed: int = 0) -> nn.Module:
     return model
 
 
-def load_data(spec: str, *, seed: int = 0, batch_size: int | None = None) -> Iterable[Any]:
+def load_data(
+    spec: str, *, seed: int = 0, batch_size: int | None = None, own_forward: bool = False
+) -> Iterable[Any]:
     """Batches from the callable ``spec`` names; it gets ``seed=`` and ``batch_size=`` if it takes them.
+
+    Args:
+        spec: as :func:`load_callable` reads it.
+        seed: for the callable, and of what it draws.
+        batch_size: for the callable.
+        own_forward: whether a function of the user's hands the batches to the model: any batches will do.
 
     Raises:
         DataError: when the callable cannot be loaded or fails, takes no ``batch_size`` though one is given,
@@ -94,12 +103,13 @@ def load_data(spec: str, *, seed: int = 0, batch_size: int | None = None) -> Ite
     options = {} if batch_size is None else {"batch_size": batch_size}
     with rng_preserved(derive_seed("user data", seed)):
         data = _call(function, spec, "data", DataError, seed=seed, **options)
-        check_batches(data, f"data {spec!r}")
+        check_batches(data, f"data {spec!r}", own_forward)
     return data
 
 
-def check_batches(data: Any, name: str) -> None:
-    """Raise unless ``data`` gives batches ``(x, y)`` or dicts of tensors, more than once.
+def check_batches(data: Any, name: str, own_forward: bool = False) -> None:
+    """Raise unless ``data`` gives batches ``(x, y)`` or dicts of tensors, more than once; any batches where a
+    function of the user's hands them to the model.
 
     Raises:
         DataError: saying what ``name`` is instead.
@@ -116,12 +126,16 @@ def check_batches(data: Any, name: str) -> None:
         batch = next(iterator)
     except StopIteration:
         raise DataError(f"{name} gave {_kind(data)} without a batch: {wanted}") from None
+    arrays = (Tensor, np.ndarray)
     if isinstance(batch, Mapping):
-        fits = any(isinstance(value, Tensor) for value in batch.values())
+        fits = any(isinstance(value, arrays) for value in batch.values())
     else:
-        fits = isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[0], Tensor)
-    if not fits:
-        raise DataError(f"{name} gave {_kind(data)} whose batches are {_kind(batch)}: {wanted}")
+        fits = isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[0], arrays)
+    if not (fits or own_forward):
+        raise DataError(
+            f"{name} gave {_kind(data)} whose batches are {_kind(batch)}: {wanted}; any other batch needs a "
+            "forward of your own (--forward)"
+        )
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from analognoise import metrics
 from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
-from analognoise.errors import DataError
+from analognoise.errors import AnalogNoiseError, DataError
 from analognoise.metrics import IGNORE_INDEX, LABELS, add_up, default_forward, final_value
 from analognoise.seeds import rng_preserved
 
@@ -125,7 +125,7 @@ def loss_of(loss: Loss, output: Any, batch: Any) -> Tensor:
     labels of any integer type.
 
     Raises:
-        DataError: when the batch has no labels, or the loss is not one number in a tensor.
+        DataError: when the batch has no labels, the loss fails (it is named), or is not one number.
     """
     given, target = scores(output), target_of(batch)
     if loss is functional.cross_entropy and isinstance(given, Tensor) and isinstance(target, Tensor):
@@ -134,7 +134,13 @@ def loss_of(loss: Loss, output: Any, batch: Any) -> Tensor:
         classes_second = given.shape[:1] + given.shape[2:]
         if given.ndim > 2 and target.shape == given.shape[:-1] != classes_second:
             given, target = given.flatten(0, -2), target.flatten()
-    value = loss(given, target)
+    try:
+        value = loss(given, target)
+    except AnalogNoiseError:
+        raise
+    except Exception as error:
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise DataError(f"the loss {name!r} failed ({type(error).__name__}: {error})") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
         raise DataError(f"the loss function returned a value of {found}, expected a tensor with one number")

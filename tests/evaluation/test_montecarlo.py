@@ -556,7 +556,7 @@ def generator_of(items: list) -> Iterator:
         ({"data": [(torch.zeros(3, 1, 4, 4), torch.zeros(4).long())]}, DataError, "batch 0: logits of shape"),
         ({"data": [(torch.zeros(3, 1, 4, 4), torch.full((3,), 9))]}, DataError, "batch 0: label 9"),
         ({"data": [{"x": torch.zeros(3, 1, 4, 4)}]}, DataError, "batch 0: has no labels"),
-        ({"metric": lambda o, b: 1.0}, DataError, "digital pass: batch 0: the metric returned a float"),
+        ({"metric": lambda o, b: 1.0}, DataError, "batch 0: the metric '<lambda>' returned a float"),
         ({"metric": lambda o, b: (1.0, 0)}, DataError, "digital pass: batch 0: .*count 0"),
         ({"model": Net()}, ConversionError, "convert_to_analog"),
         ({"model": make(kind=Broken)}, ModelError, "fc.weight"),

@@ -383,11 +383,11 @@ def test_divergence_in_the_last_step_is_found():
         ),
         (
             {"validation": [blobs()], "metric": lambda o, b: 3},
-            "batch 0: the metric returned a int, expected",
+            "batch 0: the metric '<lambda>' returned a int, expected",
         ),
         (
             {"validation": [blobs()], "metric": lambda o, b: (o, 3)},
-            r"the metric returned a sum of shape \(96, 3\), expected one number",
+            r"the metric '<lambda>' returned a sum of shape \(96, 3\), expected one number",
         ),
         ({"validation": blobs()[0]}, "the validation data is a Tensor: give a DataLoader or a list"),
         ({"validation": 3}, "the validation data is a int: give a DataLoader or a list"),
