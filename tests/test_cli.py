@@ -716,6 +716,8 @@ def test_folder_of_train_refuses_other_settings(run: Run, home: Path) -> None:
     refused(run, home, [*TRAIN, "--lr", "0.01"], ["out", "another run", "lr", "0.05", "0.01"])
     refused(run, home, [*EVALUATE, "--profile", "my.toml"], ["out", "train"])
     refused(run, home, ["report", "out"], ["out", "train"])
+    for force in ([], ["--force"]):
+        refused(run, home, [*COMPARE, "--profile", "ideal", *force], ["out", "'analognoise train'"])
     # An edited function is other data.
     (home / "mine.py").write_text((home / "mine.py").read_text().replace("_data(0, 600)", "_data(5, 600)"))
     sys.modules.pop("mine", None)

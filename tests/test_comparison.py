@@ -242,10 +242,13 @@ def test_a_damaged_model_is_trained_again(copied, finished):
     ("changes", "message"),
     [
         ({"epochs": 3}, r"another run \(method sgd\.epochs is 2 there and 3 here\)"),
-        ({"chips": 4}, r"another run \(chips is 3 there and 4 here\)"),
-        ({"methods": "sgd"}, r"another run \(methods is sgd, samson\+clip there and sgd here\)"),
-        ({"seeds": (0, 2)}, r"training_seeds is \[0, 1\] there and \[0, 2\] here"),
-        ({"profiles": "gaussian"}, r"profiles\.gaussian is only here"),
+        (
+            {"epochs": 3, "methods": "samson+clip,sam"},
+            r"another run \(method samson\+clip\.epochs is 2 there",
+        ),
+        ({"evaluation_seed": 1}, r"evaluation_seed is 0 there and 1 here"),
+        ({"batch_size": 32}, r"batch_size is 64 there and 32 here"),
+        ({"digital": ["conv1"]}, r"digital is only here"),
         ({"compensation": "none"}, r"compensation is global there and none here"),
     ],
 )
@@ -275,18 +278,115 @@ def test_force_starts_over_and_deletes_only_what_such_a_run_leaves(copied):
     assert set(again.results["method"]) == {"sgd"}
 
 
-def test_results_of_unknown_origin_are_left_alone(tmp_path):
-    (tmp_path / "results.csv").write_text("mine\n")
-    with pytest.raises(ResultsError, match=r"holds results\.csv but no run\.json"):
-        run(tmp_path)
-    assert contents(tmp_path) == {"results.csv": b"mine\n"}
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"results.csv": "mine\n"}, r"holds results\.csv but no run\.json that says whose it is"),
+        ({"models/resnet-seed0.safetensors": "mine"}, r"holds models but no run\.json that says whose it is"),
+        ({"run.json": '{"speed": 3}'}, r"run\.json is not the description of a comparison"),
+        ({"run.json": "half of"}, r"run\.json cannot be read .*restore it"),
+        ({"run.json": '{"job": "train", "settings": {}}'}, "holds a run of 'analognoise train'"),
+        ({"run.json": '{"job": "evaluate", "settings": {}}'}, "holds a run of 'analognoise evaluate'"),
+    ],
+)
+def test_what_is_not_of_a_comparison_is_left_alone(tmp_path, files, message, force):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(ResultsError, match=message + ".*choose another folder$"):
+        run(tmp_path, force=force)
+    assert contents(tmp_path) == before
+
+
+def test_more_of_everything_is_added_as_if_asked_for_at_once(copied, tmp_path, monkeypatch):
+    more = {"methods": "sgd,sam,samson+clip", "chips": 4, "times": "1s,1h,1d", "seeds": (0, 1, 2)}
+    more["profiles"] = "pcm-ibm,gaussian"
+    trained = []
+    monkeypatch.setattr(
+        "analognoise.comparison.jobs.fit",
+        lambda *a, **o: trained.append((o["recipe"].label, o["seed"])) or fit(*a, **o),
+    )
+    events: list[Event] = []
+    found = run(copied, **more, on_event=events.append)
+    assert sorted(trained) == [("sam", 0), ("sam", 1), ("sam", 2), ("samson+clip", 2), ("sgd", 2)]
+    assert (found.reused_models, found.reused_rows) == (4, 24)
+    assert "kept" not in {event.kind for event in events}
+    fresh = run(tmp_path / "fresh", **more)
+    assert contents(copied) == contents(fresh.folder)
+
+
+def test_less_is_shown_alone_and_the_rest_is_kept(copied, finished, no_work):
+    before = contents(copied)
+    events: list[Event] = []
+    found = run(copied, methods="samson+clip", chips=2, times="1d", seeds=(1,), on_event=events.append)
+    assert (found.reused_models, found.reused_rows) == (1, 2)
+    [kept] = [event.message for event in events if event.kind == "kept"]
+    assert "22 rows of" in kept
+    assert "(method sgd; training seed 0; time 1 s; 3 chips)" in kept
+    everything = finished.results
+    asked = everything[
+        (everything["method"] == "samson+clip")
+        & (everything["training_seed"] == 1)
+        & (everything["time_s"] == 86400)
+        & (everything["chip"] < 2)
+    ].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found.results, asked)
+    pd.testing.assert_frame_equal(found.summary, summarise_methods(asked))
+    pd.testing.assert_frame_equal(conclude(copied).results, asked)
+    rows = read_results(copied / "results.csv")
+    assert sorted(map(tuple, rows.to_numpy())) == sorted(map(tuple, everything.to_numpy()))
+    # Asked for all of it again, it is what it was.
+    run(copied)
+    assert contents(copied) == before
+
+
+def test_a_killed_extension_goes_on(copied, tmp_path):
+    more = {"methods": "sam,sgd", "chips": 5}
+
+    def interrupt(event: Event) -> None:
+        if event.kind == "rows":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(copied, **more, on_event=interrupt)
+    found = run(copied, **more)
+    fresh = run(tmp_path / "fresh", **more)
+    pd.testing.assert_frame_equal(found.results, fresh.results)
+    pd.testing.assert_frame_equal(found.summary, fresh.summary)
+
+
+def test_what_was_there_is_checked_also_where_the_last_call_left_it_out(copied, no_work, tmp_path):
+    run(copied, methods="sgd")
+    before = contents(copied)
+    with pytest.raises(ResultsError, match=r"samson\+clip-seed0\.recipe is samson\+clip there and "):
+        run(copied, methods=["sgd", Contender("samson+clip:rho=0.5", name="samson+clip")])
+    other = load_profile("pcm-ibm").replace({"drift.t_0": 10.0})
+    with pytest.raises(ResultsError, match=r"profiles\.pcm-ibm is [0-9a-f]+.* there and [0-9a-f]+.* here"):
+        run(copied, methods="sgd", profiles=[other])
+    assert contents(copied) == before
+
+
+def test_force_after_less_was_asked_for_deletes_all_models(copied):
+    run(copied, methods="sgd")
+    run(copied, methods="sgd", seeds=(0,), force=True)
+    assert {path.stem for path in (copied / "models").iterdir()} == {"sgd-seed0"}
+
+
+def test_force_leaves_models_that_no_comparison_trained(copied):
+    (copied / "models" / "resnet.safetensors").write_bytes(b"mine")
+    (copied / "models" / "config.json").write_text("{}")
+    run(copied, methods="sgd", seeds=(0,), force=True)
+    names = {path.name for path in (copied / "models").iterdir()}
+    assert names == {"sgd-seed0.json", "sgd-seed0.safetensors", "resnet.safetensors", "config.json"}
 
 
 def test_rows_that_are_not_of_the_run_are_named(copied):
     path = copied / "results.csv"
-    path.write_text(path.read_text().replace("sgd,1,2,", "sgd,1,7,"))
+    path.write_text(path.read_text().replace("sgd,1,2,", "sam,1,2,"))
     with pytest.raises(
-        ResultsError, match=r"a row that is not of this run .*method sgd, training seed 1, chip 7"
+        ResultsError, match=r"a row that is not of this run .*method sam, training seed 1, chip 2"
     ):
         run(copied)
 

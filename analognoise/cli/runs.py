@@ -46,7 +46,8 @@ def compare(
     """Train a model by several methods, put each on simulated chips, let them drift, and compare.
 
     Writes results.csv, summary.csv, summary.md, accuracy_over_time.png, models/ and run.json. The same
-    command again reuses what is there, and goes on where a killed run stopped.
+    command again reuses what is there, and goes on where a killed run stopped; with more methods, profiles,
+    times, chips or seeds it adds them.
     """
     from analognoise.jobs.compare import compare_methods
 

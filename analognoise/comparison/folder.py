@@ -29,10 +29,13 @@ _OWN = (RUN, RESULTS, SUMMARY, TEXT)
 _PICTURES = ("*_over_time.png", "*_over_level.png")
 _LIBRARIES = ("analognoise", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
 _ELSE = "choose another folder, or start over with force (--force)"
+# What a later call may ask for more or less of; all else must be as it was.
+_EXTENT = ("methods", "profiles", "times_s", "chips", "training_seeds", "trainings")
+_ENDINGS = (".safetensors", ".json")
 
 
 class Folder:
-    """The output folder of one comparison.
+    """The output folder of one comparison; later calls may add methods, devices, times, chips and seeds.
 
     Args:
         path: it may exist.
@@ -47,20 +50,44 @@ class Folder:
         self.path, self.settings, self.force = path, settings, force
         self.models, self.results = path / MODELS, path / RESULTS
         _check_place(path)
-        self._old = None if force else self._read()
+        there = self._read()
+        self._replaced = self._left_by(there) if force and there else []
+        self._old = None if force else there
+        change = self._difference(self._old) if self._old else ""
+        if change:
+            raise ResultsError(f"output folder {path} holds another run ({change}): {_ELSE}")
 
     def _read(self) -> dict[str, Any] | None:
-        """The run.json that is there, if it is this run's."""
-        if not (self.path / RUN).is_file():
-            for name in (*_OWN, MODELS):
-                if (self.path / name).exists():
-                    raise ResultsError(f"output folder {self.path} holds {name} but no {RUN}: {_ELSE}")
-            return None
-        old = read_run(self.path)
-        if old["run_id"] != self.settings.run_id:
-            change = _difference(old["settings"], self.settings.to_dict())
-            raise ResultsError(f"output folder {self.path} holds another run ({change}): {_ELSE}")
-        return old
+        """The run.json that is there. What no comparison's run.json stands by stays, by force too."""
+        if (self.path / RUN).is_file():
+            return read_run(self.path, any_format=self.force)
+        for name in (*_OWN, MODELS):
+            if (self.path / name).exists():
+                raise ResultsError(
+                    f"output folder {self.path} holds {name} but no {RUN} that says whose it is: choose "
+                    "another folder"
+                )
+        return None
+
+    def _difference(self, old: dict[str, Any]) -> str:
+        """What of the run that is there cannot go together with this one, in words; empty if all can."""
+        there, here = dict(old["settings"]), self.settings.to_dict()
+        there["profiles"] = {name: item["digest"] for name, item in old.get("profiles", {}).items()}
+        change = _difference(_common(there, there, here), _common(here, there, here))
+        for training in () if change else self.settings.trainings:
+            record = read_record(self.models / f"{training.stem}.json")
+            if record is not None and record["id"] != training.id:
+                there, here = record.get("training", {}), training.to_dict()
+                change = _difference(there, json.loads(json.dumps(here)), f"training {training.stem}")
+                return change or f"training {training.stem} is another"
+        return change
+
+    def _left_by(self, run: dict[str, Any]) -> list[Path]:
+        """The files that a comparison left here, also of methods that its last call did not ask for."""
+        own = [file for pattern in (*_OWN, *_PICTURES) for file in self.path.glob(pattern)]
+        stems = self.trained.union(run["settings"].get("trainings", ()))
+        names = {f"{stem}{end}{part}" for stem in stems for end in _ENDINGS for part in ("", ".part")}
+        return own + [file for file in self.models.glob("*") if file.name in names]
 
     @contextlib.contextmanager
     def opened(self, command: Sequence[str]) -> Iterator[None]:
@@ -69,21 +96,23 @@ class Folder:
         """
         self.models.mkdir(parents=True, exist_ok=True)
         with _locked(self.models):
-            if self.force:
-                self._clear()
+            for file in self._replaced:
+                file.unlink(missing_ok=True)
             for part in self.models.glob("*.part"):
                 part.unlink()
-            if self._old is None:
+            if self._old is None or self._old["run_id"] != self.settings.run_id:
                 self.write_run(command=list(command))
             yield
 
-    def _clear(self) -> None:
-        for pattern in (*_OWN, *_PICTURES):
-            for file in self.path.glob(pattern):
-                file.unlink()
-        for suffix in ("*.safetensors", "*.json"):
-            for file in self.models.glob(suffix):
-                file.unlink()
+    @property
+    def trained(self) -> set[str]:
+        """Stems of all trainings that were finished here, also of methods that are not asked for now."""
+        return {file.stem for file in self.models.glob("*.json") if read_record(file) is not None}
+
+    @property
+    def devices(self) -> set[str]:
+        """Names of all profiles that were evaluated here, or are to be now."""
+        return {*(self._old or {}).get("profiles", ()), *(profile.name for profile in self.settings.profiles)}
 
     def write_run(self, **more: Any) -> None:
         """Write run.json: settings, versions, and ``more``; what it held besides stays."""
@@ -92,7 +121,8 @@ class Folder:
             "format": FORMAT,
             "run_id": self.settings.run_id,
             "settings": self.settings.to_dict(),
-            "profiles": {
+            "profiles": kept.get("profiles", {})
+            | {
                 profile.name: {"digest": profile.digest, "content": profile.as_dict()}
                 for profile in self.settings.profiles
             },
@@ -104,6 +134,11 @@ class Folder:
             **more,
         }
         write_json(self.path / RUN, self._old)
+
+    def finish(self, failed: list[dict[str, Any]], warnings: Sequence[str]) -> None:
+        """Write run.json with what the run found; warnings of earlier calls stay."""
+        before = (self._old or {}).get("warnings", [])
+        self.write_run(failed=failed, warnings=[*before, *(text for text in warnings if text not in before)])
 
     def check_versions(self) -> None:
         """Raise unless the versions here are those that the run began with: rows must not come from two.
@@ -122,13 +157,14 @@ class Folder:
     def record(self, training: Training) -> dict[str, Any] | None:
         """What is known of a finished training, if its model is sound or it failed; else None."""
         file = self.models / f"{training.stem}.json"
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            same = record["id"] == training.id and record["format"] == FORMAT
-            sound = "error" in record or file_digest(file.with_suffix(".safetensors")) == record["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(file)
+        if record is None or record["id"] != training.id:
             return None
-        return record if same and sound else None
+        try:
+            sound = "error" in record or file_digest(file.with_suffix(".safetensors")) == record["sha256"]
+        except (OSError, KeyError):
+            return None
+        return record if sound else None
 
     def rewrite_results(self, rows: Sequence[Row]) -> None:
         """Replace results.csv as a whole, if anything would change."""
@@ -137,11 +173,24 @@ class Folder:
             write_whole(self.results, content)
 
 
-def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any] | None:
+    """What is stored of a finished training; None where there is nothing that can be read."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "id" in record and record.get("format") == FORMAT else None
+
+
+def read_run(folder: str | os.PathLike[str], any_format: bool = False) -> dict[str, Any]:
     """The content of a folder's run.json.
 
+    Args:
+        folder: where it is.
+        any_format: whether one of another version will do.
+
     Raises:
-        ResultsError: when there is none, or it is damaged.
+        ResultsError: when there is none, it is damaged, or it is not of a comparison.
     """
     file = Path(folder) / RUN
     try:
@@ -149,10 +198,17 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise ResultsError(f"{folder} holds no {RUN}: it is not the output folder of a comparison") from None
     except (OSError, ValueError) as problem:
-        raise ResultsError(f"{file} cannot be read ({problem}): restore it, or {_ELSE}") from None
+        raise ResultsError(
+            f"{file} cannot be read ({problem}): restore it, or choose another folder"
+        ) from None
+    job = content.get("job", "compare") if isinstance(content, dict) else None
+    if isinstance(job, str) and job != "compare":
+        raise ResultsError(
+            f"output folder {folder} holds a run of 'analognoise {job}': choose another folder"
+        )
     if not isinstance(content, dict) or not {"format", "run_id", "settings"} <= content.keys():
-        raise ResultsError(f"{file} is not the description of a comparison: {_ELSE}")
-    if content["format"] != FORMAT:
+        raise ResultsError(f"{file} is not the description of a comparison: choose another folder")
+    if content["format"] != FORMAT and not any_format:
         raise ResultsError(f"{file} has format {content['format']!r}, this version reads {FORMAT}: {_ELSE}")
     return content
 
@@ -193,6 +249,19 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _common(side: dict[str, Any], there: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """The settings of one side without what only one of two runs asks for."""
+    methods = {method["name"]: method for method in side["methods"]}
+    named = {method["name"] for method in here["methods"]}
+    shared = {key: there[key].keys() & here[key].keys() for key in ("profiles", "trainings")}
+    return {
+        "methods": [methods[item["name"]] for item in there["methods"] if item["name"] in named],
+        "profiles": {name: side["profiles"][name] for name in sorted(shared["profiles"])},
+        **{key: value for key, value in side.items() if key not in _EXTENT},
+        "trainings": {stem: side["trainings"][stem] for stem in sorted(shared["trainings"])},
+    }
 
 
 def _difference(there: Any, here: Any, path: str = "") -> str:

@@ -48,7 +48,8 @@ class Comparison:
 
     Attributes:
         folder: where everything is.
-        results: one row per profile, method, training seed, chip and time; the columns of results.csv.
+        results: one row per profile, method, training seed, chip and time that was asked for; the columns of
+            results.csv.
         summary: one row per profile, method and time; see
             :func:`analognoise.evaluation.statistics.summarise_methods`. A method with a failed training is
             not in it.
@@ -120,7 +121,7 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     path = Path(folder)
     run = read_run(path)
     settings = run["settings"]
-    results = read_results(path / RESULTS)
+    results = _asked(read_results(path / RESULTS), settings)
     failed = tuple(Failure(**item) for item in run.get("failed", []))
     broken = {failure.method for failure in failed}
     sound = results[~results["method"].isin(broken)]
@@ -133,6 +134,21 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     paths |= _pictures(path, summary)
     write_whole(paths["text"], _text(run, summary, failed).encode())
     return Comparison(path, results, summary, failed, paths, run, reused_models, reused_rows)
+
+
+def _asked(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """The rows that the last call asked for: an earlier one may have asked for more."""
+    methods = [method["name"] for method in settings["methods"]]
+    # A device on which nothing depends on time has rows at 0 s alone, whatever the times.
+    still = results.groupby("profile")["time_s"].transform("max") == 0
+    kept = (
+        results["method"].isin(methods)
+        & results["profile"].isin(settings["profiles"])
+        & results["training_seed"].isin(settings["training_seeds"])
+        & (results["chip"] < settings["chips"])
+        & (results["time_s"].isin(settings["times_s"]) | still)
+    )
+    return results[kept].reset_index(drop=True)
 
 
 def _pictures(path: Path, summary: pd.DataFrame) -> dict[str, Path]:

@@ -16,14 +16,14 @@ from analognoise.comparison.folder import Folder
 from analognoise.comparison.jobs import EvaluateJob, TrainJob
 from analognoise.comparison.outcome import Comparison, Failure, conclude
 from analognoise.comparison.pool import run_jobs
-from analognoise.comparison.settings import Contender, Settings, Training
+from analognoise.comparison.settings import Contender, Settings, Training, stem_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError, TrainingError
 from analognoise.evaluation.store import ResultStore, Row
 from analognoise.tasks import Task
 from analognoise.training.fit import Epoch
 from analognoise.training.recipes import Recipe
-from analognoise.units import DEFAULT_TIMES
+from analognoise.units import DEFAULT_TIMES, format_time
 
 # How much longer an epoch's gradient takes than a pass over the test data, roughly: for progress bars only.
 _EPOCH_WEIGHT = 8
@@ -34,8 +34,8 @@ class Event:
     """Something that happened in a comparison.
 
     Attributes:
-        kind: "plan" (before any work), "reused", "epoch", "trained", "failed", "rows", "evaluated", "warning"
-            or "done".
+        kind: "plan" (before any work), "reused", "kept" (rows that were not asked for), "epoch", "trained",
+            "failed", "rows", "evaluated", "warning" or "done".
         message: in words; empty for "epoch" and "rows".
         done: work done so far, in rough units.
         total: work in all that was not reused.
@@ -77,8 +77,10 @@ def compare(
     profile (``profile-noise`` is trained for each profile anew, and evaluated on that). Chip c is the same
     draw for all methods. The folder ``out`` then holds ``results.csv``, ``summary.csv``, ``summary.md``,
     ``accuracy_over_time.png`` (and ``accuracy_over_level.png`` for noise levels), ``run.json``, and the
-    models. The same call again reuses all that is there and goes on where a killed run stopped. Results do
-    not depend on the number of workers.
+    models. The same call again reuses all that is there and goes on where a killed run stopped; a call that
+    asks for more methods, profiles, times, chips or seeds adds them. Asked for less, the tables and pictures
+    are of that alone, and results.csv and the models stay whole. Results do not depend on the number of
+    workers.
 
     Args:
         task: ``"digits"``, the user's ``package.module:callable``, or a :class:`Task`.
@@ -132,26 +134,37 @@ def compare(
         return run.finish()
 
 
-def _known_rows(folder: Folder, settings: Settings) -> list[Row]:
-    """The rows of results.csv, every one of which must be this run's."""
-    rows = ResultStore(folder.results).rows
+def _known_rows(rows: Iterable[Row], folder: Folder, settings: Settings) -> tuple[list[Row], list[Row]]:
+    """The rows of results.csv that are asked for, and those of an earlier call that asked for others.
+
+    Raises:
+        ResultsError: when one is neither.
+    """
     expected = {
         (p.name, t.method, t.seed): settings.times_of(p)
         for t in settings.trainings
         for p in settings.profiles_of(t)
     }
+    asked: list[Row] = []
+    others: list[Row] = []
+    trained, devices = folder.trained, folder.devices
     for row in rows:
-        times = expected.get(
-            (row.profile, row.method, -1 if row.training_seed is None else row.training_seed), ()
-        )
-        if row.time_s not in times or row.chip >= settings.chips:
+        seed = -1 if row.training_seed is None else row.training_seed
+        times = expected.get((row.profile, row.method, seed), ())
+        if row.time_s in times and row.chip < settings.chips:
+            asked.append(row)
+        elif times or (
+            row.profile in devices
+            and trained & {stem_of(row.method, seed), stem_of(row.method, seed, row.profile)}
+        ):
+            others.append(row)
+        else:
             raise ResultsError(
                 f"{folder.results} holds a row that is not of this run (profile {row.profile}, method "
-                f"{row.method}, training seed "
-                f"{row.training_seed}, chip {row.chip}, {row.time_s:g} s): restore the file, or start over "
-                "with force (--force)"
+                f"{row.method}, training seed {row.training_seed}, chip {row.chip}, {row.time_s:g} s): "
+                "restore the file, or start over with force (--force)"
             )
-    return rows
+    return asked, others
 
 
 class _Run:
@@ -159,16 +172,23 @@ class _Run:
 
     def __init__(self, settings: Settings, folder: Folder, on_event: OnEvent | None) -> None:
         self.settings, self.folder, self.on_event = settings, folder, on_event
-        known = _known_rows(folder, settings)
+        self.store = ResultStore(folder.results)
+        asked, others = _known_rows(self.store.rows, folder, settings)
         self.records = {training: folder.record(training) for training in settings.trainings}
         # Rows of a model that must be trained again go: they would be another model's.
-        sound = {
-            (t.method, t.seed, p.name) for t, r in self.records.items() if r for p in settings.profiles_of(t)
+        lost = {
+            (t.method, t.seed, p.name)
+            for t, record in self.records.items()
+            if record is None
+            for p in settings.profiles_of(t)
         }
-        kept = [row for row in known if (row.method, row.training_seed, row.profile) in sound]
-        if len(kept) < len(known):
-            folder.rewrite_results(kept)
-        self.store = ResultStore(folder.results)
+        kept, self.others = (
+            [row for row in rows if (row.method, row.training_seed, row.profile) not in lost]
+            for rows in (asked, others)
+        )
+        if len(kept) + len(self.others) < len(self.store):
+            folder.rewrite_results([*kept, *self.others])
+            self.store = ResultStore(folder.results)
         self.rows: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
         for row in kept:
             self.rows[row.profile, row.method, int(row.training_seed or 0)].append(row)
@@ -211,6 +231,31 @@ class _Run:
             self._tell("reused", f"{self.reused_models} of {trainings} models reused")
         if self.reused_rows:
             self._tell("reused", f"{self.reused_rows} of {rows} rows reused")
+        if self.others:
+            self._tell(
+                "kept",
+                f"{len(self.others)} rows of {self.folder.results} are of what an earlier call asked for and "
+                f"this one does not ({self._unasked()}): they stay there, and the tables are without them",
+            )
+
+    def _unasked(self) -> str:
+        settings = self.settings
+        names: dict[str, tuple[set[Any], list[Any]]] = {
+            "method": ({c.name for c in settings.contenders}, [row.method for row in self.others]),
+            "profile": ({p.name for p in settings.profiles}, [row.profile for row in self.others]),
+            "training seed": (set(settings.seeds), [row.training_seed for row in self.others]),
+            "time": (
+                {format_time(time) for time in (0.0, *settings.times)},
+                [format_time(row.time_s) for row in self.others],
+            ),
+        }
+        parts = []
+        for word, (asked, found) in names.items():
+            more = [str(item) for item in dict.fromkeys(found) if item not in asked]
+            if more:
+                parts.append(f"{word}{'s' if len(more) > 1 else ''} {', '.join(more)}")
+        chips = max(row.chip for row in self.others) + 1
+        return "; ".join([*parts, *([f"{chips} chips"] if chips > settings.chips else [])])
 
     def _every(self, training: Training) -> list[EvaluateJob]:
         settings = self.settings
@@ -293,11 +338,10 @@ class _Run:
                 key=lambda row: (row.chip, row.time_s),
             )
         ]
-        failed = [failure.to_dict() for failure in failures]
-        self.folder.write_run(failed=failed, **({"warnings": self.warnings} if self.warnings else {}))
+        self.folder.finish([failure.to_dict() for failure in failures], self.warnings)
         if not ordered:
             raise TrainingError(f"every training failed; the first: {failures[0].message}")
-        self.folder.rewrite_results(ordered)
+        self.folder.rewrite_results([*ordered, *self.others])
         comparison = conclude(
             self.folder.path, reused_models=self.reused_models, reused_rows=self.reused_rows
         )

@@ -67,8 +67,7 @@ class Training:
     @property
     def stem(self) -> str:
         """File name without suffix, for example ``samson-seed0``."""
-        target = f"@{self.profile.name}" if self.profile else ""
-        return f"{_file_name(self.method + target)}-seed{self.seed}"
+        return stem_of(self.method, self.seed, self.profile.name if self.profile else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -187,5 +186,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9+=.@%-]", "_", text)
+def stem_of(method: str, seed: int, profile: str | None = None) -> str:
+    """File name, without suffix, of a model that a method trained (for a profile, where it needs one)."""
+    target = f"@{profile}" if profile else ""
+    return f"{re.sub(r'[^A-Za-z0-9+=.@%-]', '_', method + target)}-seed{seed}"

@@ -95,7 +95,7 @@ class _Progress:
             self.say(f"comparison: {event.message}")
             if event.total:
                 self.advance = self.stack.enter_context(progress_bar("comparison", event.total, self.bar))
-        elif event.kind in ("reused", "failed", "warning"):
+        elif event.kind in ("reused", "kept", "failed", "warning"):
             self.say(f"{event.kind}: {event.message}")
         elif event.kind in ("trained", "evaluated"):
             # The bar has room for what was done, not for how well.
