@@ -14,6 +14,7 @@ from analognoise.errors import ConversionError, nearest
 from analognoise.layers import AnalogLayer, analog_class, known_base
 
 BY_DESIGN = "by design"
+_REGISTER = "say how its weights lie on the array with analognoise.register_analog_layer"
 _SHOWN = 12  # layers named in an error
 # How models call Parameters that are looked up in or added, whatever their shape.
 _TABLES = ("embed", "emb", "embedding", "embeddings", "token", "tokens", "bias", "bias_table")
@@ -180,13 +181,17 @@ def obstacle_of(module: nn.Module) -> Obstacle | None:
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return Obstacle(BY_DESIGN, "a table look-up, no matrix product")
     base = known_base(module)
-    remedy = "say how its weights lie on the array with analognoise.register_analog_layer"
     if base is not None:
-        return Obstacle("own forward", f"a subclass of {base.__name__} that computes in its own way", remedy)
+        reason = f"a subclass of {base.__name__} that computes in its own way"
+        return Obstacle("own forward", reason, _REGISTER)
     parameters = {key: p for key, p in module._parameters.items() if p is not None}
     if parameters and not any(_is_matrix(*item) for item in parameters.items()):
         return Obstacle(BY_DESIGN, "vectors or tables that scale, or are added, and no matrix of weights")
-    return Obstacle("unknown layer", f"no analog form of {cls.__name__}", remedy)
+    return _unknown(module)
+
+
+def _unknown(module: nn.Module) -> Obstacle:
+    return Obstacle("unknown layer", f"no analog form of {type(module).__name__}", _REGISTER)
 
 
 def _undo(module: nn.Module) -> str:
@@ -206,9 +211,16 @@ def _undo(module: nn.Module) -> str:
     return "undo what computes it first, so that it is a Parameter of the layer"
 
 
-def why_digital(module: nn.Module) -> str:
-    """Why a module is not put on tiles, in words; an empty string when it can be."""
+def why_digital(module: nn.Module, multiplies: bool = False) -> str:
+    """Why a module is not put on tiles, in words; an empty string when it can be.
+
+    Args:
+        module: any module.
+        multiplies: whether it was seen to multiply with a Parameter of its own, whatever that is called.
+    """
     obstacle = obstacle_of(module)
+    if obstacle is not None and obstacle.kind == BY_DESIGN and multiplies:
+        obstacle = _unknown(module)
     return "" if obstacle is None else str(obstacle)
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from analognoise.chip import digital, evaluating
 from analognoise.conversion import require_analog
 from analognoise.convertible import hidden_weights, size, why_digital
 from analognoise.layers import AnalogLayer, Geometry
-
-Forward = Callable[[nn.Module, Any], Any]
+from analognoise.macs import Forward, MacCount, count_macs
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,10 @@ class LayerOnTiles:
         weights: number of weights; each takes two devices.
         devices: number of devices that are programmed.
         utilisation: share of the arrays' cells that hold a weight.
-        macs: multiply-accumulates of one forward of the example, or None when none was given.
+        macs: multiply-accumulates of one forward of the example, or None when none was given, or they cannot
+            be counted (nested tensors).
+        called: whether that forward called the layer; False means that its tiles were not read. None without
+            an example.
     """
 
     name: str
@@ -46,11 +43,15 @@ class LayerOnTiles:
     devices: int
     utilisation: float
     macs: int | None = None
+    called: bool | None = None
 
 
 @dataclass(frozen=True)
 class DigitalPart:
-    """Parameters, or products of activations, that stay digital, and why."""
+    """Parameters, or products of activations, that stay digital, and why.
+
+    ``macs`` is None without an example, or where a part uses an operator that cannot be counted.
+    """
 
     name: str
     kind: str
@@ -85,23 +86,46 @@ class Description:
 
     @property
     def mac_share(self) -> float | None:
-        """Share of the multiply-accumulates that run on tiles; None without example inputs."""
-        if self.layers[0].macs is None:
+        """Share of the multiply-accumulates that run on tiles; None without example inputs, or where some
+        cannot be counted.
+        """
+        if self.layers[0].called is None or self.uncounted:
             return None
         analog = sum(layer.macs or 0 for layer in self.layers)
         total = analog + sum(part.macs or 0 for part in self.digital)
         return analog / total if total else None
 
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """What ran in the example's forward and whose multiply-accumulates cannot be counted."""
+        if self.layers[0].called is None:
+            return ()
+        counts = [(part.name, part.macs) for part in self.layers]
+        counts += [(part.name, part.macs) for part in self.digital]
+        return tuple(name or "(the model)" for name, macs in counts if macs is None)
+
+    @property
+    def never_called(self) -> tuple[str, ...]:
+        """Layers on tiles that the example's forward did not call: their tiles were not read."""
+        return tuple(layer.name for layer in self.layers if layer.called is False)
+
     def summary(self) -> str:
-        """One line: shares, tiles, devices."""
+        """Shares, tiles and devices; below, layers that were never called."""
         macs = (
             "" if self.mac_share is None else f"{100 * self.mac_share:.1f} % of the multiply-accumulates and "
         )
-        return (
+        lines = [
             f"{macs}{100 * self.parameter_share:.1f} % of the parameters are on tiles: "
             f"{len(self.layers)} layers, "
             f"{self.tiles} tiles, {self.devices:,} devices"
-        )
+        ]
+        if self.uncounted:
+            names = ", ".join(map(repr, self.uncounted))
+            lines.append(f"no share of the multiply-accumulates is known: those of {names} cannot be counted")
+        if self.never_called:
+            names = ", ".join(map(repr, self.never_called))
+            lines.append(f"never called, so that their tiles are not read: {names}")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -112,6 +136,8 @@ class Description:
             "devices": self.devices,
             "parameter_share": self.parameter_share,
             "mac_share": self.mac_share,
+            "uncounted": list(self.uncounted),
+            "never_called": list(self.never_called),
             "compensation": self.compensation,
         }
 
@@ -135,7 +161,7 @@ class Description:
                 f"{layer.weights:,}",
                 f"{layer.devices:,}",
                 f"{100 * layer.utilisation:.1f} %",
-                _count(layer.macs),
+                _count(layer.macs, layer.called) if layer.called is not False else "never called",
             )
         yield on_tiles
         if self.digital:
@@ -145,7 +171,8 @@ class Description:
             rest.add_column("why")
             for part in self.digital:
                 name = part.name or "(the model)"
-                rest.add_row(name, part.kind, f"{part.parameters:,}", _count(part.macs), part.reason)
+                counted = _count(part.macs, self.layers[0].called)
+                rest.add_row(name, part.kind, f"{part.parameters:,}", counted, part.reason)
             yield rest
         yield self.summary()
 
@@ -155,8 +182,10 @@ def _matrix(geometry: Geometry) -> str:
     return f"{geometry.groups} × {matrix}" if geometry.groups > 1 else matrix
 
 
-def _count(macs: int | None) -> str:
-    return "–" if macs is None else f"{macs:,}"
+def _count(macs: int | None, called: bool | None) -> str:
+    if macs is None:
+        return "–" if called is None else "unknown"
+    return f"{macs:,}"
 
 
 def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = None) -> Description:
@@ -164,8 +193,8 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
 
     Args:
         model: a converted model.
-        inputs: an example batch; with it, multiply-accumulates are counted (matrix products, convolutions and
-            attention).
+        inputs: an example batch; with it, multiply-accumulates are counted (matrix products, convolutions,
+            recurrent layers and attention), and layers that are never called are named.
         forward: ``forward(model, inputs)`` for models that take something else than one positional argument.
 
     Raises:
@@ -188,16 +217,15 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 weights,
                 2 * weights,
                 weights / cells,
-                None if macs is None else macs[0].get(name, 0),
+                None if macs is None else macs.on_tiles.get(name, 0),
+                None if macs is None else name in macs.called,
             )
         )
     compensation = next(iter(layers.values())).analog.compensation
-    return Description(
-        tuple(rows), tuple(_digital_parts(model, None if macs is None else macs[1])), compensation
-    )
+    return Description(tuple(rows), tuple(_digital_parts(model, macs)), compensation)
 
 
-def _digital_parts(model: nn.Module, macs: dict[str, int] | None) -> list[DigitalPart]:
+def _digital_parts(model: nn.Module, macs: MacCount | None) -> list[DigitalPart]:
     parts = []
     on_tiles = {
         id(target)
@@ -207,7 +235,8 @@ def _digital_parts(model: nn.Module, macs: dict[str, int] | None) -> list[Digita
     }
     seen: set[int] = set()
     for name, module in model.named_modules():
-        multiplied = None if macs is None else macs.get(name, 0)
+        multiplied = None if macs is None else macs.digital.get(name, 0)
+        works = macs is not None and multiplied != 0
         parameters = {key: value for key, value in module._parameters.items() if value is not None}
         own = {key: value for key, value in parameters.items() if id(value) not in on_tiles | seen}
         seen.update(map(id, own.values()))
@@ -217,80 +246,25 @@ def _digital_parts(model: nn.Module, macs: dict[str, int] | None) -> list[Digita
             kind = module.digital_class.__name__
         if isinstance(module, AnalogLayer) or (shared and not why_digital(module)):
             for key, value in own.items():
-                full = f"{name}.{key}" if name else key
                 none = None if macs is None else 0
                 reason = "biases are added digitally" if "bias" in key else "not on the array, used digitally"
-                parts.append(DigitalPart(full, key, size(value), reason, none))
-            if multiplied:
+                parts.append(DigitalPart(f"{name}.{key}".lstrip("."), key, size(value), reason, none))
+            if works:
                 parts.append(DigitalPart(name, kind, 0, "products of two activations", multiplied))
-        elif own or shared or multiplied or hidden_weights(module):
+        elif own or shared or works or hidden_weights(module):
             hidden = hidden_weights(module)
             count = sum(map(size, own.values())) + hidden
             reason = "products of two activations, or with a weight that another layer holds"
             if own or shared or hidden:
-                reason = why_digital(module) or "left out of the conversion"
+                full = {f"{name}.{key}" if name else key for key in own}
+                reason = why_digital(module, macs is not None and not macs.multiplied.isdisjoint(full))
+                reason = reason or "left out of the conversion"
             if shared:
                 reason += "; its weight is that of a layer on tiles"
+            borrowed = [] if macs is None else list(macs.borrowed.get(name, ()))
+            if borrowed:
+                names = " and ".join(map(repr, borrowed))
+                also = f"; {reason}" if own or hidden else ""
+                reason = f"multiplies with {names} itself, without calling the layer that holds it{also}"
             parts.append(DigitalPart(name, kind, count, reason, multiplied))
     return parts
-
-
-@torch.no_grad()
-def count_macs(
-    model: nn.Module, inputs: Any, forward: Forward | None = None
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Multiply-accumulates of one forward, by qualified name of the module that does them itself.
-
-    Those on tiles, and those that are digital: products of activations, and whatever is not on tiles. The
-    digital weights are used, in eval mode; modes and chip are left as found.
-    """
-    on_tiles: dict[str, int] = {}
-    own: dict[str, int] = {}
-    stack: list[list[int]] = []
-    hooks = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        stack.append([counter.get_total_flops(), 0])
-
-    def leave(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            begun, children = stack.pop()
-            total = counter.get_total_flops() - begun
-            mine = (total - children) // 2
-            if isinstance(module, AnalogLayer):
-                # Fused kernels are not counted by the operator; what is beyond the tiles' work is digital.
-                shapes = module.geometries(module)
-                tiles = sum(
-                    count * shapes[key].groups * shapes[key].columns * shapes[key].rows
-                    for key, count in module.vectors(module, args, output).items()
-                )
-                on_tiles[name] = on_tiles.get(name, 0) + tiles
-                mine = max(mine - tiles, 0)
-            own[name] = own.get(name, 0) + mine
-            if stack:
-                stack[-1][1] += total
-
-        return hook
-
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with (
-        FlopCounterMode(display=False) as counter,
-        sdpa_kernel(SDPBackend.MATH),
-        digital(model),
-        evaluating(model),
-    ):
-        try:
-            # The counter does not see into torch's fused attention kernels.
-            torch.backends.mha.set_fastpath_enabled(False)
-            for name, module in model.named_modules():
-                hooks.append(module.register_forward_pre_hook(enter))
-                hooks.append(module.register_forward_hook(leave(name)))
-            if forward is None:
-                model(inputs)
-            else:
-                forward(model, inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
-            for hook in hooks:
-                hook.remove()
-    return on_tiles, {name: count for name, count in own.items() if count}

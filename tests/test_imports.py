@@ -27,6 +27,7 @@ ORDER = [
         "conversion",
         "chip",
         "chip_file",
+        "macs",
         "description",
     ),
     *(

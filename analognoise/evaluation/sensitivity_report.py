@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class SensitivityReport:
         part = next(layer for layer in self.description.layers if layer.name == name)
         parameters = sum(layer.weights for layer in self.description.layers)
         parameters += sum(item.parameters for item in self.description.digital)
+        known = not self.description.uncounted
         macs = sum(layer.macs or 0 for layer in self.description.layers)
         macs += sum(item.macs or 0 for item in self.description.digital)
         alone, others = self._losses(self.alone[name]), self._losses(self.others[name])
@@ -119,7 +121,7 @@ class SensitivityReport:
             "parameters": part.weights,
             "parameter_share": part.weights / parameters,
             "macs": part.macs or 0,
-            "mac_share": (part.macs or 0) / macs if macs else 0.0,
+            "mac_share": ((part.macs or 0) / macs if macs else 0.0) if known else math.nan,
             "read": (name or "(the model)") not in self.not_read,
         }
 

@@ -16,9 +16,12 @@ def share_on_tiles(model: Mapping[str, Any]) -> str:
     share = model["mac_share"]
     macs = "" if share is None else f"{100 * share:.1f} % of the multiply-accumulates and "
     layers = len(model["layers"])
+    uncounted = ", ".join(map(repr, model.get("uncounted", ())))  # descriptions of older runs have none
+    unknown = f" (multiply-accumulates of {uncounted} cannot be counted)" if uncounted else ""
     return (
         f"{macs}{100 * model['parameter_share']:.1f} % of the parameters are on tiles: "
-        f"{layers} layer{'s' * (layers != 1)}, {model['tiles']:,} tiles, {model['devices']:,} devices"
+        f"{layers} layer{'s' * (layers != 1)}, {model['tiles']:,} tiles, "
+        f"{model['devices']:,} devices{unknown}"
     )
 
 

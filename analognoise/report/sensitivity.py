@@ -145,7 +145,7 @@ def _cells(frame: pd.DataFrame, facts: Facts, time: float) -> tuple[list[str], l
                 *([str(row["profile"])] if several else []),
                 *losses,
                 f"{100 * row['parameter_share']:.1f} %",
-                f"{100 * row['mac_share']:.1f} %",
+                f"{100 * row['mac_share']:.1f} %" if math.isfinite(row["mac_share"]) else "unknown",
             ]
         )
     return headings, rows
