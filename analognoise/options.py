@@ -90,7 +90,7 @@ Weights = Annotated[
 ]
 
 Times = Annotated[str, _option("Drift times since programming, in s, min, h, d, w, mo or y.", "LIST")]
-Chips = Annotated[int, _option("Chips to program.", "N")]
+Chips = Annotated[int, _option("Chips to program, up to 100000.", "N")]
 Compensation = Annotated[str, _option("Drift compensation: global or none.", "KIND")]
 Digital = Annotated[
     list[str] | None,

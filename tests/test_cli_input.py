@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analognoise.cli import main
+from analognoise.devices.catalog import split_profiles
 from analognoise.errors import nearest
 
 MINE = """
@@ -69,6 +70,9 @@ MINE = """
 
     def bad_loss(output, target):
         return output.no_such_method()
+
+    def nan():
+        return [(x.masked_fill(x == x[3, 4], float("nan")), y) for x, y in batches()]
 
     def arrays():
         return [tuple(part.numpy() for part in batch) for batch in batches()]
@@ -246,3 +250,57 @@ def test_batches_of_arrays(home: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert main([*EVALUATE, "--data", f"mine:{data}", "--json"]) == 0
         values.append(json.loads(capsys.readouterr().out)["evaluations"][0]["over_time"])
     assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (EVALUATE, "--data"),
+        ([*EVALUATE, "--out", "out", "--force"], "--data"),
+        (SENSITIVITY, "--data"),
+        (TRAIN, "--validation"),
+    ],
+)
+def test_nan_in_data_are_found_before_anything_is_replaced(
+    home: Path, capsys: pytest.CaptureFixture[str], command: list[str], option: str
+) -> None:
+    if "--force" in command:
+        assert main([argument for argument in command if argument != "--force"]) == 0
+    message = error_of(capsys, *command, option, "mine:nan")
+    assert "data 'mine:nan', batch 0: 1 value is NaN or infinite" in message
+
+
+@pytest.mark.parametrize("command", [EVALUATE, SENSITIVITY, [*COMPARE, "--profile", "ideal"]])
+def test_a_slip_in_the_number_of_chips_does_not_run_forever(
+    home: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    message = error_of(capsys, *command, "--chips", "1000000000")
+    assert "chips" in message
+    assert "at most 100000" in message
+
+
+def test_a_slip_in_the_number_of_seeds(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, *COMPARE, "--profile", "ideal", "--seeds", "20261122")
+    assert "--seeds must be at most 1000, found 20261122 (one seed alone: 20261122,)" in message
+
+
+def test_commas_in_a_profiles_path(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "a,b").mkdir()
+    (home / "a,b" / "c, d.toml").write_text(dedent(PROFILE.format(name="mine")))
+    file = "a,b/c, d.toml"
+    assert split_profiles(f"ideal, {file} ,gaussian@10%,,{file}@3%") == [
+        "ideal",
+        file,
+        "gaussian@10%",
+        f"{file}@3%",
+    ]
+    assert split_profiles(f"head={file},rest=ideal") == [f"head={file}", "rest=ideal"]
+    assert split_profiles(",") == []
+    for given, names in (
+        (f"{file},ideal", ["mine", "ideal"]),
+        (f"{file}@2%", ["mine@2%"]),
+        (f"0={file},2=ideal", ["mine+ideal"]),
+    ):
+        assert main([*EVALUATE, "--profile", given, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["evaluations"]
+        assert [item["profile"] for item in found][1:] == names

@@ -210,8 +210,9 @@ def test_a_run_goes_on_where_it_stopped(copied, finished, monkeypatch):
     monkeypatch.setattr(
         "analognoise.comparison.jobs.fit", lambda *a, **o: trained.append(o["seed"]) or fit(*a, **o)
     )
-    with pytest.warns(UserWarning, match="cut short"):
+    with pytest.warns(UserWarning, match="cut short") as caught:
         again = run(copied)
+    assert len(caught) == 1
     assert trained == [1]
     assert (again.reused_models, again.reused_rows) == (3, 4)
     assert contents(copied) == contents(finished.folder)
@@ -431,7 +432,7 @@ OWN = """
 import torch
 from torch import nn
 from dataclasses import replace
-from analognoise.tasks import get_task
+from analognoise.tasks import TensorBatches, get_task
 
 digits = get_task("digits")
 
@@ -441,6 +442,20 @@ def shuffled(): return replace(digits, test=digits.train(0, 64))
 def misfit(): return replace(digits, build=lambda seed: nn.Sequential(nn.Flatten(), nn.Linear(5, 10)))
 def no_model(): return replace(digits, build=lambda seed: "a model")
 def no_batches(): return replace(digits, train=lambda seed, size: None)
+def broken(value, place):
+    x, y = digits.test.inputs.clone(), digits.test.targets
+    x[70, 0, 3, 3] = value
+    return replace(digits, **{place: TensorBatches(x, y, 64)})
+def nan_in_test(): return broken(float("nan"), "test")
+def inf_in_validation(): return broken(float("inf"), "validation")
+class Careful(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+    def forward(self, x): return self.net(x.nan_to_num())
+def careful():
+    task = nan_in_test()
+    return replace(task, build=lambda seed: Careful(digits.build(seed)))
 """
 
 
@@ -465,6 +480,12 @@ def own(tmp_path, monkeypatch):
         ({"times": "1 fortnight"}, "unknown unit 'fortnight'"),
         ({"times": ()}, "no drift time given"),
         ({"chips": 0}, "chips must be a whole number of at least 1, found 0"),
+        ({"chips": 10**9}, "chips must be a whole number of at most 100000, found 1000000000"),
+        ({"task": "own_comparison:nan_in_test"}, "test data of task 'digits', batch 1: 1 value is NaN"),
+        (
+            {"task": "own_comparison:inf_in_validation"},
+            "validation of task 'digits', batch 1: 1 value is NaN",
+        ),
         ({"chips": True}, "chips must be a whole number of at least 1, found True"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, found 0"),
         ({"lr": -1.0}, "lr of method 'sgd' must be finite and above 0, found -1.0"),
@@ -487,6 +508,18 @@ def test_wrong_arguments_write_nothing(own, changes, message):
     with pytest.raises(AnalogNoiseError, match=message):
         run(own / "out", **changes)
     assert not (own / "out").exists()
+
+
+def test_nan_that_the_model_is_made_for_are_no_error(own):
+    found = run(own / "out", task="own_comparison:careful", methods="sgd", seeds=(0,), epochs=1, chips=1)
+    assert found.results["value"].notna().all()
+
+
+def test_progress_is_in_the_units_of_the_tables(tmp_path):
+    events: list[Event] = []
+    found = run(tmp_path, methods="sgd", seeds=(0,), epochs=1, chips=1, on_event=events.append)
+    [message] = [event.message for event in events if event.kind == "trained"]
+    assert message == f"sgd, seed 0: digital accuracy {100 * found.results['digital'][0]:.1f} %"
 
 
 def test_an_output_folder_that_cannot_be(tmp_path):

@@ -54,7 +54,7 @@ def compare(
     with interruptible(GO_ON):
         result = compare_methods(
             task,
-            profiles=split(profile),
+            profiles=profile_list(profile),
             methods=split([methods]),
             times=times,
             chips=chips,

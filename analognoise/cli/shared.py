@@ -13,6 +13,7 @@ from rich.console import Console
 
 from analognoise.errors import DataError
 
+_MOST_SEEDS = 1000
 GO_ON = "interrupted: run the same command again to go on"
 
 
@@ -51,8 +52,10 @@ def split(values: list[str]) -> list[str]:
 
 
 def profile_list(values: list[str]) -> list[str]:
-    """As ``split``, but PATTERN=PROFILE,PATTERN=PROFILE is one device by layer and stays whole."""
-    return [part for value in values for part in ([value] if "=" in value else split([value]))]
+    """As ``split``, but files with commas and PATTERN=PROFILE,… (one device by layer) stay whole."""
+    from analognoise.devices.catalog import split_profiles
+
+    return [part for value in values for part in ([value] if "=" in value else split_profiles(value))]
 
 
 def seed_list(text: str) -> tuple[int, ...]:
@@ -69,6 +72,8 @@ def seed_list(text: str) -> tuple[int, ...]:
     if len(parts) == 1:
         if int(text) < 1:
             raise DataError(f"--seeds must be at least 1, found {text}")
+        if int(text) > _MOST_SEEDS:
+            raise DataError(f"--seeds must be at most {_MOST_SEEDS}, found {text} (one seed alone: {text},)")
         return tuple(range(int(text)))
     return tuple(int(part) for part in parts if part)
 

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from torch import nn
 from analognoise.comparison.settings import Contender, Settings, Training
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.description import describe
-from analognoise.devices.catalog import load_profile
+from analognoise.devices.catalog import load_profile, split_profiles
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import AnalogNoiseError, DataError, MethodError, ModelError, ProfileError, nearest
+from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import EvaluationData, update_digest
+from analognoise.evaluation.drift import MOST_CHIPS
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Metric, default_forward
 from analognoise.evaluation.statistics import check_confidence
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, TensorBatches, get_task
 from analognoise.tasks.loading import check_batches
+from analognoise.training.measure import measure_batch
 from analognoise.training.recipes import Recipe, parse_method
 from analognoise.units import parse_times
 
@@ -54,6 +58,8 @@ def settle(
     Raises:
         AnalogNoiseError: of the class that fits, for the first thing that is wrong.
     """
+    if isinstance(chips, int) and chips > MOST_CHIPS:
+        raise DataError(f"chips must be a whole number of at most {MOST_CHIPS}, found {chips}")
     for name, value in (
         ("chips", chips),
         ("epochs", epochs),
@@ -131,7 +137,7 @@ def settle(
         confidence=float(confidence),
         workers=count,
         trainings=trainings,
-        test_data=EvaluationData(found.test, torch.device("cpu")).fingerprint,
+        test_data=_test_data(found).fingerprint,
         model=_model(found, devices, compensation, kept),
         digital=kept,
     )
@@ -180,7 +186,7 @@ def _check_names(contenders: tuple[Contender, ...]) -> None:
 
 def _devices(profiles: str | DeviceProfile | Iterable[str | DeviceProfile]) -> tuple[DeviceProfile, ...]:
     if isinstance(profiles, str):
-        profiles = [part.strip() for part in profiles.split(",") if part.strip()]
+        profiles = split_profiles(profiles)
     elif isinstance(profiles, DeviceProfile):
         profiles = [profiles]
     found = tuple(load_profile(profile) for profile in profiles)
@@ -193,6 +199,20 @@ def _devices(profiles: str | DeviceProfile | Iterable[str | DeviceProfile]) -> t
                 f"two profiles are named {name!r}: give each its own name, so that tables can tell"
             )
     return found
+
+
+def _test_data(task: Task) -> EvaluationData:
+    """The test data, the same in every pass; neither they nor the validation data may break a model."""
+    model, what = _build(task, 0), f"test data of task {task.name!r}"
+    try:
+        tested = EvaluationData(task.test, torch.device("cpu"))
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
+    refuse_broken(model, tested, Metric.of(task.metric).measure, what, task.forward)
+    if task.validation is not None:
+        measured = partial(measure_batch, metric=task.metric, loss=task.loss)
+        refuse_broken(model, task.validation, measured, f"validation of task {task.name!r}", task.forward)
+    return tested
 
 
 def _train_digest(task: Task, seed: int, batch_size: int | None) -> str:

@@ -20,6 +20,7 @@ from analognoise.comparison.settings import Contender, Settings, Training, stem_
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError, TrainingError
 from analognoise.evaluation.store import ResultStore, Row
+from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
 from analognoise.training.fit import Epoch
 from analognoise.training.recipes import Recipe
@@ -295,9 +296,8 @@ class _Run:
                 return []
             test = result["digital"].get("test")
             metric = result["history"]["metric"]
-            self._tell(
-                "trained", f"{job.training.method}, seed {job.training.seed}: digital {metric} {test:.4g}"
-            )
+            digital = f"digital {metric} {one_value(metric, test)}"
+            self._tell("trained", f"{job.training.method}, seed {job.training.seed}: {digital}")
             return self._evaluations(job.training)
         found = {row.run_id for row in self.rows[job.key]}
         if found != {result["run_id"]}:

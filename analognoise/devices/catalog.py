@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import math
 import os
@@ -52,6 +53,26 @@ def load_profile(profile: str | os.PathLike[str] | DeviceProfile) -> DeviceProfi
         fraction = _parse_level(level, text)
         return _load(base).at_noise_level(fraction)
     return _load(text)
+
+
+def split_profiles(text: str) -> list[str]:
+    """Profiles between commas: names, files, ``PATTERN=PROFILE``; a file with commas stays whole."""
+    parts, found = text.split(","), []
+    while parts:
+        ends = range(len(parts), 1, -1)
+        end = next((end for end in ends if _names_file(",".join(parts[:end]))), 1)
+        found.append(",".join(parts[:end]).strip())
+        del parts[:end]
+    return [part for part in found if part]
+
+
+def _names_file(text: str) -> bool:
+    for name in (text, text.partition("=")[2]):
+        for path in (name, name.rpartition("@")[0]):
+            with contextlib.suppress(OSError, ValueError):  # too long, or no path at all
+                if path.strip() and Path(path.strip()).expanduser().is_file():
+                    return True
+    return False
 
 
 def _load(text: str) -> DeviceProfile:

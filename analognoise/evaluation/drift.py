@@ -35,6 +35,8 @@ from analognoise.units import format_time
 
 _AHEAD_BYTES = 8 << 20
 _SAME = 1e-5
+# More than anybody needs for an interval; what is asked beyond is a slip that would never end.
+MOST_CHIPS = 100_000
 
 
 class DriftEvaluation:
@@ -266,18 +268,20 @@ class DriftEvaluation:
             warnings.warn(text, stacklevel=4)
 
 
-def whole_number(name: str, value: Any, least: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number as a plain int, also NumPy's.
 
     Raises:
-        DataError: when it is none, or less than ``least``.
+        DataError: when it is none, less than ``least`` or more than ``most``.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least):
-        bound = "" if least is None else f", at least {least}"
+    low = least is not None and number is not None and number < least
+    high = most is not None and number is not None and number > most
+    if number is None or low or high:
+        bound = f", at most {most}" if high else "" if least is None else f", at least {least}"
         raise DataError(f"{name} is {value!r}: give a whole number{bound}")
     return number
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from analognoise.evaluation.drift import DriftEvaluation, whole_number
+from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
@@ -49,7 +49,7 @@ def evaluate_drift(
         data: a DataLoader or list of batches that gives the same in every pass; batches are ``(x, y)`` or
             dicts with labels under "labels", "label" or "y", or whatever ``forward`` takes.
         times: drift times since programming: ``["1s", "1h"]``, ``"1s,1h"``, or seconds.
-        chips: number of chips.
+        chips: number of chips, up to 100 000.
         seed: root seed of the chips.
         metric: "accuracy", "loss" (cross-entropy, nats), "perplexity", or a function ``(output, batch) ->
             (sum, count)``.
@@ -76,7 +76,7 @@ def evaluate_drift(
             that can be known), or the digital metric in it is not what the model gives now.
     """
     seconds = parse_times(times)
-    chips = whole_number("chips", chips, 1)
+    chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)

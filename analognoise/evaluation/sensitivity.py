@@ -16,9 +16,9 @@ from torch import nn
 from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
 from analognoise.description import Description
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import DataError, ResultsError
+from analognoise.errors import ResultsError
 from analognoise.evaluation.data import EvaluationData
-from analognoise.evaluation.drift import DriftEvaluation
+from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.sensitivity_report import SensitivityReport
@@ -78,8 +78,7 @@ def layer_sensitivity(
         ResultsError: when ``out`` cannot be used, or holds another run.
     """
     seconds = parse_times(times)
-    if isinstance(chips, bool) or not isinstance(chips, int) or chips < 1:
-        raise DataError(f"chips is {chips!r}: give a whole number, at least 1")
+    chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)

@@ -14,8 +14,9 @@ from torch import nn
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.errors import DataError, ResultsError
+from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import EvaluationData
-from analognoise.evaluation.drift import DriftEvaluation
+from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
@@ -38,6 +39,7 @@ from analognoise.jobs.setup import (
     try_batch,
     weights_of,
 )
+from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
 from analognoise.units import parse_times
 
@@ -69,7 +71,7 @@ class Evaluated(Output):
             yield report.summary()
             life = self.lifetime(report)
             if life is not None:
-                level = f"{100 * life.floor:.1f} %" if report.metric == "accuracy" else f"{life.floor:.4g}"
+                level = one_value(report.metric, life.floor)
                 yield f"Lifetime, until the mean {report.metric} crosses {level}: {life}"
             yield ""
         if self.folder is not None:
@@ -147,8 +149,7 @@ def evaluate_model(
     """
     placements = load_placements(profiles)
     seconds = parse_times(times)
-    if chips < 1:
-        raise DataError(f"--chips must be at least 1, found {chips}")
+    whole_number("--chips", chips, 1, MOST_CHIPS)
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
     found = either(task, model)
@@ -171,6 +172,7 @@ def evaluate_model(
         )
         batches = checked_data(test_data(found, data, batch_size, run is not None), device, named)
         try_batch(network, next(iter(batches)), named, run, Metric.of(measured).measure)
+        refuse_broken(network, batches, Metric.of(measured).measure, named, run)
         kept = keeping_digital(network, digital)
         analogs = [
             convert_to_analog(network, item.profile, filter_fn=kept, compensation=compensation)

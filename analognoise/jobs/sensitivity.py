@@ -12,6 +12,8 @@ from rich.console import RenderableType
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.errors import DataError
+from analognoise.evaluation.broken import refuse_broken
+from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
@@ -110,8 +112,7 @@ def rank_layers(
     """
     (placement,) = load_placements([profile])
     seconds = parse_times(times) if placement.has_drift else (0.0,)
-    if chips < 1:
-        raise DataError(f"--chips must be at least 1, found {chips}")
+    whole_number("--chips", chips, 1, MOST_CHIPS)
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
     found = either(task, model)
@@ -131,6 +132,7 @@ def rank_layers(
         )
         shared = checked_data(test_data(found, data, batch_size, run is not None), device, named)
         try_batch(network, next(iter(shared)), named, run, Metric.of(measured).measure)
+        refuse_broken(network, shared, Metric.of(measured).measure, named, run)
         kept = keeping_digital(network, digital)
         # Only to hear now whether it converts, before --force removes anything.
         convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)

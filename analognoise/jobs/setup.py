@@ -13,6 +13,7 @@ from torch import nn
 
 from analognoise.chip import evaluating
 from analognoise.devices import DeviceProfile, load_profile
+from analognoise.devices.catalog import split_profiles
 from analognoise.errors import AnalogNoiseError, DataError, ProfileError
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
@@ -82,7 +83,7 @@ def _placement(text: str) -> Placement:
     if "=" not in text or Path(text).is_file():
         return Placement({None: load_profile(text)})
     devices: dict[str | None, DeviceProfile] = {}
-    for part in text.split(","):
+    for part in split_profiles(text):
         pattern, equals, profile = (word.strip() for word in part.partition("="))
         if not (equals and pattern and profile):
             raise ProfileError(

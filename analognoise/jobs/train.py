@@ -12,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 from rich.console import RenderableType
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from analognoise.conversion import for_training
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.errors import DataError, ModelError
+from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Forward, Metric
@@ -38,12 +39,13 @@ from analognoise.jobs.setup import (
     weights_of,
 )
 from analognoise.progress import progress_bar
+from analognoise.report.numbers import one_value
 from analognoise.report.table import write_whole
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, save_weights
 from analognoise.tasks.weights import file_digest
 from analognoise.training.fit import Epoch, fit
-from analognoise.training.measure import Loss, loss_of
+from analognoise.training.measure import Loss, loss_of, measure_batch
 from analognoise.training.measure import to_device as on_device
 from analognoise.training.recipes import Recipe, parse_method
 
@@ -60,13 +62,9 @@ class _Functions:
     metric: Any
     forward: Forward | None
 
-    def measure(self, output: Any, batch: Any) -> None:
-        """Try the metric; "loss" and "perplexity" are of the loss."""
-        measured = Metric.of(self.metric)
-        if measured.name in ("loss", "perplexity") and measured.function is None:
-            loss_of(self.loss, output, batch)
-        else:
-            measured.measure(output, batch)
+    def measure(self, output: Any, batch: Any) -> Sequence[Tensor | float]:
+        """What the validation adds up; "loss" and "perplexity" are of the loss."""
+        return measure_batch(output, batch, self.metric, self.loss)
 
 
 def _functions(task: Task | None, loss: str | None, metric: str | None, forward: str | None) -> _Functions:
@@ -103,7 +101,7 @@ class Trained(Output):
             f"{self.settings['method']}: {len(self.history)} epochs, training loss {last['train_loss']:.4g}"
         )
         if "validation" in self.history:
-            text += f", validation {self.metric} {_value(self.metric, last['validation'])}"
+            text += f", validation {self.metric} {one_value(self.metric, last['validation'])}"
         yield f"{text}, {int(last['gradients']):,} gradient evaluations"
         yield f"model: {self.folder / MODEL_FILE}"
 
@@ -197,6 +195,7 @@ def train_model(
             named = f"validation data {validation!r}" if validation else "the task's validation data"
             fixed = checked_data(checks, device, named)
             try_batch(network, next(iter(fixed)), named, own.forward, own.measure)
+            refuse_broken(network, fixed, own.measure, named, own.forward)
         first = on_device(_first_batch(batches, seed), place)
         named = f"training data {data!r}" if data else "the task's training data"
         try_batch(network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b))
@@ -241,12 +240,13 @@ def _train(
     settings: dict[str, Any],
     seed: int,
 ) -> Trained:
+    measured = Metric.of(own.metric).name
     with progress_bar(f"training {recipe.label}", settings["epochs"], sys.stderr.isatty()) as advance:
 
         def on_epoch(epoch: Epoch) -> None:
             note = f"loss {epoch.train_loss:.4g}"
             if epoch.validation is not None:
-                note += f", validation {epoch.validation:.4g}"
+                note += f", validation {one_value(measured, epoch.validation)}"
             advance(note=note)
 
         network, trained = networks
@@ -318,7 +318,3 @@ def _digest(content: Any) -> str:
 def _code(spec: str | None) -> str | None:
     """The callable's name with a digest of its code, so that an edited function is another run."""
     return None if spec is None else f"{spec} {name_of(load_callable(spec, error=ModelError))}"
-
-
-def _value(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"

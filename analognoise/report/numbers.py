@@ -53,13 +53,23 @@ def numbers_of(frame: pd.DataFrame) -> Numbers:
     More decimals are used where intervals would otherwise round to zero.
     """
     metric = str(frame["metric"].iloc[0])
-    percent = metric == "accuracy" or metric.endswith(("_accuracy", " accuracy"))
+    percent = in_percent(metric)
     factor = 100.0 if percent else 1.0
     means = np.abs(frame["mean"].to_numpy(float)) * factor
     halves = (frame["high"].to_numpy(float) - frame["low"].to_numpy(float)) * factor / 2
     needed = [1] if percent else [2 - magnitude for magnitude in _magnitude(means)]
     needed += [-magnitude for magnitude in _magnitude(halves)]
     return Numbers(metric, percent, max(0, min(max(needed, default=0), 2 if percent else 6)))
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a metric's values are fractions that are shown in percent."""
+    return metric == "accuracy" or metric.endswith(("_accuracy", " accuracy"))
+
+
+def one_value(metric: str, value: float) -> str:
+    """A single value with its unit, as in tables: ``"94.3 %"``, ``"0.2713"``."""
+    return f"{100 * value:.1f} %" if in_percent(metric) else f"{value:.4g}"
 
 
 def _magnitude(values: np.ndarray) -> list[int]:

@@ -28,6 +28,7 @@ __all__ = [
     "default_forward",
     "loss_of",
     "measure",
+    "measure_batch",
     "metric_name",
     "scores",
     "size_of",
@@ -97,13 +98,7 @@ def measure(
             try:
                 batch = to_device(batch, device)
                 output = run(model, batch)
-                part: Any
-                if measured.function is not None or measured.name == "accuracy":
-                    part, size = measured.measure(output, batch)
-                else:
-                    size = _labels_in(batch)
-                    # The mean over no label is NaN.
-                    part = loss_of(loss, output, batch) * size if size else 0.0
+                part, size = measure_batch(output, batch, metric, loss)
                 sums.append(float(part))
                 counts.append(float(size))
             except DataError as error:
@@ -116,6 +111,22 @@ def measure(
         total += part
         count += size
     return Measure(measured.name, total, count, final_value(measured, total, count))
+
+
+def measure_batch(
+    output: Any, batch: Any, metric: Metric = "accuracy", loss: Loss = functional.cross_entropy
+) -> tuple[Tensor | float, Tensor | float]:
+    """Sum and count of a metric on one batch, as :func:`measure` adds them up.
+
+    Raises:
+        DataError: when what the batch, the model or the metric gives is not understood.
+    """
+    measured = metrics.Metric.of(metric)
+    if measured.function is not None or measured.name == "accuracy":
+        return measured.measure(output, batch)
+    size = _labels_in(batch)
+    # The mean over no label is NaN.
+    return (loss_of(loss, output, batch) * size if size else 0.0), size
 
 
 def loss_of(loss: Loss, output: Any, batch: Any) -> Tensor:
