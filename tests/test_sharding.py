@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -14,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import analognoise as an
-from analognoise.errors import StaleChipWarning
+from analognoise.errors import MethodError, StaleChipWarning
 
 X = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
 
@@ -76,3 +77,31 @@ def test_fully_sharded_in_both_orders(tmp_path: Path) -> None:
     one, other = (load_file(tmp_path / f"sharded{rank}.safetensors") for rank in (0, 1))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+METHODS = [an.SAM, an.ASAM, an.SAMSON, an.GaussianNoise, an.Clipped, an.RandomWeightPerturbation]
+
+
+def test_methods_refuse_sharded_parameters_by_name(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = build()
+        fully_shard(model[2], mesh=init_device_mesh("cpu", (1,)))
+        base = torch.optim.SGD(model.parameters(), lr=0.1)
+        for method in METHODS:
+            with pytest.raises(
+                MethodError, match=rf"^{method.__name__}: parameter '2\.weight' is sharded over"
+            ):
+                method(base, model)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_methods_refuse_the_older_fsdp_by_name() -> None:
+    kind = type("FullyShardedDataParallel", (nn.Sequential,), {})
+    model = nn.Sequential(kind(nn.Linear(3, 2)))
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(
+        MethodError, match=r"^SAM: module '0' is sharded over processes .*DistributedDataParallel"
+    ):
+        an.SAM(base, model)

@@ -50,7 +50,8 @@ def layer_sensitivity(
     """Measure for every convertible layer what it costs on chips when it alone is on tiles, and what is
     regained when it alone is kept digital.
 
-    With L layers the data are passed through the model (2 L + 1) × (chips × times + 1) times. A layer's
+    With L layers the data are passed through the model (2 L + 1) × (chips × times + 1) times; with two layers
+    3 × as often instead of 5, because all but the one is only the other. A layer's
     devices are the same draws in all of it, because every draw is keyed by the layer's name; so differences
     are taken chip by chip. ``model`` is left as found.
 
@@ -105,13 +106,19 @@ def layer_sensitivity(
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="the tiles of ")
         found: dict[str, dict[str, list[Row]]] = {ALONE: {}, OTHERS: {}}
+        known: dict[frozenset[str], tuple[list[Row], int]] = {}
         for name in devices:
             for kind, chosen in ((ALONE, {name}), (OTHERS, devices.keys() - {name})):
                 label = kind.format(name or "(the model)")
-                if chosen:
-                    part = measure(_some(model, devices, chosen, compensation), label)
-                    rows, known = part.run(seconds, chips, store)
-                    reused += known
+                key = frozenset(chosen)
+                if key and key not in known:
+                    # Of two layers, all but the one is only the other: measured once, under that name.
+                    named = ALONE.format(next(iter(key)) or "(the model)") if len(key) == 1 else label
+                    part = measure(_some(model, devices, chosen, compensation), named)
+                    known[key] = part.run(seconds, chips, store)
+                if key:
+                    rows = [replace(row, method=label) for row in known[key][0]]
+                    reused += known[key][1]
                 else:  # the only layer: without it nothing is on tiles
                     rows = [replace(row, method=label, value=row.digital) for row in everything]
                 found[kind][name] = rows

@@ -22,9 +22,9 @@ from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.store import ResultStore
-from analognoise.jobs.folder import JobFolder
+from analognoise.jobs.folder import JobFolder, unasked
 from analognoise.jobs.output import Output, plain
-from analognoise.jobs.report import FILES, RESULTS_FILE, summarise, write_summary
+from analognoise.jobs.report import FILES, RESULTS_FILE, write_summary
 from analognoise.jobs.setup import (
     Placement,
     Say,
@@ -201,10 +201,15 @@ def evaluate_model(
         reused = sum(report.reused for report in reports)
         if reused:
             say(f"evaluation: reused {reused} of {len(rows)} results in {out}")
+        known = {row.key for report in reports for row in report.rows}
+        others = [row for row in store.rows if row.key not in known]
+        if others:
+            say(f"evaluation: {unasked(others, rows['time_s'], chips)}")
         settings = _settings(placements, found, model, data, weights, reports, device, threads)
-        settings["digital"] = list(digital)
+        settings |= {"digital": list(digital), "floor": floor}
+        settings["weights_file"] = None if weights is None else str(weights)
         models = {report.rows[0].profile: report.describe for report in reports}
-        write_summary(folder.path, summarise(rows, settings), settings, models)
+        write_summary(folder.path, rows, settings, models)
         folder.finish(settings, model={"profiles": models})
     return result
 

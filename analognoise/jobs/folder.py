@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from analognoise.comparison.folder import versions
 from analognoise.errors import ResultsError
+from analognoise.evaluation.store import Row
 from analognoise.report.table import write_whole
+from analognoise.units import format_time
 
-RUN_FILE = "run.json"
+RUN_FILE, RESULTS_FILE = "run.json", "results.csv"
 
 
 class JobFolder:
@@ -99,6 +101,28 @@ class JobFolder:
         """Write run.json: command, settings, versions, and what else the run found."""
         content = {"job": self.command, "settings": settings, "versions": versions(), **more}
         write_whole(self.path / RUN_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def unasked(others: Sequence[Row], times: Iterable[float], chips: int) -> str:
+    """In words, what results.csv holds of an earlier call that asked for more.
+
+    Args:
+        others: rows that are not asked for.
+        times: drift times that are.
+        chips: number of chips that are.
+    """
+    more = len(others)
+    there = max(row.chip for row in others) + 1
+    times = sorted({row.time_s for row in others}.difference(times))
+    parts = [f"{there} chips there, {chips} asked for"] if there > chips else []
+    if times:
+        parts.append(
+            f"drift time{'s' * (len(times) != 1)} {', '.join(map(format_time, times))} not asked for"
+        )
+    return (
+        f"{more} more result{'s' * (more != 1)} of an earlier call stay{'s' * (more == 1)} in {RESULTS_FILE} "
+        f"({'; '.join(parts)}): tables and pictures are without them"
+    )
 
 
 def read_run(folder: Path, missing_ok: bool = False) -> dict[str, Any] | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ from rich.console import Console, RenderableType
 
 from analognoise.comparison import conclude
 from analognoise.errors import ResultsError
+from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import read_results
 from analognoise.jobs.compare import Compared
-from analognoise.jobs.folder import RUN_FILE, read_run
+from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, read_run
 from analognoise.jobs.output import Output, plain
+from analognoise.report.numbers import one_value
 from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
 from analognoise.report.table import markdown_table, print_summary, summary_csv, write_whole
 
-RESULTS_FILE = "results.csv"
 FILES = (RESULTS_FILE, "summary.csv", "summary.md", "*_over_time.png", "*_over_level.png")
 
 
@@ -35,9 +36,11 @@ class Reported(Output):
     summary: pd.DataFrame
     settings: dict[str, Any]
     models: dict[str, Any]
+    lives: dict[str, Lifetime]
 
     def parts(self) -> Iterable[RenderableType]:
-        """Where the files are."""
+        """Lifetimes, and where the files are."""
+        yield from lifetime_lines(self.lives, self.settings)
         yield f"results: {self.folder}"
 
     def show(self, console: Console) -> None:
@@ -59,6 +62,7 @@ class Reported(Output):
             "settings": self.settings,
             "model": {"profiles": self.models},
             "summary": plain(self.summary),
+            "lifetimes": plain({profile: asdict(life) for profile, life in self.lives.items()}),
         }
 
 
@@ -86,10 +90,9 @@ def report_again(folder: Path) -> Output:
     rows = read_results(folder / RESULTS_FILE)
     # An earlier call may have asked for more chips or other times than the last one.
     rows = rows[(rows["chip"] < chips) & (rows["time_s"].isin([*times, 0.0]))]
-    summary = summarise(rows, settings)
     models = run.get("model", {}).get("profiles", {})
-    write_summary(folder, summary, settings, models)
-    return Reported(folder, summary, settings, models)
+    summary, lives = write_summary(folder, rows, settings, models)
+    return Reported(folder, summary, settings, models, lives)
 
 
 def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -99,19 +102,72 @@ def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     )
 
 
+def lifetimes(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Lifetime]:
+    """By profile, how long the mean stays good enough; without devices on which nothing depends on time."""
+    found = {}
+    floor = settings.get("floor") or (0.95 if settings["higher_is_better"] else 1.05)
+    for profile, part in rows.groupby("profile", sort=False):
+        values = part.pivot(index="chip", columns="time_s", values="value").dropna()
+        times = [float(time) for time in values.columns]
+        if times != [0.0] and len(values):
+            found[str(profile)] = lifetime(
+                values.to_numpy(),
+                times,
+                float(part["digital"].iloc[0]),
+                floor,
+                metric=settings["metric"],
+                higher_is_better=settings["higher_is_better"],
+                confidence=settings["confidence"],
+            )
+    return found
+
+
+def lifetime_lines(lives: Mapping[str, Lifetime], settings: Mapping[str, Any]) -> list[str]:
+    """The lifetimes in words, a line for each profile."""
+    metric = settings["metric"]
+    return [
+        f"Lifetime on {profile}, until the mean {metric} crosses {one_value(metric, life.floor)}: {life}"
+        for profile, life in lives.items()
+    ]
+
+
+def _head(settings: Mapping[str, Any]) -> list[str]:
+    """What was evaluated, in words."""
+    name = settings["task"] or settings["model"]
+    parts = [f"model {settings['model']}" if settings["model"] else f"model of task {settings['task']}"]
+    if settings["weights"]:
+        file = settings.get("weights_file")
+        parts.append(f"weights {f'{file}, ' if file else ''}SHA-256 {settings['weights'][:12]}…")
+    parts.append(f"test data {settings['data']}" if settings["data"] else "test data of the task")
+    chips = settings["chips"]
+    parts.append(f"{chips} chip{'s' * (chips != 1)} of each device, seed {settings['seed']}")
+    return [f"# {name} on analog chips", "", f"M{'; '.join(parts)[1:]}.", ""]
+
+
 def write_summary(
-    folder: Path, summary: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]
-) -> None:
+    folder: Path, rows: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]
+) -> tuple[pd.DataFrame, dict[str, Lifetime]]:
     """Write summary.csv, summary.md and the pictures; ``models`` says by profile what is on tiles.
+
+    Returns:
+        The summary frame, and lifetimes by profile.
 
     Raises:
         ResultsError: when the folder cannot be written to.
     """
+    summary, lives = summarise(rows, settings), lifetimes(rows, settings)
     compensation, confidence = settings["compensation"], settings["confidence"]
     summary_csv(summary, folder / "summary.csv")
-    text = markdown_table(summary, compensation=compensation, confidence=confidence, heading=2)
+    lines = _head(settings)
+    lines += [
+        markdown_table(summary, compensation=compensation, confidence=confidence, heading=2).rstrip(),
+        "",
+    ]
+    if lives:
+        lines += ["## Lifetime", "", *(f"- {line}" for line in lifetime_lines(lives, settings)), ""]
     if models:
-        text = "\n".join([text, *analog_markdown(models), ""])
+        lines += [*analog_markdown(models), ""]
+    text = "\n".join(lines)
     write_whole(folder / "summary.md", text.encode())
     metric = re.sub(r"\W+", "_", str(summary["metric"].iloc[0])).strip("_") or "metric"
     for kind in ("time", "level"):
@@ -123,3 +179,4 @@ def write_summary(
         ]
         if len(shown):
             save_figure(folder / f"{metric}_over_{kind}.png", shown, confidence=confidence)
+    return summary, lives

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
+from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.evaluate import test_data
-from analognoise.jobs.folder import JobFolder
+from analognoise.jobs.folder import RESULTS_FILE, JobFolder, unasked
 from analognoise.jobs.output import Output, plain
-from analognoise.jobs.report import RESULTS_FILE
 from analognoise.jobs.setup import (
     Say,
     build_model,
@@ -124,7 +125,7 @@ def rank_layers(
     measured = metric_of(metric, found)
     run = load_forward(forward, found)
     folder = JobFolder(out, "sensitivity", FILES, force, (RESULTS_FILE,))
-    with torch_threads(threads):
+    with torch_threads(threads), ExitStack() as stack:
         network = build_model(found, model, weights, seed, device)
         check_finite(network)
         named = (
@@ -138,6 +139,7 @@ def rank_layers(
         convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)
         if force:
             folder.open()
+        store = stack.enter_context(ResultStore(out / RESULTS_FILE))
         report = layer_sensitivity(
             network,
             placement.profile,
@@ -149,11 +151,14 @@ def rank_layers(
             forward=run,
             filter_fn=kept,
             compensation=compensation,
-            out=out / RESULTS_FILE,
+            out=store,
             progress=sys.stderr.isatty(),
         )
     if report.reused:
         say(f"sensitivity: reused {report.reused} of {len(report.rows)} results in {out}")
+    others = [row for row in store.rows if row.chip >= chips or row.time_s not in report.times]
+    if others:
+        say(f"sensitivity: {unasked(others, report.times, chips)}")
     report.to_csv(out / TABLE_FILE, overwrite=True)
     title = "# Which layers cost most on analog chips\n\n"
     write_whole(out / TEXT_FILE, (title + report.summary().markdown()).encode())

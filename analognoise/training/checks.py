@@ -14,6 +14,11 @@ from torch.optim import Optimizer
 
 from analognoise.errors import MethodError
 
+_SHARDED = (
+    "sharded over processes (FSDP, DTensor), and each would see its own shard only: keep parameters whole, "
+    "as torch.nn.parallel.DistributedDataParallel does, or train with a plain torch optimizer"
+)
+
 
 def check_number(method: str, name: str, value: Any, *, above: bool = False, most: float = math.inf) -> None:
     """Raise unless ``value`` is a finite number, at least 0 (above 0 if ``above``) and at most ``most``.
@@ -81,3 +86,9 @@ def check_base(method: str, base: Any, model: Any) -> None:
             raise MethodError(
                 f"{method}: parameter {name!r} has no shape yet: run one batch through the model first"
             )
+        # A process would take the norm, and draw the noise, of its own shard alone.
+        if hasattr(parameter, "full_tensor"):
+            raise MethodError(f"{method}: parameter {name!r} is {_SHARDED}")
+    for name, module in model.named_modules():
+        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+            raise MethodError(f"{method}: module {name or '(the model)'!r} is {_SHARDED}")

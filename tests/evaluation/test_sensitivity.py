@@ -166,6 +166,25 @@ def test_the_only_layer_regains_all_that_is_lost(batches: list) -> None:
     assert list(found.frame["alone"]) == list(found.frame["regained"]) == list(found.total["lost"])
 
 
+def test_two_layers_are_measured_alone_only(batches: list, tmp_path: Path) -> None:
+    pair = ("block.first", "block.last")
+    found = run(batches, filter_fn=lambda _, name: name in pair, out=tmp_path / "rows.csv")
+    assert list(dict.fromkeys(read_results(tmp_path / "rows.csv")["method"])) == [
+        "all",
+        *(f"only {name}" for name in pair),
+    ]
+    for name, other in (pair, pair[::-1]):
+        assert {row.method for row in found.others[name]} == {f"all but {name}"}
+        for mine, theirs in zip(found.others[name], found.alone[other], strict=True):
+            assert (mine.chip, mine.time_s, mine.value) == (theirs.chip, theirs.time_s, theirs.value)
+        kept = convert_to_analog(net(), "pcm-ibm", filter_fn=lambda _, layer, one=other: layer == one)
+        values = evaluate_drift(kept, batches, TIMES, chips=4, seed=7, metric="loss").values
+        assert [row.value for row in found.others[name]] == list(values.ravel())
+    again = run(batches, filter_fn=lambda _, name: name in pair, out=tmp_path / "rows.csv")
+    assert again.reused == len(again.rows)
+    assert again.frame.equals(found.frame)
+
+
 def test_the_model_is_left_alone_and_may_be_a_layer(batches: list) -> None:
     model = net().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

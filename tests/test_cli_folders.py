@@ -1,0 +1,104 @@
+"""What evaluate and sensitivity leave in their folders, and say when asked for less than is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from analognoise.cli import main
+from analognoise.evaluation.lifetime import lifetime
+from analognoise.tasks.weights import file_digest
+
+MINE = """
+    import torch
+    from torch import nn
+
+    def build():
+        return nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def batches():
+        x = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
+        return [(x, build_as_trained()(x).argmax(1))]
+
+    def build_as_trained():
+        model = build()
+        from safetensors.torch import load_file
+        model.load_state_dict(load_file("weights.safetensors"))
+        return model
+"""
+BASE = ["--model", "mine:build", "--weights", "weights.safetensors", "--data", "mine:batches", "--out", "out"]
+EVALUATE = ["evaluate", *BASE, "--profile", "pcm-ibm,ideal"]
+SENSITIVITY = ["sensitivity", *BASE, "--profile", "pcm-ibm"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "mine.py").write_text(dedent(MINE))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def files() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("out").iterdir()}
+
+
+def test_summary_says_what_was_evaluated(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*EVALUATE, "--times", "1s,1d,1y", "--chips", "4", "--floor", "0.97", "--seed", "3"]) == 0
+    text = Path("out/summary.md").read_text()
+    lines = text.splitlines()
+    assert lines[0] == "# mine:build on analog chips"
+    digest = file_digest("weights.safetensors")[:12]
+    assert lines[2] == (
+        f"Model mine:build; weights weights.safetensors, SHA-256 {digest}…; test data mine:batches; "
+        "4 chips of each device, seed 3."
+    )
+    rows = pd.read_csv("out/results.csv")
+    rows = rows[rows["profile"] == "pcm-ibm"]
+    values = rows.pivot(index="chip", columns="time_s", values="value")
+    life = lifetime(values.to_numpy(), list(values.columns), 1.0, 0.97)
+    line = f"Lifetime on pcm-ibm, until the mean accuracy crosses 97.0 %: {life}"
+    assert lines[lines.index("## Lifetime") + 2] == f"- {line}"
+    assert "Lifetime on ideal" not in text
+    # Made again from the folder alone.
+    before = files()
+    (home / "out" / "summary.md").unlink()
+    capsys.readouterr()
+    assert main(["report", "out"]) == 0
+    assert line in capsys.readouterr().out.replace("\n", " ")
+    assert files() == before
+    assert main(["report", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lifetimes"]["pcm-ibm"]["text"] == str(life)
+
+
+# evaluate: two devices, one of them without drift; sensitivity: all layers, and each of the two alone.
+@pytest.mark.parametrize(
+    ("command", "more"), [(EVALUATE, (4 * 3 - 2) + (4 - 2)), (SENSITIVITY, 3 * (4 * 3 - 2))]
+)
+def test_asking_for_less_is_not_silent(
+    home: Path, capsys: pytest.CaptureFixture[str], command: list[str], more: int
+) -> None:
+    large = [*command, "--times", "1s,1d,1y", "--chips", "4"]
+    small = [*command, "--times", "1d", "--chips", "2"]
+    assert main(large) == 0
+    before = files()
+    assert "stay" not in capsys.readouterr().err
+    assert main(small) == 0
+    said = capsys.readouterr().err
+    assert f"{more} more results of an earlier call stay in results.csv" in said
+    assert "(4 chips there, 2 asked for; drift times 1 s, 1 year not asked for)" in said
+    assert files()["results.csv"] == before["results.csv"]
+    assert main(large) == 0
+    assert files() == before
