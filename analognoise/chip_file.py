@@ -20,7 +20,7 @@ from analognoise.layers import AnalogLayer
 from analognoise.layers.base import gathered
 from analognoise.seeds import Stream
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -53,10 +53,10 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
             )
         layers[name] = {**_identity(layer), "time": state.time, "tiles": [_stream(t) for t in state.tiles]}
         for number, tile in enumerate(state.tiles):
-            tensors[f"{name}/{number}/programmed"] = tile.programmed.contiguous()
+            tensors[f"{name}/{number}/state"] = tile.state.contiguous()
             tensors[f"{name}/{number}/scale"] = tile.scale.contiguous()
-            if tile.nu is not None:
-                tensors[f"{name}/{number}/nu"] = tile.nu.contiguous()
+            if tile.coefficients is not None:
+                tensors[f"{name}/{number}/coefficients"] = tile.coefficients.contiguous()
     if path.exists() and not overwrite:
         raise ChipError(f"{path} exists: choose another name, or pass overwrite=True")
     metadata = {"analognoise": __version__, "format": FORMAT, "layers": json.dumps(layers)}
@@ -164,8 +164,8 @@ def _put(layer: AnalogLayer, name: str, saved: dict[str, Any], tensors: dict[str
         tile = ProgrammedTile(
             state.profile,
             state.compensation,
-            tensors[f"{place}/programmed"].to(device),
-            tensors[f"{place}/nu"].to(device) if f"{place}/nu" in tensors else None,
+            tensors[f"{place}/state"].to(device),
+            tensors[f"{place}/coefficients"].to(device) if f"{place}/coefficients" in tensors else None,
             tensors[f"{place}/scale"].to(device),
             stream,
         )

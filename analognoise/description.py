@@ -11,6 +11,7 @@ from torch import nn
 
 from analognoise.conversion import require_analog
 from analognoise.convertible import hidden_weights, size, why_digital
+from analognoise.crossbar.mapping import devices_of
 from analognoise.layers import AnalogLayer, Geometry
 from analognoise.macs import Forward, MacCount, count_macs
 
@@ -25,8 +26,9 @@ class LayerOnTiles:
         profile: name of the device profile.
         matrices: how each weight Parameter lies on the array, by its name in the layer.
         tiles: number of arrays.
-        weights: number of weights; each takes two devices.
-        devices: number of devices that are programmed.
+        weights: number of weights.
+        devices: number of devices that are programmed; a pair for each weight unless the profile says
+            otherwise.
         utilisation: share of the arrays' cells that hold a weight.
         macs: multiply-accumulates of one forward of the example, or None when none was given, or they cannot
             be counted (nested tensors).
@@ -215,7 +217,7 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 layer.geometries(layer),
                 len(state.placed),
                 weights,
-                2 * weights,
+                sum(devices_of(block, state.profile) for _, block in state.placed),
                 weights / cells,
                 None if macs is None else macs.on_tiles.get(name, 0),
                 None if macs is None else name in macs.called,

@@ -2,7 +2,9 @@
 
 A chip can read a tile's column currents for known inputs right after programming and again at any later time,
 and multiply the tile's outputs by the ratio of the two (Joshi et al. 2020, doi 10.1038/s41467-020-16108-9,
-"global drift compensation"; aihwkit's GlobalDriftCompensation).
+"global drift compensation"; aihwkit's GlobalDriftCompensation). With one factor for each column the chip keeps
+as many numbers as a tile has outputs, and columns whose devices drift more than others are corrected each by
+itself.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from analognoise.errors import ConversionError, nearest
 
-COMPENSATIONS = ("global", "none")
+COMPENSATIONS = ("global", "column", "none")
 
 
 def check_compensation(name: str) -> str:
@@ -28,11 +30,17 @@ def check_compensation(name: str) -> str:
     return name
 
 
-def read_out(weights: Tensor) -> Tensor:
-    """Mean of abs(W) over the tile's programmed cells, as one-hot inputs read it out; a scalar tensor."""
-    return weights.abs().mean()
+def read_out(weights: Tensor, compensation: str = "global") -> Tensor:
+    """Mean of abs(W) over the tile's programmed cells, as one-hot inputs read it out.
+
+    Args:
+        weights: net weights ``[groups, columns, rows]``.
+        compensation: ``"column"`` gives a value for each column, ``[groups, columns, 1]``; any other one for
+            the tile, a scalar tensor.
+    """
+    return weights.abs().mean(dim=2, keepdim=True) if compensation == "column" else weights.abs().mean()
 
 
-def global_factor(reference: Tensor, now: Tensor) -> Tensor:
-    """α = reference / now, the factor on a tile's output; 1 where nothing can be read (an all-zero tile)."""
+def factor(reference: Tensor, now: Tensor) -> Tensor:
+    """α = reference / now, the factor on the outputs; 1 where nothing can be read (all zero)."""
     return (reference / now).nan_to_num_(nan=1.0, posinf=1.0)

@@ -7,6 +7,11 @@ A linear layer has one group.
 A pair of devices holds one weight (contract 3 of the design):
 
     w = s * (G+ - G-),   G± = g_min + max(±w, 0) / s,   s = max|w| / (g_max - g_min)
+
+Several pairs with significances f hold it together, w = s * Σ f (G+ - G-) with s = max|w| / (Σ f (g_max -
+g_min)): filled one after the other as by aihwkit's ``NPairConductanceConverter``, or with equal shares. One
+device less an offset holds it as w = s * (G - G_0), G_0 half way between g_min and g_max, s = 2 max|w| /
+(g_max - g_min); G_0 is a column of devices that all columns of the tile share, or a number.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from math import ceil
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from analognoise.devices.profile import DeviceProfile
 
@@ -92,6 +98,43 @@ def _even(total: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
+def full_scale(profile: DeviceProfile) -> float:
+    """The net conductance of a cell that holds the largest weight, in the profile's unit."""
+    mapping, span = profile.mapping, profile.conductance.g_max - profile.conductance.g_min
+    if mapping.cell in (None, "pair"):
+        return span * sum(mapping.significances)
+    return span / 2
+
+
+def devices_of(block: Block, profile: DeviceProfile) -> int:
+    """How many devices hold a block."""
+    mapping = profile.mapping
+    if mapping.cell in (None, "pair"):
+        return 2 * len(mapping.significances) * block.weights
+    groups, _, rows = block.shape
+    return block.weights + (groups * rows if mapping.cell == "offset-column" else 0)
+
+
+def largest(weights: Tensor, profile: DeviceProfile, dim: int | None = None) -> Tensor:
+    """The absolute weight that maps to g_max: the maximum, or the percentile that the profile asks for.
+
+    Of all weights (a scalar), or along ``dim`` (which is kept). The percentile p is the smallest absolute
+    weight that at least p % of them do not exceed; where that is zero the maximum counts.
+    """
+    magnitude = weights.abs()
+    if dim is None:
+        magnitude, dim = magnitude.reshape(-1), 0
+        most = magnitude.amax()
+    else:
+        most = magnitude.amax(dim=dim, keepdim=True)
+    percentile = profile.mapping.clip_percentile
+    if percentile is None:
+        return most
+    place = max(1, ceil(magnitude.shape[dim] * percentile / 100 - 1e-9))
+    kept = magnitude.kthvalue(place, dim=dim, keepdim=most.ndim > 0).values
+    return torch.where(kept > 0, kept, most)
+
+
 def scales(weights: Tensor, profile: DeviceProfile, layer_max: Tensor | None = None) -> Tensor:
     """Weight units per conductance unit of a block: ``[groups, columns, 1]`` for scale "column", else ``[1,
     1, 1]``.
@@ -99,31 +142,64 @@ def scales(weights: Tensor, profile: DeviceProfile, layer_max: Tensor | None = N
     Args:
         weights: ``[groups, columns, rows]``, float32.
         profile: gives the conductance range and the kind of scale.
-        layer_max: max|w| of the whole layer, for scale "layer".
+        layer_max: :func:`largest` of the whole layer, for scale "layer".
     """
-    span = profile.conductance.g_max - profile.conductance.g_min
     if profile.mapping.scale == "layer" and layer_max is not None:
-        largest = layer_max.reshape(1, 1, 1)
+        top = layer_max.reshape(1, 1, 1)
     elif profile.mapping.scale == "column":
-        largest = weights.abs().amax(dim=2, keepdim=True)
+        top = largest(weights, profile, dim=2)
     else:
-        largest = weights.abs().amax().reshape(1, 1, 1)
-    return torch.where(largest > 0, largest / span, torch.ones_like(largest))
+        top = largest(weights, profile).reshape(1, 1, 1)
+    return torch.where(top > 0, top / full_scale(profile), torch.ones_like(top))
 
 
-def to_pairs(weights: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor:
-    """Target conductances ``[2, groups, columns, rows]`` (G+ first) of a block of weights, in the profile's
-    unit.
+def to_devices(weights: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor:
+    """Target conductances of the devices that hold a block of weights, in the profile's unit.
+
+    Args:
+        weights: ``[groups, columns, rows]``, float32.
+        scale: what :func:`scales` gave.
+        profile: the device.
+
+    Returns:
+        ``[devices, groups, columns, rows]``: for pairs G+ and G- of the first pair, then of the next; for one
+        device per weight ``[1, groups, columns + 1, rows]``, the last column that of the offset, or without
+        it where the offset is digital.
     """
+    mapping, (g_min, g_max) = profile.mapping, (profile.conductance.g_min, profile.conductance.g_max)
     relative = weights / scale
-    pairs = torch.stack((relative, -relative)).clamp_(min=0)
-    g_min, g_max = profile.conductance.g_min, profile.conductance.g_max
+    if mapping.cell not in (None, "pair"):
+        middle = (g_min + g_max) / 2
+        if mapping.cell == "offset-column":
+            relative = functional.pad(relative, (0, 0, 0, 1))
+        return relative.add_(middle).clamp_(g_min, g_max).unsqueeze_(0)
+    pair = torch.stack((relative, -relative)).clamp_(min=0)
+    if len(mapping.significances) == 1:
+        pairs = pair.div_(mapping.pairs[0]) if mapping.pairs else pair
+    elif mapping.share == "equal":
+        pairs = (pair / sum(mapping.significances)).repeat(len(mapping.significances), 1, 1, 1)
+    else:
+        filled, parts = 0.0, []
+        for significance in mapping.significances:
+            parts.append(((pair - filled) / significance).clamp_(0, g_max - g_min))
+            filled += significance * (g_max - g_min)
+        pairs = torch.cat(parts)
     if g_min:
         pairs += g_min
     # Rounding in w / s may overshoot the largest conductance by one unit in the last place.
     return pairs.clamp_(max=g_max)
 
 
-def to_weights(pairs: Tensor, scale: Tensor) -> Tensor:
-    """Net weights ``[groups, columns, rows]`` that pairs of conductances hold."""
-    return torch.sub(pairs[0], pairs[1]).mul_(scale)
+def to_weights(devices: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor:
+    """Net weights ``[groups, columns, rows]`` that conductances hold; the inverse of :func:`to_devices`."""
+    mapping = profile.mapping
+    if mapping.cell == "offset-column":
+        return torch.sub(devices[0, :, :-1], devices[0, :, -1:]).mul_(scale)
+    if mapping.cell == "offset-digital":
+        return (devices[0] - (profile.conductance.g_min + profile.conductance.g_max) / 2).mul_(scale)
+    net = torch.sub(devices[0], devices[1])
+    if mapping.pairs:
+        net *= mapping.pairs[0]
+        for number, significance in enumerate(mapping.pairs[1:], 1):
+            net.add_(devices[2 * number] - devices[2 * number + 1], alpha=significance)
+    return net.mul_(scale)

@@ -59,16 +59,28 @@ class Frozen(BaseModel):
 
 
 class BaseCurve(Frozen):
-    """What all curves share: limits and a factor outside of them, as in ``scale * clip(f(x), min, max)``."""
+    """What all curves share: limits and a factor outside of them, as in ``scale * clip(f(u), min, max)``.
+
+    The argument u is x = G / g_max, or G / ``reference`` where the curve has one.
+    """
 
     curve: str
+    reference: Annotated[float, Field(gt=0)] | None = None
     min: float | None = None
     max: float | None = None
     scale: Annotated[float, Field(ge=0)] = 1.0
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The curve at relative conductance ``x``, as a new tensor of the same shape, dtype and device."""
-        return self.function()(x)
+    def __call__(self, u: Tensor) -> Tensor:
+        """The curve at its argument ``u``, as a new tensor of the same shape, dtype and device."""
+        return self.function()(u)
+
+    def unit(self, g_max: float) -> float:
+        """The conductance at which the argument is 1: ``reference``, or g_max."""
+        return self.reference or g_max
+
+    def of_conductance(self, g_max: float) -> Function:
+        """The curve as a function of conductance, for a device with this g_max."""
+        return self.function(1 / self.unit(g_max))
 
     def function(self, factor: float = 1.0) -> Function:
         """The function ``g -> curve(factor * g)``, with factor, scale and constants folded together."""
@@ -88,7 +100,7 @@ class BaseCurve(Frozen):
 
     @property
     def joints(self) -> tuple[float, ...]:
-        """The places in x where the curve has a kink or a jump, other than at its limits."""
+        """The arguments at which the curve has a kink or a jump, other than at its limits."""
         return ()
 
     def scaled(self, factor: float) -> Self:

@@ -1,4 +1,4 @@
-"""Functions of relative conductance x = G / g_max that a profile can name.
+"""Functions of relative conductance x = G / g_max (or G / ``reference``) that a profile can name.
 
 Every curve is a frozen model and a function of tensors: ``curve(x)`` gives a new tensor of x's shape, dtype
 (float32 or float64) and device. It computes ``scale * clip(f(x), min, max)``, with f by kind:
@@ -10,6 +10,7 @@ constant       value (or a bare number in the file)            value
 polynomial     coefficients = [c0, c1, c2, …]                  c0 + c1 x + c2 x² + …
 log            slope, intercept                                slope · ln x + intercept
 power          coefficient, exponent                           coefficient · x^exponent
+saturation     amplitude, knee                                 amplitude · (1 − exp(−x / knee))
 piecewise      pieces = [{below, curve, …}, …, {curve, …}]     the first piece with x < below
 table          x, y, or csv = "file.csv" beside the profile    linear between points, constant outside
 =============  ==============================================  ==========================================
@@ -124,6 +125,22 @@ class Power(BaseCurve):
         return lambda g: g.pow(exponent).mul_(coefficient)
 
 
+class Saturation(BaseCurve):
+    """``amplitude · (1 − exp(−x / knee))``: proportional to x at first, then flat."""
+
+    curve: Literal["saturation"] = "saturation"
+    amplitude: float
+    knee: Annotated[float, Field(gt=0)]
+
+    @property
+    def _value(self) -> float | None:
+        return None if self.amplitude else 0.0
+
+    def _raw(self, factor: float, scale: float) -> Function:
+        amplitude, rate = -scale * self.amplitude, -factor / self.knee
+        return lambda g: (g * rate).expm1_().mul_(amplitude)
+
+
 def _parse_curve(value: object, info: ValidationInfo) -> BaseCurve:
     """A curve from a number, a table with the field ``curve``, or a curve."""
     if isinstance(value, BaseCurve):
@@ -147,7 +164,12 @@ def _parse_curve(value: object, info: ValidationInfo) -> BaseCurve:
         raise Nested(model, error) from None
 
 
-Curve = Annotated[BaseCurve, PlainValidator(_parse_curve), PlainSerializer(lambda curve: curve.as_dict())]
+def _as_dict(curve: BaseCurve | None) -> dict[str, Any] | None:
+    return None if curve is None else curve.as_dict()
+
+
+Curve = Annotated[BaseCurve, PlainValidator(_parse_curve), PlainSerializer(_as_dict)]
+MaybeCurve = Annotated[BaseCurve | None, PlainValidator(_parse_curve), PlainSerializer(_as_dict)]
 
 
 class Piece(Frozen):
@@ -207,6 +229,13 @@ class Piecewise(BaseCurve):
 
     @model_validator(mode="after")
     def _check_pieces(self) -> Self:
+        for index, piece in enumerate(self.pieces):
+            if piece.function.reference is not None:
+                raise Problem(
+                    f"pieces[{index}].reference",
+                    f"is {piece.function.reference:g} but the whole curve has one argument: give reference "
+                    "beside pieces",
+                )
         limits = [piece.below for piece in self.pieces]
         for index, limit in enumerate(limits[:-1]):
             if limit is None:
@@ -230,6 +259,7 @@ CURVES: dict[str, type[BaseCurve]] = {
     "polynomial": Polynomial,
     "log": Log,
     "power": Power,
+    "saturation": Saturation,
     "piecewise": Piecewise,
     "table": Table,
 }

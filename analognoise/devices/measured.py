@@ -69,7 +69,7 @@ class Table(BaseCurve):
             raise Problem(
                 "y", f"has {len(self.y)} values but must have as many as x, which has {len(self.x)}"
             )
-        if self.x and self.x[-1] > MOST_X:
+        if self.reference is None and self.x and self.x[-1] > MOST_X:
             raise Problem(
                 f"x[{len(self.x) - 1}]",
                 f"is {self.x[-1]:g} but x is G / g_max: it goes from 0 to 1, and at most to {MOST_X:g}",

@@ -16,6 +16,7 @@ for every chip, or for every time: ``programming_sigma``, ``drift_moments``, ``r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -100,8 +101,8 @@ def drift_moments(target: Tensor, profile: DeviceProfile) -> tuple[Level, Level]
     if isinstance(mean, Log) and isinstance(std, Log) and mean.constant is None and std.constant is None:
         # The logarithm is most of the work.
         log = positive.log_()
-        first = mean.of_log(1 / g_max)(log)
-        return first, std.of_log(1 / g_max)(log, out=log)
+        first = mean.of_log(1 / mean.unit(g_max))(log)
+        return first, std.of_log(1 / std.unit(g_max))(log, out=log)
     return _level(mean, positive, profile), _level(std, positive, profile)
 
 
@@ -120,6 +121,75 @@ def drift(programmed: Tensor, nu: Tensor | None, seconds: float, profile: Device
     return torch.mul(nu, -math.log1p(seconds / profile.drift.t_0)).exp_().mul_(programmed)
 
 
+def relax(programmed: Tensor, normal: Tensor | None, seconds: float, profile: DeviceProfile) -> Tensor:
+    """Relaxed conductances G_P + shift · ln t + max(0, sigma + sigma_slope · ln t) · N, without read noise.
+
+    The form of Falcone et al. 2025 (arXiv 2502.04524), per device as in aihwkit's ``ReRamCMONoiseModel``.
+
+    Args:
+        programmed: conductances G_P right after programming.
+        normal: standard normals, the same for all times; None if ``profile.relaxation`` is None.
+        seconds: drift time t, >= 0; at 0 nothing has relaxed.
+        profile: the device.
+    """
+    section = profile.relaxation
+    if section is None or seconds == 0:
+        return programmed
+    normal, log = _given(normal, "relaxation"), math.log(seconds)
+    shift = _level(section.shift, programmed, profile)
+    slope = _level(section.sigma_slope, programmed, profile)
+    sigma = slope * log + _level(section.sigma, programmed, profile)
+    sigma = sigma.clamp_(min=0) if isinstance(sigma, Tensor) else max(0.0, sigma)
+    relaxed = (sigma * normal).add_(shift * log).add_(programmed)
+    return relaxed.clamp_(min=0) if section.clamp_at_zero else relaxed
+
+
+def retain(target: Tensor, normal: Tensor | None, seconds: float | None, profile: DeviceProfile) -> Tensor:
+    """Conductances G_T + shift(G_T, t) + sigma(G_T, t) · N of a device that is known at some ages.
+
+    Args:
+        target: target conductances G_T >= 0.
+        normal: standard normals, the same for all times; None if ``profile.retention`` is None.
+        seconds: drift time, or None for right after programming, which the first age stands for.
+        profile: the device.
+    """
+    section = profile.retention
+    if section is None:
+        return target
+    normal = _given(normal, "retention")
+    kept = torch.mul(normal, retention_level(section.sigma, target, seconds, profile).clamp_(min=0))
+    kept += target
+    if section.shift is not None:
+        kept += retention_level(section.shift, target, seconds, profile)
+    return kept.clamp_(min=0) if section.clamp_at_zero else kept
+
+
+def retention_level(
+    curves: Sequence[BaseCurve], target: Tensor, seconds: float | None, profile: DeviceProfile
+) -> Tensor:
+    """The value at a drift time of what ``profile.retention`` knows at its ages, at each target.
+
+    Args:
+        curves: one for each age, such as ``profile.retention.sigma``.
+        target: target conductances G_T >= 0.
+        seconds: drift time, or None for right after programming.
+        profile: a profile with a retention.
+    """
+    assert profile.retention is not None
+    first, second, share = profile.retention.around(seconds)
+    g_max = profile.conductance.g_max
+    level = curves[first].of_conductance(g_max)(target)
+    if second != first:
+        level.lerp_(curves[second].of_conductance(g_max)(target), share)
+    return level
+
+
+def limit(conductance: Tensor, profile: DeviceProfile) -> Tensor:
+    """Conductances within g_min and g_max where the device cannot leave them; a new tensor if any changes."""
+    section = profile.conductance
+    return conductance.clamp(section.g_min, section.g_max) if section.clamp_to_range else conductance
+
+
 def read(
     drifted: Tensor,
     programmed: Tensor,
@@ -129,7 +199,10 @@ def read(
     *,
     relative_sigma: Level | None = None,
 ) -> Tensor:
-    """Conductances with accumulated 1/f noise: G(t) · (1 + Q(G_P / g_max) · growth · N), clamped at zero.
+    """Conductances with accumulated 1/f noise, G(t) + s · growth · N, clamped at zero.
+
+    s is G(t) · Q(G_P / g_max) where the profile has ``read.relative_sigma`` Q, and ``read.sigma`` at G(t)
+    where it has that.
 
     Args:
         drifted: conductances G(t) at that time.
@@ -142,6 +215,10 @@ def read(
     if profile.read is None:
         return drifted
     normal = _given(normal, "read")
+    if profile.read.sigma is not None:
+        sigma = _level(profile.read.sigma, limit(drifted, profile), profile)
+        noisy = torch.add(drifted, normal * sigma, alpha=read_growth(seconds, profile))
+        return noisy.clamp_(min=0) if profile.read_clamps_at_zero else noisy
     fresh = relative_sigma is None
     if relative_sigma is None:
         relative_sigma = relative_read_sigma(programmed, profile)
@@ -155,8 +232,10 @@ def read(
 
 
 def relative_read_sigma(programmed: Tensor, profile: DeviceProfile) -> Level:
-    """Q(abs(G_P) / g_max), the relative standard deviation of read noise before it grows; 0.0 without."""
-    if profile.read is None:
+    """Q(abs(G_P) / g_max), the relative standard deviation of read noise before it grows; 0.0 without, and
+    where ``read.sigma`` stands in its place.
+    """
+    if profile.read is None or profile.read.relative_sigma is None:
         return 0.0
     if (
         profile.programming
@@ -168,16 +247,20 @@ def relative_read_sigma(programmed: Tensor, profile: DeviceProfile) -> Level:
 
 
 def read_growth(seconds: float, profile: DeviceProfile) -> float:
-    """How 1/f noise grows: sqrt(max(0, ln((t + t_read) / (2 t_read)))), t = seconds + t_0; 0.0 without."""
+    """How 1/f noise grows: sqrt(max(0, ln((t + t_read) / (2 t_read)))), t = seconds + t_0; 1.0 where noise does
+    not grow, 0.0 without read noise.
+    """
     if profile.read is None:
         return 0.0
     t_read = profile.read.t_read
+    if t_read is None or profile.read.growth == "none":
+        return 1.0
     return math.sqrt(max(0.0, math.log((seconds + profile.read_t_0 + t_read) / (2 * t_read))))
 
 
 def _level(curve: BaseCurve, conductance: Tensor, profile: DeviceProfile) -> Level:
     constant = curve.constant
-    return curve.function(1 / profile.conductance.g_max)(conductance) if constant is None else constant
+    return curve.of_conductance(profile.conductance.g_max)(conductance) if constant is None else constant
 
 
 def _given(tensor: Tensor | None, effect: str) -> Tensor:

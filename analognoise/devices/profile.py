@@ -10,16 +10,30 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from analognoise.devices.base import BaseCurve, Frozen, canonical_json
-from analognoise.devices.curves import Curve
 from analognoise.devices.problems import Problem, explain, show
+from analognoise.devices.sections import (
+    Conductance,
+    Drift,
+    Law,
+    Name,
+    Programming,
+    Read,
+    Relaxation,
+    Retention,
+    Source,
+    TileSize,
+    Validity,
+    WeightMapping,
+)
 from analognoise.errors import ProfileError
+from analognoise.units import DEFAULT_TIMES, format_time, parse_times
 
 # Drift exponents depend on conductance only down to this x, as in aihwkit's PCM model: ln 0 is infinite.
 MIN_DRIFT_X = 1e-7
@@ -27,92 +41,9 @@ MIN_DRIFT_X = 1e-7
 # further.
 _SPREAD = 6.0
 _GRID = 4001
-_DOCUMENTATION = ("technology", "description", "source")
-
-Positive = Annotated[float, Field(gt=0)]
-# No device is outside these; a figure that is has another unit, or a typing error.
-Conductances = Annotated[float, Field(gt=0, le=1e9)]
-Seconds = Annotated[float, Field(gt=0, description="seconds")]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_DOCUMENTATION = ("technology", "description", "source", "validity")
 _MOST_NU = 10.0
 _MOST_SIGMA = 10.0  # times g_max
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(@[0-9.e+-]+%)?$")]
-# Two characters look like the micro sign.
-_UNITS = {"\u00b5S": "uS", "\u03bcS": "uS"}
-Unit = Annotated[
-    Literal["uS", "nA"],
-    BeforeValidator(lambda unit: _UNITS.get(unit, unit) if isinstance(unit, str) else unit),
-]
-
-
-class Source(Frozen):
-    """Where the figures come from. Documentation only: not part of the digest."""
-
-    citation: str | None = None
-    doi: str | None = None
-    url: str | None = None
-    license: str | None = None
-    notes: str | None = None
-
-
-class Conductance(Frozen):
-    """The range of one device's conductance, in ``unit``."""
-
-    unit: Unit = Field(description="microsiemens, or nanoampere where devices were measured as currents")
-    g_max: Conductances = Field(description="the largest target conductance, in unit")
-    g_min: NotNegative = Field(default=0.0, description="the smallest target conductance, in unit")
-
-    @model_validator(mode="after")
-    def _check_range(self) -> Self:
-        if self.g_min >= self.g_max:
-            raise Problem("g_min", f"is {self.g_min:g} but must be below g_max = {self.g_max:g}")
-        return self
-
-
-class WeightMapping(Frozen):
-    """The group of weights whose largest absolute value maps to g_max."""
-
-    scale: Literal["column", "tile", "layer"] = "column"
-
-
-class Programming(Frozen):
-    """G_P = G_T + sigma(G_T / g_max) · N, clamped at zero if asked; sigma in the unit of conductance."""
-
-    sigma: Curve = Field(description="a number or a curve, in the unit of conductance")
-    clamp_at_zero: bool = True
-
-
-class Drift(Frozen):
-    """G(t) = G_P · (t / t_0)^(-nu) with t = seconds since programming + t_0.
-
-    nu = abs(nu_mean + nu_std · N), both of them curves of G_T / g_max.
-    """
-
-    t_0: Seconds
-    nu_mean: Curve = Field(description="a number or a curve")
-    nu_std: Curve = Field(description="a number or a curve")
-
-
-class Read(Frozen):
-    """Accumulated 1/f noise of standard deviation G(t) · relative_sigma(G_P / g_max) · growth.
-
-    growth = sqrt(ln((t + t_read) / (2 t_read))) with t = seconds since programming + t_0. ``t_0`` None means
-    the one of drift, or 0 without drift; ``clamp_at_zero`` None means the one of programming, or true without
-    programming.
-    """
-
-    t_read: Seconds
-    relative_sigma: Curve = Field(description="a number or a curve")
-    t_0: NotNegative | None = Field(default=None, description="seconds")
-    clamp_at_zero: bool | None = None
-
-
-class TileSize(Frozen):
-    """The largest crossbar array of the chip."""
-
-    rows: Count = 512
-    columns: Count = 512
 
 
 class DeviceProfile(Frozen):
@@ -131,8 +62,12 @@ class DeviceProfile(Frozen):
     mapping: WeightMapping = WeightMapping()
     programming: Programming | None = None
     drift: Drift | None = None
+    relaxation: Relaxation | None = None
+    retention: Retention | None = None
     read: Read | None = None
+    law: Law | None = None
     tile: TileSize = TileSize()
+    validity: Validity | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "profile", folder: Any = None) -> DeviceProfile:
@@ -155,19 +90,57 @@ class DeviceProfile(Frozen):
 
     @cached_property
     def canonical(self) -> str:
-        """What the digest is taken of: JSON of everything but technology, description and source."""
+        """What the digest is taken of: JSON of everything but technology, description, source, validity."""
         content = {name: value for name, value in self.as_dict().items() if name not in _DOCUMENTATION}
         return canonical_json(content)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (64 hexadecimal digits) of everything but technology, description and source."""
+        """SHA-256 (64 hexadecimal digits) of everything but technology, description, source and validity."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()
 
     @property
     def has_drift(self) -> bool:
-        """Whether conductances depend on time, by drift or by accumulated read noise."""
-        return self.drift is not None or self.read is not None
+        """Whether conductances depend on time, by drift of any kind or by accumulated read noise."""
+        return any((self.drift, self.relaxation, self.retention, self.read, self.law))
+
+    @cached_property
+    def default_times(self) -> tuple[float, ...]:
+        """Drift times in seconds where none are asked for: those of the profile, or 1 s to 1 y."""
+        own = self.validity.default_times if self.validity else None
+        if own is not None:
+            return own
+        first, last = self.valid_times
+        usual = parse_times(DEFAULT_TIMES)
+        inside = tuple(time for time in usual if first <= time <= last)
+        return inside or (first, last)
+
+    @cached_property
+    def valid_times(self) -> tuple[float, float]:
+        """The shortest and the longest drift time in seconds at which the device may be asked."""
+        validity = self.validity or Validity()
+        extrapolate = validity.extrapolate
+        if not self.has_drift or extrapolate or (extrapolate is None and self.retention is None):
+            return 0.0, math.inf
+        if validity.measured is not None:
+            return validity.measured[0], validity.measured[1]
+        if self.retention is not None:
+            return self.retention.ages[0], self.retention.ages[-1]
+        return 0.0, math.inf
+
+    def check_time(self, seconds: float) -> None:
+        """Nothing, where the device is known at a drift time.
+
+        Raises:
+            ProfileError: where it is not.
+        """
+        first, last = self.valid_times
+        if not first <= seconds <= last:
+            raise ProfileError(
+                f"profile {self.name!r} is known from {format_time(first)} to {format_time(last)} after "
+                f"programming, not at {format_time(seconds)}: ask for times in between, or set "
+                "validity.extrapolate = true in a copy of it"
+            )
 
     @cached_property
     def read_t_0(self) -> float:
@@ -179,15 +152,26 @@ class DeviceProfile(Frozen):
     def read_clamps_at_zero(self) -> bool:
         """Whether conductances that read noise made negative are set to zero."""
         own = self.read.clamp_at_zero if self.read else None
-        return own if own is not None else self.programming.clamp_at_zero if self.programming else True
+        if own is not None:
+            return own
+        section = self.programming or self.retention
+        return section.clamp_at_zero if section else True
+
+    @cached_property
+    def programming_sigma(self) -> BaseCurve | None:
+        """Standard deviation right after programming as a curve of the target; None where it is exact."""
+        if self.retention:
+            return self.retention.sigma[0]
+        return self.programming.sigma if self.programming else None
 
     @cached_property
     def max_noise_level(self) -> float:
         """The largest standard deviation of programming over all targets, as a fraction of g_max."""
-        if self.programming is None:
+        sigma, g_max = self.programming_sigma, self.conductance.g_max
+        if sigma is None:
             return 0.0
-        sigma = self.programming.sigma
-        return float(sigma(_grid(self._min_x, 1.0, sigma)).max()) / self.conductance.g_max
+        grid = _grid(self._min_x, 1.0, sigma, g_max)
+        return float(sigma.of_conductance(g_max)(grid * g_max).max()) / g_max
 
     def at_noise_level(self, fraction: float) -> DeviceProfile:
         """The profile with programming noise scaled so that its largest standard deviation is a fraction of
@@ -202,16 +186,18 @@ class DeviceProfile(Frozen):
             raise ProfileError(
                 f"noise level of profile {self.name!r} is {fraction:g} but must be between 0 and 1"
             )
-        if self.programming is None or self.max_noise_level == 0:
+        if self.max_noise_level == 0:
             raise ProfileError(
                 f"profile {self.name!r} has no programming noise that could be set to a noise level"
             )
         name = f"{self.name.split('@')[0]}@{100 * fraction:g}%"
-        sigma = self.programming.sigma.scaled(fraction / self.max_noise_level)
-        return self.replace({"name": name, "programming.sigma": sigma})
+        return self.scaled(programming=fraction / self.max_noise_level).replace({"name": name})
 
     def scaled(self, programming: float = 1.0, drift: float = 1.0, read: float = 1.0) -> DeviceProfile:
-        """The profile with its programming noise, its drift exponents and its read noise times these factors.
+        """The profile with its programming noise, its drift and its read noise times these factors.
+
+        ``programming`` scales the spread of ``retention`` at all ages; ``drift`` scales drift exponents, and
+        shift and spread of ``relaxation``, and the shift of ``retention``.
 
         Raises:
             ProfileError: when a factor is negative, NaN or infinite.
@@ -222,8 +208,18 @@ class DeviceProfile(Frozen):
         if self.drift:
             changes["drift.nu_mean"] = self.drift.nu_mean.scaled(drift)
             changes["drift.nu_std"] = self.drift.nu_std.scaled(drift)
+        if self.relaxation:
+            for field in ("shift", "sigma", "sigma_slope"):
+                changes[f"relaxation.{field}"] = getattr(self.relaxation, field).scaled(drift)
+        if self.retention:
+            changes["retention.sigma"] = [curve.scaled(programming) for curve in self.retention.sigma]
+            if self.retention.shift is not None:
+                changes["retention.shift"] = [curve.scaled(drift) for curve in self.retention.shift]
         if self.read:
-            changes["read.relative_sigma"] = self.read.relative_sigma.scaled(read)
+            for field in ("sigma", "relative_sigma"):
+                curve = getattr(self.read, field)
+                if curve is not None:
+                    changes[f"read.{field}"] = curve.scaled(read)
         return self.replace(changes)
 
     def replace(self, changes: Mapping[str, Any]) -> DeviceProfile:
@@ -243,7 +239,7 @@ class DeviceProfile(Frozen):
                 table = table.setdefault(parent, {})
                 if not isinstance(table, dict):
                     raise ProfileError(f"{where}: {path} does not exist, because {parent} is {show(table)}")
-            table[last] = value.as_dict() if isinstance(value, Frozen) else value
+            table[last] = _plain(value)
         return self.from_dict(data, where=where)
 
     @property
@@ -251,21 +247,76 @@ class DeviceProfile(Frozen):
         return self.conductance.g_min / self.conductance.g_max
 
     @model_validator(mode="after")
+    def _check_sections(self) -> Self:
+        forms = [name for name in ("drift", "relaxation", "retention") if getattr(self, name) is not None]
+        if len(forms) > 1:
+            raise Problem(
+                forms[1], f"is given and so is {forms[0]}: a device drifts, relaxes or has a retention by age"
+            )
+        if self.retention and self.programming:
+            raise Problem("programming", "is given but the first age of retention stands for it")
+        return self
+
+    @model_validator(mode="after")
     def _check_curves(self) -> Self:
-        low, high = self._min_x, 1.0
+        low, high, unit = self._min_x, 1.0, self.conductance.unit
+        most = _MOST_SIGMA * self.conductance.g_max
+        spreads: list[tuple[str, BaseCurve]] = []
         if self.programming:
-            largest = _check("programming.sigma", self.programming.sigma, low, 1.0)
-            most = _MOST_SIGMA * self.conductance.g_max
-            _check_most("programming.sigma", largest, most, f"10 × g_max ({self.conductance.unit})")
-            low = 0.0 if largest > 0 else low
+            spreads = [("programming.sigma", self.programming.sigma)]
+        elif self.retention:
+            spreads = [(f"retention.sigma[{i}]", curve) for i, curve in enumerate(self.retention.sigma)]
+            for i, curve in enumerate(self.retention.shift or ()):
+                self._check(f"retention.shift[{i}]", curve, low, 1.0, signed=True)
+        largest = 0.0
+        for field, curve in spreads:
+            largest = max(largest, self._check(field, curve, self._min_x, 1.0))
+            _check_most(field, largest, most, f"10 × g_max ({unit})")
+        if largest > 0:
+            low = 0.0
             high = 1.0 + _SPREAD * largest / self.conductance.g_max
+        if self.conductance.clamp_to_range:
+            low, high = self._min_x, 1.0
         if self.drift:
             for name, curve in (("nu_mean", self.drift.nu_mean), ("nu_std", self.drift.nu_std)):
-                largest = _check(f"drift.{name}", curve, max(self._min_x, MIN_DRIFT_X), 1.0)
+                largest = self._check(f"drift.{name}", curve, max(self._min_x, MIN_DRIFT_X), 1.0)
                 _check_most(f"drift.{name}", largest, _MOST_NU, "an exponent of the drift")
-        if self.read:
-            _check("read.relative_sigma", self.read.relative_sigma, low, high)
+        if self.relaxation:
+            for name in ("shift", "sigma", "sigma_slope"):
+                self._check(
+                    f"relaxation.{name}", getattr(self.relaxation, name), low, high, signed=name != "sigma"
+                )
+        if self.read and self.read.relative_sigma is not None:
+            self._check("read.relative_sigma", self.read.relative_sigma, low, high)
+        if self.read and self.read.sigma is not None:
+            self._check("read.sigma", self.read.sigma, low, high)
         return self
+
+    def _check(
+        self, field: str, curve: BaseCurve, low: float, high: float, *, signed: bool = False
+    ) -> float:
+        """The largest value of a curve, which must be finite, and not negative unless it is signed, at every
+        x in [low, high].
+        """
+        g_max = self.conductance.g_max
+        places = _grid(low, high, curve, g_max)
+        values = curve.of_conductance(g_max)(places * g_max)
+        wrong = ~values.isfinite() if signed else ~((values >= 0) & values.isfinite())
+        if wrong.any():
+            index = int(wrong.nonzero()[0])
+            right = "finite" if signed else "finite and not negative"
+            raise Problem(
+                field,
+                f"is {float(values[index]):.4g} at x = G/g_max = {float(places[index]):.4g} "
+                f"but must be {right} for every x from {low:.4g} to {high:.4g}",
+            )
+        return float(values.max())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Frozen):
+        return value.as_dict()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_most(field: str, largest: float, most: float, what: str) -> None:
@@ -273,26 +324,11 @@ def _check_most(field: str, largest: float, most: float, what: str) -> None:
         raise Problem(field, f"reaches {largest:.4g} but must be at most {most:.4g}, {what}")
 
 
-def _grid(low: float, high: float, curve: BaseCurve) -> Tensor:
-    """Places in [low, high] that show a curve's range: even steps, finer near zero, both sides of kinks."""
+def _grid(low: float, high: float, curve: BaseCurve, g_max: float) -> Tensor:
+    """Places x in [low, high] that show a curve's range: even steps, finer near zero, both sides of kinks."""
     even = torch.linspace(low, high, _GRID, dtype=torch.float64)
     near_zero = torch.logspace(math.log10(MIN_DRIFT_X), 0, 301, dtype=torch.float64)
-    joints = torch.tensor(curve.joints, dtype=torch.float64)
+    joints = torch.tensor(curve.joints, dtype=torch.float64) * (curve.unit(g_max) / g_max)
     before = joints.nextafter(torch.full_like(joints, -math.inf))
     places = torch.cat([even, near_zero, joints, before])
     return places[(places >= low) & (places <= high)].sort().values
-
-
-def _check(field: str, curve: BaseCurve, low: float, high: float) -> float:
-    """The largest value of a curve, which must be finite and not negative at every x in [low, high]."""
-    places = _grid(low, high, curve)
-    values = curve(places)
-    wrong = ~((values >= 0) & values.isfinite())
-    if wrong.any():
-        index = int(wrong.nonzero()[0])
-        raise Problem(
-            field,
-            f"is {float(values[index]):.4g} at x = G/g_max = {float(places[index]):.4g} "
-            f"but must be finite and not negative for every x from {low:.4g} to {high:.4g}",
-        )
-    return float(values.max())

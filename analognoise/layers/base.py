@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.crossbar import Block, CrossbarTile, ProgrammedTile, split
+from analognoise.crossbar.mapping import largest
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
 from analognoise.seeds import Stream
@@ -239,14 +240,14 @@ class AnalogLayer(nn.Module):
         state = self._analognoise
         stream = stream.at(layer=state.name)
         by_layer = state.profile.mapping.scale == "layer"
-        matrices, largest = {}, {}
+        matrices, top = {}, {}
         for name, geometry in self.geometries(self).items():
             weight = gathered(self.target(name)).contiguous()  # channels_last has no matrix view
             _check_values(state.name, weight)
             matrices[name] = self.matrix(name, weight, geometry)
-            largest[name] = weight.abs().amax().float() if by_layer else None
+            top[name] = largest(weight.float(), state.profile) if by_layer else None
         return [
-            state.tile.program(matrices[name][block.index], stream.at(tile=number), largest[name])
+            state.tile.program(matrices[name][block.index], stream.at(tile=number), top[name])
             for number, (name, block) in enumerate(state.placed)
         ]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analognoise.crossbar.mapping import scales, split, to_pairs, to_weights
+from analognoise.crossbar.mapping import scales, split, to_devices, to_weights
 from analognoise.devices.catalog import load_profile
 
 SHAPES = [
@@ -67,12 +67,12 @@ def test_pairs_hold_the_weight(kind, g_min):
     weights[0, 2] = 0.0
     layer_max = torch.tensor(7.0)
     scale = scales(weights, profile, layer_max)
-    pairs = to_pairs(weights, scale, profile)
+    pairs = to_devices(weights, scale, profile)
     assert pairs.min() >= g_min
     assert pairs.max() <= g_max
     # one device of each pair rests at g_min
     assert (pairs.amin(dim=0) == g_min).all()
-    torch.testing.assert_close(to_weights(pairs, scale), weights, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(to_weights(pairs, scale, profile), weights, rtol=2e-6, atol=2e-6)
     expected = {
         "column": weights.abs().amax(dim=2, keepdim=True),
         "tile": weights.abs().amax().reshape(1, 1, 1),
@@ -87,7 +87,7 @@ def test_pairs_hold_the_weight(kind, g_min):
 def test_the_largest_weight_reaches_g_max_and_none_exceeds_it():
     profile = load_profile("pcm-ibm")
     weights = torch.randn(1, 500, 33, generator=torch.Generator().manual_seed(3))
-    pairs = to_pairs(weights, scales(weights, profile), profile)
+    pairs = to_devices(weights, scales(weights, profile), profile)
     largest = pairs.amax(dim=(0, 3))
     torch.testing.assert_close(
         largest, torch.full_like(largest, profile.conductance.g_max), rtol=2e-7, atol=0

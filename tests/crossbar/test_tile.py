@@ -49,7 +49,7 @@ def test_read_noise_is_drawn_anew_at_each_time_and_alike_for_both_devices_of_a_p
     tile = CrossbarTile(profile, "none").program(torch.ones(1, 300, 100), Stream(5, ""))
     parts = []
     for time in (0.0, 3600.0):
-        drifted = physics.drift(tile.programmed, tile.nu, time, profile)
+        drifted = physics.drift(tile.programmed, tile.coefficients, time, profile)
         parts.append(((tile.conductances_at(time) - drifted) / drifted)[0].flatten())
     correlation = torch.corrcoef(torch.stack(parts))[0, 1]
     assert abs(correlation) < 4 / math.sqrt(parts[0].numel())

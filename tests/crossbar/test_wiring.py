@@ -33,7 +33,7 @@ def chips():
         tiles = analog.analog.tiles
         assert len(tiles) == 2
         found["programmed"].append([tile.programmed[0, 0, :, 1:].flatten() for tile in tiles])
-        found["nu"].append([tile.nu[0, 0, :, 1:].flatten() for tile in tiles])
+        found["nu"].append([tile.coefficients[0, 0, :, 1:].flatten() for tile in tiles])
         for name, time in (("day", 86400.0), ("hour", 3600.0)):
             now = [tile.conductances_at(time)[0, 0, :, 1:].flatten() for tile in tiles]
             found[name].append(now)
@@ -79,8 +79,8 @@ def test_drift_of_small_targets_follows_the_target_s_curve():
         layer.weight.fill_(0.1)
         layer.weight[0, ::500] = 1.0  # the first of the 500 rows of each tile
     tiles = an.program_(an.convert_to_analog(layer, "pcm-ibm"), seed=1).analog.tiles
-    assert [tile.nu.shape[-1] for tile in tiles] == [500] * 20
-    nu = torch.cat([tile.nu[0, 0, 0, 1:] for tile in tiles]).double().numpy()
+    assert [tile.coefficients.shape[-1] for tile in tiles] == [500] * 20
+    nu = torch.cat([tile.coefficients[0, 0, 0, 1:] for tile in tiles]).double().numpy()
     mu, s = -0.0155 * math.log(0.1) + 0.0244, -0.0125 * math.log(0.1) - 0.0059
     folded = stats.foldnorm(mu / s, scale=s)
     assert abs(nu.mean() - folded.mean()) < 4 * folded.std() / math.sqrt(len(nu))

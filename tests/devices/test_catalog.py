@@ -131,7 +131,7 @@ def test_profiles_are_found_in_a_zipped_package(here):
     """What a wheel holds, read without unpacking it: nothing may depend on the checkout or on real files."""
     package = Path(analognoise.__file__).parent
     with zipfile.ZipFile("package.zip", "w") as archive:
-        for path in [package / "errors.py", *(package / "devices").glob("*.py")]:
+        for path in [package / "errors.py", package / "units.py", *(package / "devices").glob("*.py")]:
             archive.write(path, Path("analognoise") / path.relative_to(package))
         archive.writestr("analognoise/__init__.py", "")
         for path in (ROOT / "hardware_profiles").iterdir():
