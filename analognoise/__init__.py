@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analognoise.conversion import convert_to_analog, convert_to_digital
     from analognoise.convertible import Problem, find_problems
     from analognoise.description import describe
-    from analognoise.devices import DeviceProfile, list_profiles, load_profile
+    from analognoise.devices import DeviceLaw, DeviceProfile, list_profiles, load_profile
     from analognoise.errors import AnalogNoiseError
     from analognoise.evaluation import DriftReport, SensitivityReport, evaluate_drift, layer_sensitivity
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
@@ -38,6 +38,7 @@ _HOMES = {
     "AnalogLayer": "layers",
     "AnalogNoiseError": "errors",
     "Clipped": "training",
+    "DeviceLaw": "devices",
     "DeviceProfile": "devices",
     "DriftReport": "evaluation",
     "GaussianNoise": "training",
@@ -79,6 +80,7 @@ __all__ = [
     "AnalogLayer",
     "AnalogNoiseError",
     "Clipped",
+    "DeviceLaw",
     "DeviceProfile",
     "DriftReport",
     "GaussianNoise",

@@ -63,10 +63,13 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     Raises:
         ConversionError: when the model has no layer on tiles.
         NotProgrammedError: when no chip was programmed.
+        ProfileError: when a device is not known at that time.
         UnitError: when the time cannot be read.
     """
     seconds = parse_time(time)
     layers = require_analog(model, "let a chip drift")
+    for profile in dict.fromkeys(layer.analog.profile for layer in layers.values()):
+        profile.check_time(seconds)
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers.values():
             layer.drift_to_(seconds)

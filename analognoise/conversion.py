@@ -46,7 +46,8 @@ def convert_to_analog(
         filter_fn: ``filter_fn(module, name) -> bool`` chooses among the convertible layers; None takes all.
         inplace: False copies the module structure and shares every tensor with ``model``; True swaps the
             layers of ``model`` itself.
-        compensation: ``"global"`` drift compensation per tile, or ``"none"``.
+        compensation: drift compensation: ``"global"`` (a factor per tile), ``"column"`` (one per column) or
+            ``"none"``.
         strict: refuse a model in which a layer with weights cannot go on tiles.
 
     Raises:

@@ -89,9 +89,18 @@ Weights = Annotated[
     Path | None, _option("Safetensors file with the model's weights.", "FILE", panel=WORK, parser=path)
 ]
 
-Times = Annotated[str, _option("Drift times since programming, in s, min, h, d, w, mo or y.", "LIST")]
+Times = Annotated[
+    str | None,
+    _option(
+        "Drift times since programming, in s, min, h, d, w, mo or y (default: those of the profile, mostly "
+        "1s,1h,1d,1mo,1y).",
+        "LIST",
+    ),
+]
 Chips = Annotated[int, _option("Chips to program, up to 100000.", "N")]
-Compensation = Annotated[str, _option("Drift compensation: global or none.", "KIND")]
+Compensation = Annotated[
+    str, _option("Drift compensation: global (a factor per tile), column or none.", "KIND")
+]
 Digital = Annotated[
     list[str] | None,
     _option("Layers that stay digital, by name or as in 'head*'. Several: the option again.", "PATTERN"),

@@ -14,9 +14,7 @@ from analognoise.cli.shared import (
     show,
     split,
 )
-from analognoise.units import DEFAULT_TIMES
 
-_TIMES = ",".join(DEFAULT_TIMES)
 app = new_app()
 
 
@@ -32,7 +30,7 @@ def compare(
     out: o.OutFolder,
     task: o.DefaultTask = "digits",
     methods: o.MethodList = "sgd,noise,rwp,sam,asam,samson",
-    times: o.Times = _TIMES,
+    times: o.Times = None,
     chips: o.Chips = 25,
     seeds: o.Seeds = "3",
     epochs: o.Epochs = None,
@@ -149,7 +147,7 @@ def evaluate(
     model: o.ModelName = None,
     data: o.TestData = None,
     weights: o.Weights = None,
-    times: o.Times = _TIMES,
+    times: o.Times = None,
     chips: o.Chips = 25,
     metric: o.Metric = None,
     forward: o.Forward = None,

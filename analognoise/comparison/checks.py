@@ -18,7 +18,7 @@ from analognoise.comparison.settings import Contender, Settings, Training
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.description import describe
 from analognoise.devices.catalog import load_profile, split_profiles
-from analognoise.devices.profile import DeviceProfile
+from analognoise.devices.profile import DeviceProfile, drift_times
 from analognoise.errors import AnalogNoiseError, DataError, MethodError, ModelError, ProfileError, nearest
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import EvaluationData, update_digest
@@ -31,7 +31,6 @@ from analognoise.tasks import Task, TensorBatches, get_task
 from analognoise.tasks.loading import check_batches
 from analognoise.training.measure import measure_batch
 from analognoise.training.recipes import Recipe, parse_method
-from analognoise.units import parse_times
 
 COMPENSATIONS = ("global", "none")
 
@@ -74,8 +73,8 @@ def settle(
             f"unknown drift compensation {compensation!r}{nearest(str(compensation), COMPENSATIONS)}: "
             f"known are {', '.join(COMPENSATIONS)}"
         )
-    seconds = parse_times(times)
     devices = _devices(profiles)
+    seconds = drift_times(devices, times)
     found = get_task(task)
     contenders = tuple(
         _settled(item, found.epochs if epochs is None else epochs, found.lr if lr is None else lr)

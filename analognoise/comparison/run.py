@@ -24,7 +24,7 @@ from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
 from analognoise.training.fit import Epoch
 from analognoise.training.recipes import Recipe
-from analognoise.units import DEFAULT_TIMES, format_time
+from analognoise.units import format_time
 
 # How much longer an epoch's gradient takes than a pass over the test data, roughly: for progress bars only.
 _EPOCH_WEIGHT = 8
@@ -55,7 +55,7 @@ def compare(
     task: str | Task,
     profiles: str | DeviceProfile | Iterable[str | DeviceProfile],
     methods: str | Iterable[str | Recipe | Contender],
-    times: Any = DEFAULT_TIMES,
+    times: Any = None,
     chips: int = 25,
     out: str | os.PathLike[str] = "runs/comparison",
     *,
@@ -89,7 +89,7 @@ def compare(
             0 s alone.
         methods: recipes, as text (commas allowed) or objects, or :class:`Contender` for epochs or lr of their
             own.
-        times: drift times.
+        times: drift times; None takes those of the devices, as far as all of them are known there.
         chips: chips for every model and profile.
         out: output folder.
         seeds: training seeds.
@@ -97,7 +97,7 @@ def compare(
         lr: learning rate at the start; None takes the task's.
         batch_size: None takes the task's.
         workers: processes; None takes one per core.
-        compensation: drift compensation, "global" or "none".
+        compensation: drift compensation, "global", "column" or "none".
         digital: patterns of layer names (``"head*"``) that stay digital, in training (no noise, no clipping)
             and on chips.
         evaluation_seed: root seed of the chips.

@@ -2,9 +2,9 @@
 
 A chip can read a tile's column currents for known inputs right after programming and again at any later time,
 and multiply the tile's outputs by the ratio of the two (Joshi et al. 2020, doi 10.1038/s41467-020-16108-9,
-"global drift compensation"; aihwkit's GlobalDriftCompensation). With one factor for each column the chip keeps
-as many numbers as a tile has outputs, and columns whose devices drift more than others are corrected each by
-itself.
+"global drift compensation"; aihwkit's GlobalDriftCompensation). With one factor for each column the chip
+keeps as many numbers as a tile has outputs, and columns whose devices drift more than others are corrected
+each by itself.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class ProgrammedTile:
 
     @property
     def programmed(self) -> Tensor:
-        """Conductances ``[devices, groups, columns, rows]`` right after programming: no drift, no read noise."""
+        """Conductances ``[devices, groups, columns, rows]`` right after programming, without drift."""
         return law_of(self.profile).programmed(self.state, self.coefficients)
 
     def programmed_weights(self) -> Tensor:

@@ -127,7 +127,7 @@ def _parse_level(level: str, text: str) -> float:
 
 def _shipped() -> dict[str, Traversable]:
     """The files of the shipped profiles by name, sorted."""
-    files = sorted(_folder().iterdir(), key=lambda file: file.name)
+    files = sorted(_folder().iterdir(), key=lambda file: file.name.removesuffix(".toml"))
     return {file.name[: -len(".toml")]: file for file in files if file.name.endswith(".toml")}
 
 

@@ -169,7 +169,11 @@ def _as_dict(curve: BaseCurve | None) -> dict[str, Any] | None:
 
 
 Curve = Annotated[BaseCurve, PlainValidator(_parse_curve), PlainSerializer(_as_dict)]
-MaybeCurve = Annotated[BaseCurve | None, PlainValidator(_parse_curve), PlainSerializer(_as_dict)]
+MaybeCurve = Annotated[
+    BaseCurve | None,
+    PlainValidator(lambda value, info: None if value is None else _parse_curve(value, info)),
+    PlainSerializer(_as_dict),
+]
 
 
 class Piece(Frozen):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -142,7 +142,7 @@ class _Relaxation(_BuiltIn):
 
 
 class _Retention(_BuiltIn):
-    """Deviations from the target that are known by age: the state is the target, the coefficient the normal."""
+    """Deviations from the target, known by age: the state is the target, the coefficient the normal."""
 
     def __init__(self, profile: DeviceProfile) -> None:
         super().__init__(profile)

@@ -59,6 +59,12 @@ def programming_sigma(target: Tensor, profile: DeviceProfile) -> Level:
     return _level(profile.programming.sigma, target, profile) if profile.programming else 0.0
 
 
+def written_sigma(target: Tensor, profile: DeviceProfile) -> Level:
+    """Standard deviation right after programming at each target, that of the first age for a retention."""
+    curve = profile.programming_sigma
+    return 0.0 if curve is None else _level(curve, target, profile)
+
+
 def drift_coefficients(
     target: Tensor,
     profile: DeviceProfile,
@@ -247,8 +253,8 @@ def relative_read_sigma(programmed: Tensor, profile: DeviceProfile) -> Level:
 
 
 def read_growth(seconds: float, profile: DeviceProfile) -> float:
-    """How 1/f noise grows: sqrt(max(0, ln((t + t_read) / (2 t_read)))), t = seconds + t_0; 1.0 where noise does
-    not grow, 0.0 without read noise.
+    """How 1/f noise grows: sqrt(max(0, ln((t + t_read) / (2 t_read)))), t = seconds + t_0; 1.0 where noise
+    does not grow, 0.0 without read noise.
     """
     if profile.read is None:
         return 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -255,6 +255,14 @@ class DeviceProfile(Frozen):
             )
         if self.retention and self.programming:
             raise Problem("programming", "is given but the first age of retention stands for it")
+        first, last = self.valid_times
+        for time in (self.validity and self.validity.default_times) or ():
+            if not first <= time <= last:
+                raise Problem(
+                    "validity.default_times",
+                    f"holds {format_time(time)} but the device is known from {format_time(first)} to "
+                    f"{format_time(last)}",
+                )
         return self
 
     @model_validator(mode="after")
@@ -292,9 +300,7 @@ class DeviceProfile(Frozen):
             self._check("read.sigma", self.read.sigma, low, high)
         return self
 
-    def _check(
-        self, field: str, curve: BaseCurve, low: float, high: float, *, signed: bool = False
-    ) -> float:
+    def _check(self, field: str, curve: BaseCurve, low: float, high: float, *, signed: bool = False) -> float:
         """The largest value of a curve, which must be finite, and not negative unless it is signed, at every
         x in [low, high].
         """
@@ -311,6 +317,39 @@ class DeviceProfile(Frozen):
                 f"but must be {right} for every x from {low:.4g} to {high:.4g}",
             )
         return float(values.max())
+
+
+def drift_times(profiles: Iterable[DeviceProfile], times: Any = None) -> tuple[float, ...]:
+    """Drift times in seconds at which devices can be asked, increasing.
+
+    Args:
+        profiles: the devices.
+        times: what :func:`analognoise.units.parse_times` takes, or None for those that the profiles name: of
+            several, those at which all of them are known.
+
+    Raises:
+        ProfileError: when a device is not known at one of the times, or no default suits all.
+        UnitError: when a time cannot be read.
+    """
+    devices = [profile for profile in dict.fromkeys(profiles) if profile.has_drift]
+    if times is not None:
+        seconds = parse_times(times)
+        for profile in devices:
+            for time in seconds:
+                profile.check_time(time)
+        return seconds
+    usual = sorted({time for profile in devices for time in profile.default_times}) or parse_times(
+        DEFAULT_TIMES
+    )
+    first = max((profile.valid_times[0] for profile in devices), default=0.0)
+    last = min((profile.valid_times[1] for profile in devices), default=math.inf)
+    seconds = tuple(time for time in usual if first <= time <= last)
+    if not seconds:
+        raise ProfileError(
+            f"profiles {', '.join(profile.name for profile in devices)} are known at no common default drift "
+            "time: name times"
+        )
+    return seconds
 
 
 def _plain(value: Any) -> Any:

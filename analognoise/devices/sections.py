@@ -192,7 +192,8 @@ class Retention(Frozen):
         for name, curves in (("sigma", self.sigma), ("shift", self.shift)):
             if curves is not None and len(curves) != len(self.ages):
                 raise Problem(
-                    name, f"has {len(curves)} curves but must have as many as ages, which has {len(self.ages)}"
+                    name,
+                    f"has {len(curves)} curves but must have as many as ages, which has {len(self.ages)}",
                 )
         return self
 

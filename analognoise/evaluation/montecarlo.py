@@ -8,18 +8,19 @@ from typing import Any
 
 from torch import nn
 
+from analognoise.conversion import require_analog
+from analognoise.devices.profile import drift_times
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore
-from analognoise.units import DEFAULT_TIMES, parse_times
 
 
 def evaluate_drift(
     model: nn.Module,
     data: Any,
-    times: Any = DEFAULT_TIMES,
+    times: Any = None,
     chips: int = 25,
     seed: int = 0,
     metric: str | MetricFunction = "accuracy",
@@ -48,7 +49,8 @@ def evaluate_drift(
         model: a converted model; its weights as they are now are programmed.
         data: a DataLoader or list of batches that gives the same in every pass; batches are ``(x, y)`` or
             dicts with labels under "labels", "label" or "y", or whatever ``forward`` takes.
-        times: drift times since programming: ``["1s", "1h"]``, ``"1s,1h"``, or seconds.
+        times: drift times since programming: ``["1s", "1h"]``, ``"1s,1h"``, or seconds. None takes those of
+            the profile: by default 1 s, 1 h, 1 d, 1 mo and 1 y.
         chips: number of chips, up to 100 000.
         seed: root seed of the chips.
         metric: "accuracy", "loss" (cross-entropy, nats), "perplexity", or a function ``(output, batch) ->
@@ -68,6 +70,7 @@ def evaluate_drift(
 
     Raises:
         ConversionError: when the model has no layer on tiles.
+        ProfileError: when a device is not known at one of the times.
         ModelError: when weights hold NaN or inf, or are on the ``meta`` device.
         UnitError: when a time cannot be read.
         DataError: when data, metric, forward's output or a number is not what it must be (it names the
@@ -75,7 +78,8 @@ def evaluate_drift(
         ResultsError: when ``out`` cannot be used: it holds another run (the message says what differs, where
             that can be known), or the digital metric in it is not what the model gives now.
     """
-    seconds = parse_times(times)
+    layers = require_analog(model, "evaluate chips")
+    seconds = drift_times((layer.analog.profile for layer in layers.values()), times)
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)

@@ -15,7 +15,7 @@ from torch import nn
 
 from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
 from analognoise.description import Description
-from analognoise.devices.profile import DeviceProfile
+from analognoise.devices.profile import DeviceProfile, drift_times
 from analognoise.errors import ResultsError
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
@@ -25,7 +25,6 @@ from analognoise.evaluation.sensitivity_report import SensitivityReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore, Row
 from analognoise.progress import progress_bar
-from analognoise.units import parse_times
 
 ALL, ALONE, OTHERS = "all", "only {}", "all but {}"
 
@@ -78,13 +77,13 @@ def layer_sensitivity(
         ModelError, UnitError, DataError: as :func:`analognoise.evaluate_drift`.
         ResultsError: when ``out`` cannot be used, or holds another run.
     """
-    seconds = parse_times(times)
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)
     full = convert_to_analog(model, profile, filter_fn=filter_fn, compensation=compensation)
     devices = {name: layer.analog.profile for name, layer in analog_layers(full).items()}
+    seconds = drift_times(devices.values(), times)
     with torch.inference_mode(False):
         shared = data if isinstance(data, EvaluationData) else EvaluationData(data, device_of(full))
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
 from analognoise.devices import DeviceProfile, list_profiles, load_profile
-from analognoise.devices.physics import drift_moments, programming_sigma, read_growth, relative_read_sigma
+from analognoise.devices.physics import drift_moments, read_growth, relative_read_sigma, written_sigma
 from analognoise.jobs.output import Output
 from analognoise.training.recipes import METHODS, MODIFIERS
 from analognoise.units import format_time
@@ -35,7 +35,8 @@ class Entry:
     @classmethod
     def of(cls, profile: DeviceProfile, file: str) -> Entry:
         """The entry of a loaded profile."""
-        effects = [name for name in ("programming", "drift", "read") if getattr(profile, name) is not None]
+        sections = ("programming", "drift", "relaxation", "retention", "read", "law")
+        effects = [name for name in sections if getattr(profile, name) is not None]
         return cls(profile.name, profile.technology, tuple(effects), profile.digest, file)
 
 
@@ -58,7 +59,7 @@ class ProfileList(Output):
                 effects = _and(entry.effects)
                 yield f"{entry.file}: valid, {entry.name!r} with {effects} (digest {entry.digest[:12]})"
             return
-        table = Table("name", "technology", "effects")
+        table = Table(Column("name", no_wrap=True), "technology", "effects")
         for entry in self.entries:
             table.add_row(entry.name, entry.technology, ", ".join(entry.effects) or "none")
         yield table
@@ -116,7 +117,7 @@ class ProfileCard(Output):
         headings = ["\nG/g_max", f"target\n({unit})", f"written\n± ({unit})", "of\ng_max"]
         if profile.drift:
             headings += ["drift\nexponent ν", "kept after\n1 day"]
-        if profile.read:
+        if profile.read and profile.read.relative_sigma:
             headings.append("read noise\nafter 1 day")
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -201,7 +202,7 @@ def show_device(name: str) -> ProfileCard:
     shares = sorted({low / top, *(x for x in _SHOWN if x * top >= low)})
     target = torch.tensor(shares, dtype=torch.float64) * top
     sigma, relative = (
-        _each(programming_sigma(target, profile), target),
+        _each(written_sigma(target, profile), target),
         _each(relative_read_sigma(target, profile), target),
     )
     mean, std = (_each(moment, target) for moment in drift_moments(target, profile))
@@ -217,7 +218,7 @@ def show_device(name: str) -> ProfileCard:
                 mean[i] if profile.drift else None,
                 std[i] if profile.drift else None,
                 kept,
-                relative[i] * growth if profile.read else None,
+                relative[i] * growth if profile.read and profile.read.relative_sigma else None,
             )
         )
     return ProfileCard(profile, tuple(rows))

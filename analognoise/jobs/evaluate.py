@@ -41,7 +41,6 @@ from analognoise.jobs.setup import (
 )
 from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
-from analognoise.units import parse_times
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def evaluate_model(
     model: str | None = None,
     data: str | None = None,
     weights: Path | None = None,
-    times: str = "1s,1h,1d,1mo,1y",
+    times: str | None = None,
     chips: int = 25,
     metric: str | None = None,
     forward: str | None = None,
@@ -129,7 +128,7 @@ def evaluate_model(
         model: ``module:callable`` that returns the model.
         data: ``module:callable`` that returns test batches; a task's own by default.
         weights: safetensors file with the model's weights.
-        times: drift times.
+        times: drift times; None takes those of each device.
         chips: number of chips.
         metric: a name or ``module:callable``; by default the task's, or accuracy.
         forward: ``module:callable`` of ``(model, batch)``.
@@ -148,7 +147,7 @@ def evaluate_model(
         AnalogNoiseError: of the class that fits, before anything is written.
     """
     placements = load_placements(profiles)
-    seconds = parse_times(times)
+    seconds = [item.times(times) for item in placements]
     whole_number("--chips", chips, 1, MOST_CHIPS)
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
@@ -180,12 +179,12 @@ def evaluate_model(
         ]
         store = None if folder is None else _store(folder, analogs, batches, Metric.of(measured), seed, run)
         reports = []
-        for analog, item in zip(analogs, placements, strict=True):
+        for analog, own in zip(analogs, seconds, strict=True):
             reports.append(
                 evaluate_drift(
                     analog,
                     batches,
-                    times=seconds if item.has_drift else (0.0,),
+                    times=own,
                     chips=chips,
                     seed=seed,
                     metric=measured,

@@ -36,7 +36,6 @@ from analognoise.jobs.setup import (
 )
 from analognoise.report.files import write_whole
 from analognoise.report.sensitivity_plot import save_sensitivity
-from analognoise.units import parse_times
 
 TABLE_FILE, TEXT_FILE, PICTURE_FILE = "sensitivity.csv", "sensitivity.md", "sensitivity.png"
 FILES = (RESULTS_FILE, TABLE_FILE, TEXT_FILE, PICTURE_FILE)
@@ -86,7 +85,7 @@ def rank_layers(
     model: str | None = None,
     data: str | None = None,
     weights: Path | None = None,
-    times: str = "1d",
+    times: str | None = "1d",
     chips: int = 10,
     metric: str | None = None,
     forward: str | None = None,
@@ -112,7 +111,7 @@ def rank_layers(
         AnalogNoiseError: of the class that fits, before anything is written.
     """
     (placement,) = load_placements([profile])
-    seconds = parse_times(times) if placement.has_drift else (0.0,)
+    seconds = placement.times(times)
     whole_number("--chips", chips, 1, MOST_CHIPS)
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")

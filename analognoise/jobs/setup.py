@@ -14,6 +14,7 @@ from torch import nn
 from analognoise.chip import evaluating
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.devices.catalog import split_profiles
+from analognoise.devices.profile import drift_times
 from analognoise.errors import AnalogNoiseError, DataError, ProfileError
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
@@ -43,6 +44,17 @@ class Placement:
     def has_drift(self) -> bool:
         """Whether anything depends on time."""
         return any(device.has_drift for device in self.devices.values())
+
+    def times(self, times: str | None) -> tuple[float, ...]:
+        """Drift times in seconds to evaluate at: those given, or those of the devices; 0 s alone where
+        nothing depends on time.
+
+        Raises:
+            ProfileError: when a device is not known at one of them.
+            UnitError: when a time cannot be read.
+        """
+        seconds = drift_times(self.devices.values(), times)
+        return seconds if self.has_drift else (0.0,)
 
     @property
     def by_layer(self) -> dict[str, str] | None:

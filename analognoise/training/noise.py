@@ -83,7 +83,7 @@ class ProfileNoise(WrappedOptimizer):
 
     Each step draws a chip (programming noise, drift, read noise, drift compensation) at a drift time that is
     uniform in its logarithm, computes the gradient at that chip's weights, and applies it to the digital
-    weights.
+    weights. Where a device is known for a shorter time only, the drift times stay within that.
 
     Args:
         base: optimizer instance over parameters of ``model``.
@@ -113,9 +113,15 @@ class ProfileNoise(WrappedOptimizer):
                 "ProfileNoise: times must be the shortest and the longest drift time, both above 0, "
                 f"found {times!r}"
             )
-        self.times = (seconds[0], seconds[1])
         super().__init__(base, model, clip=clip, seed=seed, before_step=before_step)
-        require_analog(model, "train on the noise of its profile")
+        layers = require_analog(model, "train on the noise of its profile").values()
+        known = [layer.analog.profile.valid_times for layer in layers]
+        shortest = max(seconds[0], *(first for first, _ in known))
+        longest = min(seconds[1], *(last for _, last in known))
+        if shortest > longest:
+            names = ", ".join(dict.fromkeys(layer.analog.profile.name for layer in layers))
+            raise MethodError(f"ProfileNoise: at none of the times {times!r} is the device known ({names})")
+        self.times = (shortest, longest)
 
     @property
     def _needs_closure(self) -> bool:

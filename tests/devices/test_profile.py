@@ -193,7 +193,11 @@ BAD = [
     ("g_min = 0.0", "g_min = -1.0", "conductance.g_min is -1.0 but must be at least 0"),
     ("t_0 = 20.0", "t_0 = -20.0", "drift.t_0 is -20.0 but must be greater than 0 (seconds)"),
     ("t_0 = 20.0", 't_0 = "20s"', 'drift.t_0 is "20s" but must be a number (seconds)'),
-    ("t_read = 250e-9", "t_read = 0", "read.t_read is 0 but must be greater than 0 (seconds)"),
+    (
+        "t_read = 250e-9",
+        "t_read = 0",
+        "read.t_read is 0 but must be greater than 0 (seconds: duration of a read)",
+    ),
     ("schema = 1", "schema = 2", "schema is 2 but must be 1"),
     ('name = "pcm-ibm"', 'name = "my device"', 'name is "my device" but must be of letters'),
     ('name = "pcm-ibm"', "", "field name is missing: it must be a short name"),
@@ -337,8 +341,11 @@ def test_shipped_profiles_are_named_as_their_files_and_say_their_source(path):
     assert profile.description
     if profile.name != "ideal":
         assert profile.source is not None
-        assert profile.source.citation
         assert profile.source.notes
+    if profile.name not in ("ideal", "gaussian", "multiplicative"):
+        assert profile.source.citation
+        assert profile.source.measured or profile.name == "pcm-ibm"
+        assert profile.source.doi or profile.source.url
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,15 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
         ("t_0 = 20.0", 't_0 = "20s"'),
         ("value = 0.02", 'value = "a"'),
         ("slope = -0.01,", "slpoe = -0.01,"),
-        ("t_read = 250e-9", "zzz = 1"),
+        ("t_read = 250e-9", "t_read = 0\nzzz = 1"),
     )
     assert found == [
         (5, 8, "conductance.unit"),
         (12, 7, "drift.t_0"),
         (15, 48, "drift.nu_std.pieces[0].value"),
         (16, 22, "drift.nu_std.pieces[1].slpoe"),
-        (19, 2, "read.t_read"),
-        (20, 1, "read.zzz"),
+        (20, 10, "read.t_read"),
+        (21, 1, "read.zzz"),
     ]
     # One of them is the message; an unknown field explains others, so it comes first.
     assert message.startswith(
