@@ -62,6 +62,25 @@ TrainingProfile = Annotated[
     str | None,
     _option("Device to train for; profile-noise needs it.", "NAME|FILE", "--profile", "-p", panel=WORK),
 ]
+ChangedFields = Annotated[
+    list[str] | None,
+    _option(
+        "What if: change a field, as in drift.t_0=10 (in those profiles that have the section). "
+        "Several: the option again.",
+        "FIELD=VALUE",
+        "--set",
+        panel=WORK,
+    ),
+]
+ScaledEffects = Annotated[
+    list[str] | None,
+    _option(
+        "What if: the profile's noise times a factor, as in programming=2,drift=0.5,read=0.",
+        "EFFECT=X",
+        "--scale",
+        panel=WORK,
+    ),
+]
 TaskName = Annotated[
     str | None, _option("digits, or module:callable of yours that returns a Task.", "NAME", panel=WORK)
 ]

@@ -23,12 +23,15 @@ def profiles_list(as_json: o.AsJson = False) -> None:
 @app.command("show", epilog=examples("profiles show pcm-ibm", "profiles show my.toml --json"))
 def profiles_show(
     profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A profile's name or TOML file.")],
+    changed: o.ChangedFields = None,
+    scale: o.ScaledEffects = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Show a profile: its fields, its source, and what one device of it does."""
+    from analognoise.devices.whatif import Changes
     from analognoise.jobs.catalog import show_device
 
-    show(show_device(profile), as_json)
+    show(show_device(profile, Changes.parse(changed or (), scale or ())), as_json)
 
 
 @app.command("check", epilog=examples("profiles check my.toml"))

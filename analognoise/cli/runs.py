@@ -28,6 +28,8 @@ app = new_app()
 def compare(
     profile: o.ProfileList,
     out: o.OutFolder,
+    changed: o.ChangedFields = None,
+    scale: o.ScaledEffects = None,
     task: o.DefaultTask = "digits",
     methods: o.MethodList = "sgd,noise,rwp,sam,asam,samson",
     times: o.Times = None,
@@ -53,6 +55,7 @@ def compare(
         result = compare_methods(
             task,
             profiles=profile_list(profile),
+            changes=(changed or (), scale or ()),
             methods=split([methods]),
             times=times,
             chips=chips,
@@ -143,6 +146,8 @@ def train(
 )
 def evaluate(
     profile: o.LayerProfileList,
+    changed: o.ChangedFields = None,
+    scale: o.ScaledEffects = None,
     task: o.TaskName = None,
     model: o.ModelName = None,
     data: o.TestData = None,
@@ -172,6 +177,7 @@ def evaluate(
     with interruptible("interrupted: nothing was kept" if out is None else GO_ON):
         result = evaluate_model(
             profiles=profile_list(profile),
+            changes=(changed or (), scale or ()),
             task=task,
             model=model,
             data=data,
@@ -205,6 +211,8 @@ def evaluate(
 def sensitivity(
     profile: o.OneLayerProfile,
     out: o.OutFolder,
+    changed: o.ChangedFields = None,
+    scale: o.ScaledEffects = None,
     task: o.TaskName = None,
     model: o.ModelName = None,
     data: o.TestData = None,
@@ -232,6 +240,7 @@ def sensitivity(
     with interruptible(GO_ON):
         result = rank_layers(
             profile=profile,
+            changes=(changed or (), scale or ()),
             task=task,
             model=model,
             data=data,

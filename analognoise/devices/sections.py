@@ -24,7 +24,9 @@ Conductances = Annotated[float, Field(gt=0, le=1e9)]
 Seconds = Annotated[float, Field(gt=0, description="seconds")]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(@[0-9.e+-]+%)?$")]
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(\([A-Za-z0-9._+*=,#-]+\))?(@[0-9.e+-]+%)?$")
+]
 # Two characters look like the micro sign.
 _UNITS = {"\u00b5S": "uS", "\u03bcS": "uS"}
 Unit = Annotated[

@@ -14,12 +14,14 @@ from rich.table import Column, Table
 
 from analognoise.devices import DeviceProfile, list_profiles, load_profile
 from analognoise.devices.physics import drift_moments, read_growth, relative_read_sigma, written_sigma
+from analognoise.devices.whatif import Changes
 from analognoise.jobs.output import Output
 from analognoise.training.recipes import METHODS, MODIFIERS
 from analognoise.units import format_time
 
 _SHOWN = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _DAY = 86400.0
+_UNCHANGED = Changes()
 
 
 @dataclass(frozen=True)
@@ -191,13 +193,13 @@ def check_devices(files: Sequence[str]) -> ProfileList:
     return ProfileList(tuple(Entry.of(load_profile(file), file) for file in files), checked=True)
 
 
-def show_device(name: str) -> ProfileCard:
+def show_device(name: str, changes: Changes = _UNCHANGED) -> ProfileCard:
     """One profile, with what a device of it does at some target conductances.
 
     Raises:
         ProfileError: when it cannot be loaded.
     """
-    profile = load_profile(name)
+    (profile,) = changes.apply([load_profile(name)])
     low, top = profile.conductance.g_min, profile.conductance.g_max
     shares = sorted({low / top, *(x for x in _SHOWN if x * top >= low)})
     target = torch.tensor(shares, dtype=torch.float64) * top

@@ -13,9 +13,11 @@ from rich.console import Console, RenderableType
 
 from analognoise.comparison import Comparison, Event
 from analognoise.comparison import compare as compare_on_chips
+from analognoise.devices import load_profile
+from analognoise.devices.whatif import Changes
 from analognoise.errors import ProfileError
 from analognoise.jobs.output import Output
-from analognoise.jobs.setup import Say
+from analognoise.jobs.setup import Say, WhatIf
 from analognoise.progress import Advance, progress_bar
 
 
@@ -46,6 +48,7 @@ def compare_methods(
     task: str,
     *,
     profiles: Sequence[str],
+    changes: WhatIf = ((), ()),
     methods: Sequence[str],
     out: Path,
     say: Say = print,
@@ -56,6 +59,7 @@ def compare_methods(
     Args:
         task: a task's name, or ``module:callable``.
         profiles: names or files.
+        changes: of profiles, as ``--set`` and ``--scale`` take them.
         methods: recipes.
         out: output folder.
         say: gets lines for the user.
@@ -70,10 +74,11 @@ def compare_methods(
             f"profile {by_layer!r}: compare puts all layers on one device; 'analognoise evaluate' takes one "
             "by layer"
         )
+    devices = Changes.parse(*changes).apply([load_profile(profile) for profile in profiles])
     with ExitStack() as stack:
         progress = _Progress(stack, say)
         found = compare_on_chips(
-            task, profiles=profiles, methods=methods, out=out, on_event=progress.event, **settings
+            task, profiles=devices, methods=methods, out=out, on_event=progress.event, **settings
         )
     return Compared(found)
 

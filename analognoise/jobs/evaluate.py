@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from torch import nn
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
+from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import EvaluationData
@@ -28,8 +29,10 @@ from analognoise.jobs.report import FILES, RESULTS_FILE, write_summary
 from analognoise.jobs.setup import (
     Placement,
     Say,
+    WhatIf,
     build_model,
     checked_data,
+    contents,
     either,
     load_data,
     load_forward,
@@ -101,6 +104,7 @@ class Evaluated(Output):
 def evaluate_model(
     *,
     profiles: Sequence[str],
+    changes: WhatIf = ((), ()),
     task: str | None = None,
     model: str | None = None,
     data: str | None = None,
@@ -124,6 +128,7 @@ def evaluate_model(
 
     Args:
         profiles: names or files, or ``PATTERN=PROFILE,…`` for a device by layer.
+        changes: of profiles, as ``--set`` and ``--scale`` take them.
         task: a task's name, or ``module:callable``; either this or ``model``.
         model: ``module:callable`` that returns the model.
         data: ``module:callable`` that returns test batches; a task's own by default.
@@ -146,7 +151,8 @@ def evaluate_model(
     Raises:
         AnalogNoiseError: of the class that fits, before anything is written.
     """
-    placements = load_placements(profiles)
+    changed = Changes.parse(*changes)
+    placements = load_placements(profiles, changed)
     seconds = [item.times(times) for item in placements]
     whole_number("--chips", chips, 1, MOST_CHIPS)
     if seed < 0:
@@ -205,11 +211,11 @@ def evaluate_model(
         if others:
             say(f"evaluation: {unasked(others, rows['time_s'], chips)}")
         settings = _settings(placements, found, model, data, weights, reports, device, threads)
-        settings |= {"digital": list(digital), "floor": floor}
+        settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
         settings["weights_file"] = None if weights is None else str(weights)
         models = {report.rows[0].profile: report.describe for report in reports}
         write_summary(folder.path, rows, settings, models)
-        folder.finish(settings, model={"profiles": models})
+        folder.finish(settings, profiles=contents(placements), model={"profiles": models})
     return result
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
+from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.drift import MOST_CHIPS, whole_number
@@ -24,8 +25,10 @@ from analognoise.jobs.folder import RESULTS_FILE, JobFolder, unasked
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.setup import (
     Say,
+    WhatIf,
     build_model,
     checked_data,
+    contents,
     either,
     load_forward,
     load_placements,
@@ -81,6 +84,7 @@ def rank_layers(
     *,
     profile: str,
     out: Path,
+    changes: WhatIf = ((), ()),
     task: str | None = None,
     model: str | None = None,
     data: str | None = None,
@@ -103,6 +107,7 @@ def rank_layers(
     Args:
         profile: a name, a file, or ``PATTERN=PROFILE,…`` for a device by layer.
         out: folder for everything.
+        changes: of the profile, as ``--set`` and ``--scale`` take them.
         digital: patterns of layer names that stay digital throughout.
         task, model, data, weights, times, chips, metric, forward, seed, compensation, batch_size, device,
             threads, force, say: as for :func:`analognoise.jobs.evaluate.evaluate_model`.
@@ -110,7 +115,8 @@ def rank_layers(
     Raises:
         AnalogNoiseError: of the class that fits, before anything is written.
     """
-    (placement,) = load_placements([profile])
+    changed = Changes.parse(*changes)
+    (placement,) = load_placements([profile], changed)
     seconds = placement.times(times)
     whole_number("--chips", chips, 1, MOST_CHIPS)
     if seed < 0:
@@ -179,9 +185,10 @@ def rank_layers(
         "confidence": report.confidence,
         "device": device,
         "threads": threads,
+        **changed.to_dict(),
     }
     models = {
         report.everything[0].profile: report.description.to_dict() | {"not_read": list(report.not_read)}
     }
-    folder.finish(settings, run_id=report.run_id, model={"profiles": models})
+    folder.finish(settings, run_id=report.run_id, profiles=contents([placement]), model={"profiles": models})
     return Ranked(report, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from analognoise.chip import evaluating
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.devices.catalog import split_profiles
 from analognoise.devices.profile import drift_times
+from analognoise.devices.whatif import Changes
 from analognoise.errors import AnalogNoiseError, DataError, ProfileError
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
@@ -23,6 +24,8 @@ from analognoise.tasks import Task, get_task, load_callable, load_data, load_mod
 from analognoise.tasks.weights import file_digest
 
 Say = Callable[[str], None]
+WhatIf = tuple[Sequence[str], Sequence[str]]  # texts of --set, and of --scale
+_UNCHANGED = Changes()
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,24 @@ class Placement:
         return None if None in self.devices else {str(key): d.name for key, d in self.devices.items()}
 
 
-def load_placements(texts: Sequence[str]) -> list[Placement]:
+def load_placements(texts: Sequence[str], changes: Changes = _UNCHANGED) -> list[Placement]:
     """Devices by name or file, or ``PATTERN=PROFILE,PATTERN=PROFILE`` for a device by layer.
 
+    Args:
+        texts: as the user wrote them.
+        changes: to each device that they concern.
+
     Raises:
-        ProfileError: when none is given, one cannot be loaded, or results of two could not be told apart.
+        ProfileError: when none is given, one cannot be loaded or changed so, or results of two could not be
+            told apart.
     """
     if not texts:
         raise ProfileError("no profile given: name at least one, for example --profile pcm-ibm")
     placements = [_placement(text) for text in texts]
+    if changes:
+        devices = changes.apply([device for item in placements for device in item.devices.values()])
+        rest = iter(devices)
+        placements = [Placement({key: next(rest) for key in item.devices}) for item in placements]
     known: dict[str, str] = {}
     seen: dict[frozenset[str], str] = {}
     for text, placement in zip(texts, placements, strict=True):
@@ -89,6 +101,15 @@ def load_placements(texts: Sequence[str]) -> list[Placement]:
                     "results go by that name, so give each its own"
                 )
     return placements
+
+
+def contents(placements: Iterable[Placement]) -> dict[str, Any]:
+    """The devices by name, as run.json holds them."""
+    return {
+        device.name: {"digest": device.digest, "content": device.as_dict()}
+        for placement in placements
+        for device in placement.devices.values()
+    }
 
 
 def _placement(text: str) -> Placement:
@@ -247,8 +268,10 @@ def metric_of(name: str | None, task: Task | None) -> Any:
 __all__ = [
     "Placement",
     "Say",
+    "WhatIf",
     "build_model",
     "checked_data",
+    "contents",
     "either",
     "load_callable",
     "load_data",
