@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from analognoise.convertible import check_pattern, convertible_layers, find_problems, matching, obstacles
+from analognoise.convertible import convertible_layers, find_problems, obstacles
+from analognoise.copying import copy_sharing_tensors
 from analognoise.crossbar.compensation import check_compensation
 from analognoise.devices.catalog import load_profile
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError
 from analognoise.layers import AnalogLayer, Geometry, analog_class, registered_names
+from analognoise.obstacles import GEOMETRY, obstacle_of
+from analognoise.patterns import Names, all_names, check_patterns, first_matches, matching
 from analognoise.seeds import Stream
 
 Filter = Callable[[nn.Module, str], bool]
@@ -44,6 +45,7 @@ def convert_to_analog(
             from patterns of layer names to profiles (``{"features.*": "pcm-ibm", "head": "ideal"}``): the
             first pattern that matches a layer counts, and layers that none matches stay digital.
         filter_fn: ``filter_fn(module, name) -> bool`` chooses among the convertible layers; None takes all.
+            A module at several places is asked for once, under its first name (a pattern may use any).
         inplace: False copies the module structure and shares every tensor with ``model``; True swaps the
             layers of ``model`` itself.
         compensation: drift compensation: ``"global"`` (a factor per tile), ``"column"`` (one per column) or
@@ -52,7 +54,8 @@ def convert_to_analog(
 
     Raises:
         ConversionError: when there is nothing to convert, the model is converted already, a pattern matches
-            no layer, it cannot be copied, or ``strict`` finds a problem.
+            no layer or comes too late, it cannot be copied, what a registered class says of a layer does not
+            fit it, or ``strict`` finds a problem.
         ProfileError: when a profile cannot be loaded.
     """
     check_compensation(compensation)
@@ -69,14 +72,19 @@ def convert_to_analog(
             f"{type(model).__name__} is a torch.jit module and cannot be changed: convert the Python model "
             "it was made from"
         )
+    if filter_fn is not None and not callable(filter_fn):
+        raise ConversionError(f"filter_fn is a function (module, name) -> bool, found {filter_fn!r}")
     found = convertible_layers(model)
-    if strict:
-        problems = find_problems(model)
-        if problems:
-            raise ConversionError(
-                f"strict: {len(problems)} layer(s) of {type(model).__name__} cannot go on tiles: "
-                + "; ".join(map(str, problems))
-            )
+    for name, module in model.named_modules():
+        obstacle = obstacle_of(module)
+        if obstacle is not None and obstacle.kind == GEOMETRY:
+            raise ConversionError(f"{name or 'the model'} ({type(module).__name__}): {obstacle}")
+    problems = find_problems(model) if strict else []
+    if problems:
+        raise ConversionError(
+            f"strict: {len(problems)} layer(s) of {type(model).__name__} cannot go on tiles: "
+            + "; ".join(map(str, problems))
+        )
     chosen = {name for name, module in found.items() if filter_fn is None or filter_fn(module, name)}
     if not chosen:
         reason = (
@@ -85,8 +93,8 @@ def convert_to_analog(
             else f"none of its layers is one of {', '.join(registered_names())}{obstacles(model)}"
         )
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
-    devices = _profiles(profile, [name for name in found if name in chosen])
-    target = model if inplace else _copy_sharing_tensors(model)
+    devices = _profiles(profile, all_names(model, [name for name in found if name in chosen]))
+    target = model if inplace else copy_sharing_tensors(model)
     modules = dict(target.named_modules())
     for name, device in devices.items():
         cls = analog_class(modules[name])
@@ -96,16 +104,19 @@ def convert_to_analog(
     return target
 
 
-def _profiles(profile: Profile | Mapping[str, Profile], names: list[str]) -> dict[str, DeviceProfile]:
+def _profiles(profile: Profile | Mapping[str, Profile], layers: Names) -> dict[str, DeviceProfile]:
     """The device of each layer that goes on tiles."""
     if not isinstance(profile, Mapping):
         device = load_profile(profile)
-        return dict.fromkeys(names, device)
+        return dict.fromkeys(layers, device)
+    if not profile:
+        raise ConversionError(
+            "the mapping from patterns to profiles is empty, so nothing would go on tiles: "
+            "give at least one, such as {'*': 'pcm-ibm'}"
+        )
+    check_patterns(profile, layers)
     loaded = {pattern: load_profile(item) for pattern, item in profile.items()}
-    for pattern in loaded:
-        check_pattern(pattern, names)
-    matched = {name: matching(name, loaded) for name in names}
-    return {name: loaded[pattern] for name, pattern in matched.items() if pattern is not None}
+    return {name: loaded[pattern] for name, pattern in first_matches(loaded, layers).items()}
 
 
 def keeping_digital(model: nn.Module, patterns: Iterable[str]) -> Filter | None:
@@ -118,17 +129,16 @@ def keeping_digital(model: nn.Module, patterns: Iterable[str]) -> Filter | None:
     Raises:
         ConversionError: when a pattern matches no layer, or nothing would be left for tiles.
     """
-    found, kept = list(convertible_layers(model)), tuple(patterns)
+    found, kept = all_names(model, convertible_layers(model)), tuple(patterns)
     if not found:
         return None  # the conversion says why
-    for pattern in kept:
-        check_pattern(pattern, found)
-    if kept and all(matching(name, kept) is not None for name in found):
+    check_patterns(kept, found)
+    if kept and all(matching(names, kept) is not None for names in found.values()):
         raise ConversionError(
             f"nothing to convert in {type(model).__name__}: {', '.join(map(repr, kept))} to be kept digital "
             f"matches all {len(found)} convertible layers ({', '.join(map(repr, found))})"
         )
-    return (lambda module, name: matching(name, kept) is None) if kept else None
+    return (lambda module, name: matching(found[name], kept) is None) if kept else None
 
 
 def for_training(model: nn.Module, profile: Profile | None, patterns: Iterable[str]) -> nn.Module:
@@ -157,7 +167,7 @@ def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
     if not analog_layers(model):
         raise ConversionError(f"{type(model).__name__} has no layer on tiles: it is digital already")
-    target = model if inplace else _copy_sharing_tensors(model)
+    target = model if inplace else copy_sharing_tensors(model)
     for layer in analog_layers(target).values():
         layer.remove()
     for module in target.modules():
@@ -247,24 +257,6 @@ def geometries(module: nn.Module) -> dict[str, Geometry]:
 
 def _join(name: str, parameter: str) -> str:
     return f"{name}.{parameter}" if name else parameter
-
-
-def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise ConversionError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): "
-            "convert it with inplace=True"
-        ) from error
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(value, Tensor):
-                yield value
 
 
 def _keep_out_of_fused_paths(model: nn.Module) -> None:

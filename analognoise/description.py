@@ -10,10 +10,10 @@ from rich.table import Table
 from torch import nn
 
 from analognoise.conversion import require_analog
-from analognoise.convertible import hidden_weights, size, why_digital
 from analognoise.crossbar.mapping import devices_of
 from analognoise.layers import AnalogLayer, Geometry
 from analognoise.macs import Forward, MacCount, count_macs
+from analognoise.obstacles import BY_DESIGN, hidden_weights, obstacle_of, size, uncalled_children, unknown
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,11 @@ def _digital_parts(model: nn.Module, macs: MacCount | None) -> list[DigitalPart]
         if isinstance(module, AnalogLayer)
         for target in module.targets().values()
     }
+    uncalled = uncalled_children(model)
     seen: set[int] = set()
     for name, module in model.named_modules():
+        obstacle = uncalled.get(id(module)) or obstacle_of(module)
+        hidden = hidden_weights(module, obstacle)
         multiplied = None if macs is None else macs.digital.get(name, 0)
         works = macs is not None and multiplied != 0
         parameters = {key: value for key, value in module._parameters.items() if value is not None}
@@ -246,21 +249,21 @@ def _digital_parts(model: nn.Module, macs: MacCount | None) -> list[DigitalPart]
         kind = type(module).__name__
         if isinstance(module, AnalogLayer):
             kind = module.digital_class.__name__
-        if isinstance(module, AnalogLayer) or (shared and not why_digital(module)):
+        if isinstance(module, AnalogLayer) or (shared and obstacle is None):
             for key, value in own.items():
                 none = None if macs is None else 0
                 reason = "biases are added digitally" if "bias" in key else "not on the array, used digitally"
                 parts.append(DigitalPart(f"{name}.{key}".lstrip("."), key, size(value), reason, none))
             if works:
                 parts.append(DigitalPart(name, kind, 0, "products of two activations", multiplied))
-        elif own or shared or works or hidden_weights(module):
-            hidden = hidden_weights(module)
+        elif own or shared or works or hidden:
             count = sum(map(size, own.values())) + hidden
             reason = "products of two activations, or with a weight that another layer holds"
             if own or shared or hidden:
                 full = {f"{name}.{key}" if name else key for key in own}
-                reason = why_digital(module, macs is not None and not macs.multiplied.isdisjoint(full))
-                reason = reason or "left out of the conversion"
+                if obstacle and obstacle.kind == BY_DESIGN and macs and not macs.multiplied.isdisjoint(full):
+                    obstacle = unknown(module)  # whatever its Parameters are called, it multiplies with them
+                reason = str(obstacle or "left out of the conversion")
             if shared:
                 reason += "; its weight is that of a layer on tiles"
             borrowed = [] if macs is None else list(macs.borrowed.get(name, ()))

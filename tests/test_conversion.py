@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import analognoise as an
-from analognoise.conversion import analog_layers, chip_weights, sample_weights
+from analognoise.conversion import analog_layers, chip_weights, keeping_digital, sample_weights
 from analognoise.errors import ConversionError, ModelError
 
 
@@ -315,3 +315,74 @@ def test_a_pattern_that_matches_nothing(profiles, words):
     net.classifier = nn.Linear(4, 2)
     with pytest.raises(ConversionError, match=words):
         an.convert_to_analog(net, profiles)
+
+
+def test_a_mapping_must_name_layers():
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(ConversionError, match="the mapping from patterns to profiles is empty"):
+        an.convert_to_analog(net, {})
+    with pytest.raises(ConversionError, match=r"a pattern of layer names is text.*found <class.*Linear"):
+        an.convert_to_analog(net, {nn.Linear: "ideal"})
+    with pytest.raises(ConversionError, match=r"pattern '2' comes too late: .* '\*' before it takes '2'"):
+        an.convert_to_analog(net, {"*": "ideal", "2": "pcm-ibm"})
+    with pytest.raises(ConversionError, match=r"filter_fn is a function \(module, name\) -> bool, found '0'"):
+        an.convert_to_analog(net, "ideal", filter_fn="0")
+
+
+def test_names_with_the_characters_of_patterns():
+    net = nn.Sequential(nn.ModuleDict({"a [x]": nn.Linear(4, 3), "b": nn.Linear(4, 3)}))
+    analog = an.convert_to_analog(net, {"0.a [x]": "ideal"})
+    assert list(analog_layers(analog)) == ["0.a [x]"]
+
+
+def test_a_module_at_two_places_is_matched_by_either_name():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            self.b = self.a
+            self.c = nn.Linear(4, 4)
+
+    analog = an.convert_to_analog(Twice(), {"b": "ideal"})
+    assert list(analog_layers(analog)) == ["a"]
+    assert analog.b is analog.a
+    assert list(
+        analog_layers(an.convert_to_analog(Twice(), "ideal", filter_fn=keeping_digital(Twice(), ["b"])))
+    ) == ["c"]
+
+
+class Listing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.extra = [nn.Parameter(torch.ones(3))]
+        self.named = {"scales": (nn.Parameter(torch.ones(3)),)}
+        self.script = torch.jit.script(nn.Linear(3, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+def test_tensors_in_lists_and_scripts_are_shared_too():
+    net = Listing()
+    analog = an.convert_to_analog(net, "ideal")
+    assert analog.extra[0] is net.extra[0]
+    assert analog.named["scales"][0] is net.named["scales"][0]
+    assert analog.script is not net.script
+    assert analog.script.weight.data_ptr() == net.script.weight.data_ptr()
+    with torch.no_grad():
+        net.script.weight.zero_()
+        net.script.bias.zero_()
+    assert analog.script(torch.ones(3)).abs().sum() == 0
+
+
+def test_hooks_that_are_methods_reach_the_user_s_object():
+    class Recorder:
+        def __init__(self):
+            self.seen = []
+
+        def hook(self, module, args, output):
+            self.seen.append(output)
+
+    recorder, net = Recorder(), nn.Sequential(nn.Linear(4, 3))
+    net[0].register_forward_hook(recorder.hook)
+    an.convert_to_analog(net, "ideal")(torch.ones(1, 4))
+    assert len(recorder.seen) == 1

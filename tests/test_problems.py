@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import types
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -385,3 +386,208 @@ def test_no_layer_that_is_read_is_named_as_unread() -> None:
         report = an.evaluate_drift(analog, data, times=["1h"], chips=1, metric="loss")
     assert report.describe["not_read"] == []
     assert len(report.description.layers) == 5
+
+
+def test_a_weight_that_only_its_digital_parent_uses_is_not_claimed() -> None:
+    class Self(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x, x, x, need_weights=False)[0]
+
+    x = torch.randn(5, 2, 4)
+    normed = nn.TransformerEncoderLayer(4, 2, 8)
+    parametrizations.weight_norm(normed.self_attn, "in_proj_weight")
+    for model, place in ((nn.Sequential(Self(4, 2), nn.Linear(4, 2)), "0"), (normed, "self_attn")):
+        model.eval()
+        problems = {problem.name: problem for problem in an.find_problems(model)}
+        child = problems[f"{place}.out_proj"]
+        assert (child.obstacle.kind, child.parameters) == ("uncalled", 20)
+        assert "computes with its weight without calling it" in str(child)
+        analog = an.program_(an.convert_to_analog(model, "ideal")).eval()
+        assert f"{place}.out_proj" not in analog_layers(analog)
+        with torch.inference_mode():
+            expected, found = model(x), analog(x)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+            for layer in analog_layers(analog).values():
+                kept = layer.analog.copy_weights()
+                for weights in layer.analog.weights.values():
+                    weights.zero_()
+                assert not torch.equal(analog(x), found)
+                layer.analog.put_weights(kept, None)
+        text = an.describe(analog, x)
+        assert text.never_called == ()
+        assert {part.name: part.reason for part in text.digital}[f"{place}.out_proj"] == str(child.obstacle)
+
+
+def test_a_forward_replaced_on_the_object_is_a_problem() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    model[0].forward = types.MethodType(lambda self, x: 2 * nn.Linear.forward(self, x), model[0])
+    (problem,) = an.find_problems(model)
+    assert (problem.name, problem.obstacle.kind) == ("0", "own forward")
+    assert "its forward was replaced on the object itself: delete that attribute" in str(problem)
+    x = torch.randn(3, 6)
+    analog = an.program_(an.convert_to_analog(model, "ideal")).eval()
+    assert list(analog_layers(analog)) == ["1"]
+    torch.testing.assert_close(analog(x), model(x), rtol=1e-5, atol=1e-6)
+    del model[0].forward
+    assert len(analog_layers(an.convert_to_analog(model, "ideal", strict=True))) == 2
+
+
+class NormedLinear(nn.Module):
+    """Has "Norm" in its name, and a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ nn.functional.normalize(self.weight, dim=0)
+
+
+class Projection(nn.Module):
+    """Multiplies with a buffer."""
+
+    def __init__(self, name: str = "proj", persistent: bool = True) -> None:
+        super().__init__()
+        self.register_buffer(name, torch.randn(6, 4), persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ next(self.buffers())
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w_emb = nn.Parameter(torch.randn(6, 5))
+        self.low_rank_token = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w_emb @ self.low_rank_token
+
+
+def frozen(buffer: bool) -> nn.Module:
+    layer = nn.Linear(6, 4)
+    weight = layer.weight.detach()
+    del layer.weight
+    if buffer:
+        layer.register_buffer("weight", weight)
+    else:
+        layer.weight = weight  # type: ignore[assignment]
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "weights"),
+    [
+        (NormedLinear(), "unknown layer", 24),
+        (Projection(), "buffer", 24),
+        (Tokens(), "unknown layer", 50),
+        (frozen(buffer=True), "derived weight", 28),
+        (frozen(buffer=False), "derived weight", 28),
+    ],
+)
+def test_matrices_in_disguise_are_problems(layer: nn.Module, kind: str, weights: int) -> None:
+    model = nn.Sequential(layer, nn.Linear(4, 2))
+    (problem,) = an.find_problems(model)
+    assert (problem.name, problem.obstacle.kind, problem.parameters) == ("0", kind, weights)
+    with pytest.raises(ConversionError, match="strict: 1 layer"):
+        an.convert_to_analog(model, "ideal", strict=True)
+    text = an.describe(an.convert_to_analog(model, "ideal"), torch.randn(3, 6))
+    (part,) = [part for part in text.digital if part.name == "0"]
+    assert (part.parameters, part.reason) == (weights, str(problem.obstacle))
+    assert text.parameter_share == 8 / (8 + weights + 2)
+
+
+def test_buffers_that_are_no_weights() -> None:
+    layers = [Projection("causal_mask"), Projection("pe"), Projection("rope", persistent=False)]
+    layers += [nn.LayerNorm((6, 4)), nn.Embedding(6, 4), nn.BatchNorm2d(3)]
+    assert an.find_problems(nn.Sequential(*layers, nn.Linear(4, 2))) == []
+    norm = parametrizations.weight_norm(nn.LayerNorm(4))
+    assert an.find_problems(nn.Sequential(norm, nn.Linear(4, 2))) == []
+
+
+@pytest.mark.parametrize("how", ["float8", "sparse"])
+def test_weights_that_cannot_be_programmed_are_named_before(how: str) -> None:
+    layer = nn.Linear(6, 4)
+    data = layer.weight.detach()
+    odd = data.to(torch.float8_e4m3fn) if how == "float8" else data.to_sparse()
+    layer.weight = nn.Parameter(odd, requires_grad=False)
+    model = nn.Sequential(nn.Linear(6, 6), layer)
+    (problem,) = an.find_problems(model)
+    assert (problem.name, problem.obstacle.kind) == ("1", "data type")
+    assert ("torch.float8_e4m3fn" if how == "float8" else "torch.sparse_coo") in str(problem)
+    assert list(analog_layers(an.convert_to_analog(model, "ideal"))) == ["0"]
+
+
+def test_weights_beyond_float32() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        model[1].weight[0, 0] = 1e39
+    analog = an.convert_to_analog(model, "ideal")
+    with pytest.raises(an.AnalogNoiseError, match=r"layer '1' .*: 1 of its 4 weights are .* beyond float32"):
+        an.program_(analog)
+
+
+Geometries = Callable[[nn.Module], object]
+RIGHT: Geometries = lambda module: {"mixing": Geometry(1, 4, 6)}  # noqa: E731
+
+
+def registered(
+    geometries: Geometries, matrix: Callable[[Tensor], Tensor] = lambda w: w.t().unsqueeze(0)
+) -> None:
+    members = {
+        "geometries": staticmethod(geometries),
+        "matrix": staticmethod(lambda name, weights, geometry: matrix(weights)),
+    }
+    register_analog_layer(Mixing)(type("AnalogMixing", (AnalogLayer, Mixing), members))
+
+
+@pytest.mark.parametrize(
+    ("geometries", "words"),
+    [
+        (lambda m: {"mixing": Geometry(1, 3, 3)}, "9 values, but its shape is [6, 4], 24 values"),
+        (lambda m: {"mixing": Geometry(1, 4.0, 6)}, "gives columns = 4.0 for 'mixing'"),  # type: ignore[arg-type]
+        (lambda m: {"mixing": Geometry(1, -4, -6)}, "gives columns = -4"),
+        (lambda m: {"mixing": Geometry(1, 0, 6)}, "gives columns = 0"),
+        (lambda m: {"mixnig": Geometry(1, 4, 6)}, "names 'mixnig', but its Parameters are 'mixing', 'gain'"),
+        (lambda m: {}, "names no Parameter"),
+        (lambda m: {"mixing": (1, 4, 6)}, "gives (1, 4, 6) for 'mixing': give an analognoise.Geometry"),
+        (lambda m: int("a"), "geometries fails (ValueError: invalid literal"),
+        (lambda m: Geometry(1, 4, 6), "gives a Geometry: give a dict"),
+    ],
+)
+def test_a_registered_geometry_that_does_not_fit(registry: None, geometries: Geometries, words: str) -> None:
+    registered(geometries)
+    model = nn.Sequential(nn.Linear(6, 6), Mixing(6, 4))
+    (problem,) = an.find_problems(model)
+    assert (problem.name, problem.obstacle.kind) == ("1", "geometry")
+    for options in ({}, {"inplace": True}, {"strict": True}):
+        with pytest.raises(ConversionError, match=re.escape(words)) as caught:
+            an.convert_to_analog(model, "ideal", **options)
+        assert "1 (Mixing): AnalogMixing.geometries" in str(caught.value)
+        assert type(model[0]) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        (lambda w: w.t().clone().unsqueeze(0), "gives a copy of 'mixing'"),
+        (lambda w: w.t(), "gives [4, 6] for 'mixing': give a view as [groups, columns, rows] = [1, 4, 6]"),
+        (lambda w: w[:1].expand(6, 4).t().unsqueeze(0), "shows some values twice"),
+        (lambda w: w.nothing, "matrix fails for 'mixing' of shape [6, 4]: AttributeError"),
+    ],
+)
+def test_a_registered_matrix_that_is_no_view(
+    registry: None, matrix: Callable[[Tensor], Tensor], words: str
+) -> None:
+    registered(RIGHT, matrix)
+    with pytest.raises(ConversionError, match=re.escape(words)):
+        an.convert_to_analog(nn.Sequential(Mixing(6, 4)), "ideal")
+
+
+def test_the_order_of_a_registered_class_s_bases(registry: None) -> None:
+    with pytest.raises(
+        ConversionError, match=r"must inherit from analognoise.AnalogLayer and then from Mixing"
+    ):
+        register_analog_layer(Mixing)(
+            type("Wrong", (Mixing, AnalogLayer), {"geometries": staticmethod(RIGHT)})
+        )

@@ -19,7 +19,13 @@ from analognoise.layers.recurrent import (
     AnalogRNN,
     AnalogRNNCell,
 )
-from analognoise.layers.registry import analog_class, known_base, register_analog_layer, registered_names
+from analognoise.layers.registry import (
+    analog_class,
+    known_base,
+    register_analog_layer,
+    registered_for,
+    registered_names,
+)
 
 __all__ = [
     "AnalogBilinear",
@@ -43,5 +49,6 @@ __all__ = [
     "analog_class",
     "known_base",
     "register_analog_layer",
+    "registered_for",
     "registered_names",
 ]

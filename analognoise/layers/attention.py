@@ -20,6 +20,8 @@ class AnalogMultiheadAttention(AnalogLayer, nn.MultiheadAttention):
     The output projection is a child that torch never calls, so its weight belongs to this layer's tiles.
     """
 
+    uncalled = ("out_proj",)
+
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """The joint in-projection (or one each for queries, keys and values) and the out-projection."""

@@ -112,9 +112,14 @@ class AnalogLayer(nn.Module):
 
     In training mode, and inside :func:`analognoise.digital`, a layer computes with its digital weights. In
     eval mode it computes with what is programmed on its tiles.
+
+    Attributes:
+        digital_class: what the layer becomes again.
+        uncalled: children whose weights the forward uses without calling them.
     """
 
     digital_class: ClassVar[type[nn.Module]]
+    uncalled: ClassVar[tuple[str, ...]] = ()
     _analognoise: AnalogState
 
     @staticmethod
@@ -347,8 +352,10 @@ def _check_values(layer: str, weight: Tensor) -> None:
         raise ModelError(
             f"layer {layer!r} cannot be programmed: its weight is on the 'meta' device and holds no values"
         )
-    if not torch.isfinite(weight).all():
-        bad = int((~torch.isfinite(weight)).sum())
+    finite = torch.isfinite(weight.float())  # devices are computed in float32
+    if not finite.all():
+        beyond = " or beyond float32" if weight.dtype == torch.float64 else ""
         raise ModelError(
-            f"layer {layer!r} cannot be programmed: {bad} of its {weight.numel()} weights are NaN or infinite"
+            f"layer {layer!r} cannot be programmed: {int((~finite).sum())} of its {weight.numel()} weights "
+            f"are NaN or infinite{beyond}"
         )

@@ -33,13 +33,16 @@ def register_analog_layer(digital: type[nn.Module]) -> Callable[[_Layer], _Layer
         digital: a subclass of ``torch.nn.Module``.
 
     Raises:
-        ConversionError: when ``digital`` is no module class, or the decorated class inherits from neither.
+        ConversionError: when ``digital`` is no module class, or the decorated class does not inherit from
+            both, in this order.
     """
     if not (isinstance(digital, type) and issubclass(digital, nn.Module)):
         raise ConversionError(f"register_analog_layer takes a subclass of torch.nn.Module, found {digital!r}")
 
     def register(layer: _Layer) -> _Layer:
-        if not (issubclass(layer, AnalogLayer) and issubclass(layer, digital)):
+        order = layer.__mro__
+        both = AnalogLayer in order and digital in order
+        if not both or order.index(AnalogLayer) > order.index(digital):
             raise ConversionError(
                 f"{layer.__name__} must inherit from analognoise.AnalogLayer and then from {digital.__name__}"
             )
@@ -58,6 +61,8 @@ def analog_class(module: nn.Module) -> type[AnalogLayer] | None:
     ``isinstance`` goes on holding.
     """
     cls = type(module)
+    if any(name in vars(module) for name in _COMPUTING):
+        return None  # replaced on the object itself
     for package, layers in _OF_PACKAGES.items():
         if package in sys.modules:
             import_module(layers)
@@ -77,6 +82,11 @@ def analog_class(module: nn.Module) -> type[AnalogLayer] | None:
 def known_base(module: nn.Module) -> type[nn.Module] | None:
     """The registered class that a module's class inherits from, if any."""
     return next((base for base in type(module).__mro__ if base in _REGISTERED), None)
+
+
+def registered_for(digital: type[nn.Module]) -> type[AnalogLayer]:
+    """The class on tiles that was registered for a digital class."""
+    return _REGISTERED[digital]
 
 
 def registered_names() -> list[str]:

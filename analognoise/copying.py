@@ -1,0 +1,69 @@
+"""A second module structure around the same tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analognoise.errors import ConversionError
+
+
+def copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares every tensor, and whatever object a hook is a method of.
+
+    Raises:
+        ConversionError: when the model cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
+    memo |= {id(owner): owner for owner in _hook_owners(model)}
+    scripts = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
+    try:
+        twin = copy.deepcopy(model, memo)
+        for script in scripts:
+            if id(script) in memo:
+                _share_script(script, memo[id(script)])
+    except Exception as error:
+        raise ConversionError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): "
+            "convert it with inplace=True"
+        ) from error
+    return twin
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield from _within((module._parameters, module._buffers))
+            yield from _within([value for key, value in vars(module).items() if key != "_modules"])
+
+
+def _within(value: Any, depth: int = 4) -> Iterator[Tensor]:
+    """Tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, set, dict)) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _within(item, depth - 1)
+
+
+def _hook_owners(model: nn.Module) -> Iterator[Any]:
+    """What the model's hooks are methods of, other than modules: a user's recorder goes on recording."""
+    for module in model.modules():
+        for key, hooks in vars(module).items():
+            if key.endswith("_hooks") and isinstance(hooks, dict):
+                for hook in hooks.values():
+                    owner = getattr(hook, "__self__", None)
+                    if owner is not None and not isinstance(owner, nn.Module):
+                        yield owner
+
+
+def _share_script(script: torch.jit.ScriptModule, twin: torch.jit.ScriptModule) -> None:
+    """torch copies a script's tensors in spite of everything; put back the original's."""
+    for own, other in zip(script.modules(), twin.modules(), strict=True):
+        for key, tensor in (*own._parameters.items(), *own._buffers.items()):
+            if tensor is not None:
+                setattr(other, key, tensor)
