@@ -12,11 +12,23 @@ from torch import Tensor, nn
 from analognoise.errors import ConversionError
 
 
+class NotCopiedError(ConversionError):
+    """A model with attributes that ``copy.deepcopy`` refuses.
+
+    Attributes:
+        reason: what is wrong, without what to do about it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: convert it with inplace=True, or keep such attributes out of the model")
+        self.reason = reason
+
+
 def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """A copy of the modules that shares every tensor, and whatever object a hook is a method of.
 
     Raises:
-        ConversionError: when the model cannot be copied.
+        NotCopiedError: when the model cannot be copied.
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
     memo |= {id(owner): owner for owner in _hook_owners(model)}
@@ -27,9 +39,8 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
             if id(script) in memo:
                 _share_script(script, memo[id(script)])
     except Exception as error:
-        raise ConversionError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): "
-            "convert it with inplace=True"
+        raise NotCopiedError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})"
         ) from error
     return twin
 

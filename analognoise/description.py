@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,6 +143,19 @@ class Description:
             "never_called": list(self.never_called),
             "compensation": self.compensation,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Description:
+        """The description that :meth:`to_dict` wrote, also after a way through JSON."""
+        layers = [
+            {**layer, "matrices": {name: Geometry(**given) for name, given in layer["matrices"].items()}}
+            for layer in content["layers"]
+        ]
+        return cls(
+            tuple(LayerOnTiles(**layer) for layer in layers),
+            tuple(DigitalPart(**part) for part in content["digital"]),
+            content["compensation"],
+        )
 
     def __str__(self) -> str:
         console = Console(width=118, no_color=True, highlight=False)

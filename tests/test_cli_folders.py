@@ -83,6 +83,33 @@ def test_summary_says_what_was_evaluated(home: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["lifetimes"]["pcm-ibm"]["text"] == str(life)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_report_of_a_sensitivity_analysis(
+    home: Path, capsys: pytest.CaptureFixture[str], layers: int
+) -> None:
+    code = (home / "mine.py").read_text()
+    if layers == 3:
+        code = code.replace("nn.Linear(8, 3))", "nn.Linear(8, 8), nn.Linear(8, 3))")
+        (home / "mine.py").write_text(code)
+        torch.manual_seed(0)
+        wide = [torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)]
+        save_file(torch.nn.Sequential(*wide).state_dict(), "weights.safetensors")
+    command = [*SENSITIVITY, "--times", "1s,1d", "--chips", "3", *(["--digital", "0"] if layers == 1 else [])]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["layers"]) == 2 * layers
+    before = files()
+    for name in ("sensitivity.csv", "sensitivity.md", "sensitivity.png"):
+        (home / "out" / name).unlink()
+    assert main(["report", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert files() == before
+    lines = (home / "out" / "results.csv").read_text().splitlines(keepends=True)
+    (home / "out" / "results.csv").write_text("".join(lines[:-1]))
+    assert main(["report", "out"]) == 2
+    assert "are not complete (chip 2 at 1 day is missing): run sensitivity again" in capsys.readouterr().err
+
+
 # evaluate: two devices, one of them without drift; sensitivity: all layers, and each of the two alone.
 @pytest.mark.parametrize(
     ("command", "more"), [(EVALUATE, (4 * 3 - 2) + (4 - 2)), (SENSITIVITY, 3 * (4 * 3 - 2))]

@@ -16,12 +16,13 @@ app = new_app()
 @app.command(epilog=examples("report runs/digits"))
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="What compare or evaluate wrote.", parser=o.path)
+        Path,
+        typer.Argument(metavar="FOLDER", help="What compare, evaluate or sensitivity wrote.", parser=o.path),
     ],
     as_json: o.AsJson = False,
 ) -> None:
     """Make the table and the picture again from a run's results.csv, without computing anything else."""
-    from analognoise.jobs.report import report_again
+    from analognoise.jobs.again import report_again
 
     show(report_again(folder), as_json)
 

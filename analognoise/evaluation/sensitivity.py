@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -14,19 +13,17 @@ import torch
 from torch import nn
 
 from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
-from analognoise.description import Description
+from analognoise.copying import NotCopiedError
 from analognoise.devices.profile import DeviceProfile, drift_times
-from analognoise.errors import ResultsError
+from analognoise.errors import ConversionError, ResultsError
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
-from analognoise.evaluation.sensitivity_report import SensitivityReport
+from analognoise.evaluation.sensitivity_report import ALL, ALONE, OTHERS, SensitivityReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.store import ResultStore
 from analognoise.progress import progress_bar
-
-ALL, ALONE, OTHERS = "all", "only {}", "all but {}"
 
 
 def layer_sensitivity(
@@ -72,7 +69,7 @@ def layer_sensitivity(
         confidence: coverage of the intervals.
 
     Raises:
-        ConversionError: when the model has nothing to convert, or is on tiles already.
+        ConversionError: when the model has nothing to convert, is on tiles already, or cannot be copied.
         ProfileError: when a profile cannot be loaded.
         ModelError, UnitError, DataError: as :func:`analognoise.evaluate_drift`.
         ResultsError: when ``out`` cannot be used, or holds another run.
@@ -81,7 +78,12 @@ def layer_sensitivity(
     check_confidence(confidence)
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)
-    full = convert_to_analog(model, profile, filter_fn=filter_fn, compensation=compensation)
+    try:
+        full = convert_to_analog(model, profile, filter_fn=filter_fn, compensation=compensation)
+    except NotCopiedError as error:
+        raise ConversionError(
+            f"{error.reason}: it is copied for each choice of layers, so keep such attributes out of it"
+        ) from error
     devices = {name: layer.analog.profile for name, layer in analog_layers(full).items()}
     seconds = drift_times(devices.values(), times)
     with torch.inference_mode(False):
@@ -97,47 +99,48 @@ def layer_sensitivity(
         whole = measure(full, ALL)
         store = _store(out, whole, stack)
         advance = stack.enter_context(
-            progress_bar(f"layers on {whole.profile}", 2 * len(devices) + 1, progress)
+            progress_bar(f"layers on {whole.profile}", len(_parts(list(devices))) + 1, progress)
         )
-        everything, reused = whole.run(seconds, chips, store)
+        rows, reused = whole.run(seconds, chips, store)
         advance()
         # What no forward reads is said once, of the whole model.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="the tiles of ")
-        found: dict[str, dict[str, list[Row]]] = {ALONE: {}, OTHERS: {}}
-        known: dict[frozenset[str], tuple[list[Row], int]] = {}
-        for name in devices:
-            for kind, chosen in ((ALONE, {name}), (OTHERS, devices.keys() - {name})):
-                label = kind.format(name or "(the model)")
-                key = frozenset(chosen)
-                if key and key not in known:
-                    # Of two layers, all but the one is only the other: measured once, under that name.
-                    named = ALONE.format(next(iter(key)) or "(the model)") if len(key) == 1 else label
-                    part = measure(_some(model, devices, chosen, compensation), named)
-                    known[key] = part.run(seconds, chips, store)
-                if key:
-                    rows = [replace(row, method=label) for row in known[key][0]]
-                    reused += known[key][1]
-                else:  # the only layer: without it nothing is on tiles
-                    rows = [replace(row, method=label, value=row.digital) for row in everything]
-                found[kind][name] = rows
-                advance(note=label)
-    description: Description = whole.description
-    return SensitivityReport(
-        everything=tuple(everything),
-        alone={name: tuple(rows) for name, rows in found[ALONE].items()},
-        others={name: tuple(rows) for name, rows in found[OTHERS].items()},
-        times=seconds,
+        for label, chosen in _parts(list(devices)):
+            found, known = measure(_some(model, devices, chosen, compensation), label).run(
+                seconds, chips, store
+            )
+            rows += found
+            reused += known
+            advance(note=label)
+    return SensitivityReport.of_rows(
+        rows,
+        whole.description,
+        seconds,
+        chips,
         metric=measured.name,
         higher_is_better=better,
-        digital=everything[0].digital,
+        digital=rows[0].digital,
         seed=int(seed),
         run_id=whole.run_id,
-        description=description,
         not_read=whole.not_read,
         reused=reused,
         confidence=float(confidence),
     )
+
+
+def _parts(names: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """What is put on tiles besides the whole, with its label.
+
+    Of two layers, all but the one is only the other, and of one layer nothing is left without it.
+    """
+    found = []
+    for name in names:
+        label = name or "(the model)"
+        found.append((ALONE.format(label), {name}))
+        if len(names) > 2:
+            found.append((OTHERS.format(label), {*names} - {name}))
+    return found
 
 
 def _some(

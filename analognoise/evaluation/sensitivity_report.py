@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,10 @@ from analognoise.units import format_time, parse_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+# What is on tiles, as the column ``method`` of results.csv says it.
+ALL, ALONE, OTHERS = "all", "only {}", "all but {}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,52 @@ class SensitivityReport:
     not_read: tuple[str, ...] = ()
     reused: int = 0
     confidence: float = 0.95
+
+    @classmethod
+    def of_rows(
+        cls, stored: Sequence[Row], description: Description, times: Sequence[float], chips: int, **more: Any
+    ) -> SensitivityReport:
+        """The report that the rows of a results file make, once all of them are there.
+
+        Args:
+            stored: rows of one analysis, in any order, and perhaps of more chips and times.
+            description: of the model with all layers on tiles.
+            times: drift times asked for.
+            chips: number of chips asked for.
+            more: the other attributes.
+
+        Raises:
+            ResultsError: when rows are missing.
+        """
+        known = {(row.method, row.chip, row.time_s): row for row in stored}
+        places = [(chip, time) for chip in range(chips) for time in times]
+
+        def rows_of(method: str) -> tuple[Row, ...]:
+            missing = [place for place in places if (method, *place) not in known]
+            if missing:
+                raise ResultsError(
+                    f"the rows of {method!r} are not complete (chip {missing[0][0]} at "
+                    f"{format_time(missing[0][1])} is missing): run sensitivity again"
+                )
+            return tuple(known[method, *place] for place in places)
+
+        everything = rows_of(ALL)
+        names = [layer.name for layer in description.layers]
+        labels = {name: name or "(the model)" for name in names}
+        alone = {name: rows_of(ALONE.format(label)) for name, label in labels.items()}
+        others = {}
+        for name, label in labels.items():
+            method = OTHERS.format(label)
+            if len(names) > 2:
+                others[name] = rows_of(method)
+            else:
+                # Without the only layer nothing is on tiles; without one of two, only the other is.
+                rest = [alone[other] for other in names if other != name]
+                others[name] = tuple(
+                    replace(row, method=method, value=row.value if rest else row.digital)
+                    for row in (rest[0] if rest else everything)
+                )
+        return cls(everything, alone, others, tuple(times), description=description, **more)
 
     @property
     def chips(self) -> int:

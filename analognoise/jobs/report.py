@@ -1,4 +1,4 @@
-"""``analognoise report``: tables and pictures out of what is stored; evaluate uses parts of it."""
+"""Tables and pictures of an evaluation, out of the rows that are stored."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 import pandas as pd
 from rich.console import Console, RenderableType
 
-from analognoise.comparison import conclude
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import read_results
-from analognoise.jobs.compare import Compared
-from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, read_run
+from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE
 from analognoise.jobs.output import Output, plain
 from analognoise.report.numbers import one_value
 from analognoise.report.onchip import analog_lines, analog_markdown
@@ -66,20 +64,16 @@ class Reported(Output):
         }
 
 
-def report_again(folder: Path) -> Output:
-    """Make summary, tables and pictures again from a folder's rows, and show them.
+def evaluated_again(folder: Path, run: dict[str, Any]) -> Reported:
+    """Make summary, table and picture of an evaluation again from the rows in its folder.
+
+    Args:
+        folder: what ``evaluate`` wrote.
+        run: its run.json.
 
     Raises:
-        ResultsError: when the folder is not one of compare or evaluate, or a file in it is damaged.
+        ResultsError: when a file of it is damaged.
     """
-    run = read_run(folder) or {}
-    job = run.get("job", "compare")
-    if job == "compare":
-        return Compared(conclude(folder))
-    if job != "evaluate":
-        raise ResultsError(
-            f"folder {folder} holds a run of 'analognoise {job}': name one of compare or evaluate"
-        )
     try:
         settings = run["settings"]
         chips, times = int(settings["chips"]), [float(time) for time in settings["times_s"]]

@@ -12,8 +12,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
+from analognoise.description import Description
 from analognoise.devices.whatif import Changes
-from analognoise.errors import DataError
+from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
@@ -21,7 +22,7 @@ from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
 from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.evaluate import test_data
-from analognoise.jobs.folder import RESULTS_FILE, JobFolder, unasked
+from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.setup import (
     Say,
@@ -160,14 +161,12 @@ def rank_layers(
             progress=sys.stderr.isatty(),
         )
     if report.reused:
-        say(f"sensitivity: reused {report.reused} of {len(report.rows)} results in {out}")
+        measured_rows = {row.key for row in report.rows}  # of two layers, some are shown twice
+        say(f"sensitivity: reused {report.reused} of {len(measured_rows)} results in {out}")
     others = [row for row in store.rows if row.chip >= chips or row.time_s not in report.times]
     if others:
         say(f"sensitivity: {unasked(others, report.times, chips)}")
-    report.to_csv(out / TABLE_FILE, overwrite=True)
-    title = "# Which layers cost most on analog chips\n\n"
-    write_whole(out / TEXT_FILE, (title + report.summary().markdown()).encode())
-    save_sensitivity(out / PICTURE_FILE, report.frame, report.facts)
+    _write(out, report)
     settings = {
         "task": found.name if found else None,
         "model": model,
@@ -192,3 +191,41 @@ def rank_layers(
     }
     folder.finish(settings, run_id=report.run_id, profiles=contents([placement]), model={"profiles": models})
     return Ranked(report, out)
+
+
+def _write(folder: Path, report: SensitivityReport) -> None:
+    report.to_csv(folder / TABLE_FILE, overwrite=True)
+    title = "# Which layers cost most on analog chips\n\n"
+    write_whole(folder / TEXT_FILE, (title + report.summary().markdown()).encode())
+    save_sensitivity(folder / PICTURE_FILE, report.frame, report.facts)
+
+
+def rank_again(folder: Path, run: dict[str, Any]) -> Ranked:
+    """Make ranking, table and picture again from a folder's rows.
+
+    Args:
+        folder: what ``sensitivity`` wrote.
+        run: its run.json.
+
+    Raises:
+        ResultsError: when a file of it is damaged.
+    """
+    try:
+        settings = run["settings"]
+        (model,) = run["model"]["profiles"].values()
+        description = Description.from_dict(model)
+        facts = {name: settings[name] for name in ("metric", "higher_is_better", "seed", "confidence")} | {
+            "run_id": run["run_id"],
+            "not_read": tuple(model["not_read"]),
+        }
+        times, chips = [float(time) for time in settings["times_s"]], int(settings["chips"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultsError(
+            f"{folder / RUN_FILE} lacks what a report needs ({error}): run sensitivity again"
+        ) from error
+    rows = ResultStore(folder / RESULTS_FILE).rows
+    if not rows:
+        raise ResultsError(f"{folder / RESULTS_FILE} holds no rows: run sensitivity again")
+    report = SensitivityReport.of_rows(rows, description, times, chips, digital=rows[0].digital, **facts)
+    _write(folder, report)
+    return Ranked(report, folder)

@@ -181,8 +181,16 @@ def test_two_layers_are_measured_alone_only(batches: list, tmp_path: Path) -> No
         values = evaluate_drift(kept, batches, TIMES, chips=4, seed=7, metric="loss").values
         assert [row.value for row in found.others[name]] == list(values.ravel())
     again = run(batches, filter_fn=lambda _, name: name in pair, out=tmp_path / "rows.csv")
-    assert again.reused == len(again.rows)
+    assert again.reused == len({row.key for row in again.rows}) == 3 * 4 * 2
     assert again.frame.equals(found.frame)
+
+
+def test_a_model_that_cannot_be_copied_is_no_case_for_inplace(batches: list) -> None:
+    model = net()
+    model.lock = (value for value in ())
+    with pytest.raises(ConversionError, match=r"Net cannot be copied .*keep such attributes out") as caught:
+        run(batches, model)
+    assert "inplace" not in str(caught.value)
 
 
 def test_the_model_is_left_alone_and_may_be_a_layer(batches: list) -> None:
