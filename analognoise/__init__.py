@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from analognoise.calibration import (
+        calibrate_,
+        learned_ranges,
+        periphery_in_training,
+        ranges,
+        set_ranges_,
+    )
     from analognoise.chip import digital, drift_to_, program_
     from analognoise.chip_file import load_chip, save_chip
     from analognoise.comparison import compare
@@ -51,6 +58,7 @@ _HOMES = {
     "SAMSON": "training",
     "SensitivityReport": "evaluation",
     "Task": "tasks",
+    "calibrate_": "calibration",
     "compare": "comparison",
     "convert_to_analog": "conversion",
     "convert_to_digital": "conversion",
@@ -61,15 +69,19 @@ _HOMES = {
     "find_problems": "convertible",
     "fit": "training.fit",
     "layer_sensitivity": "evaluation",
+    "learned_ranges": "calibration",
     "list_profiles": "devices",
     "load_chip": "chip_file",
     "load_profile": "devices",
     "load_weights": "tasks",
     "parse_method": "training.recipes",
+    "periphery_in_training": "calibration",
     "program_": "chip",
+    "ranges": "calibration",
     "register_analog_layer": "layers",
     "save_chip": "chip_file",
     "save_weights": "tasks",
+    "set_ranges_": "calibration",
 }
 
 __all__ = [
@@ -90,6 +102,7 @@ __all__ = [
     "RandomWeightPerturbation",
     "SensitivityReport",
     "Task",
+    "calibrate_",
     "compare",
     "convert_to_analog",
     "convert_to_digital",
@@ -100,15 +113,19 @@ __all__ = [
     "find_problems",
     "fit",
     "layer_sensitivity",
+    "learned_ranges",
     "list_profiles",
     "load_chip",
     "load_profile",
     "load_weights",
     "parse_method",
+    "periphery_in_training",
     "program_",
+    "ranges",
     "register_analog_layer",
     "save_chip",
     "save_weights",
+    "set_ranges_",
 ]
 
 

@@ -76,6 +76,12 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     return model
 
 
+def restart_products(model: nn.Module) -> None:
+    """Let the noise of products begin anew, as when the chip is brought to its drift time."""
+    for layer in analog_layers(model).values():
+        layer.analog.restart()
+
+
 @contextmanager
 def digital(model: nn.Module) -> Iterator[nn.Module]:
     """Compute with the digital target weights inside, whatever the mode; nothing of the chip is lost. Digital

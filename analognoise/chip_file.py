@@ -27,8 +27,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
     """Write the chip that is programmed now: every device's conductance and drift coefficient.
 
     A safetensors file: float32 tensors, and as metadata the profiles' digests, the digests of the weights
-    that were programmed, the seed, the drift time and the version of analognoise. The digital weights are not
-    in it.
+    that were programmed, the seed, the drift time, converters' ranges from data or training, and the version
+    of analognoise. The digital weights are not in it.
 
     Args:
         model: a converted and programmed model.
@@ -52,6 +52,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
                 f"layer {name!r} has no chip to save: call analognoise.program_(model, seed=0) first"
             )
         layers[name] = {**_identity(layer), "time": state.time, "tiles": [_stream(t) for t in state.tiles]}
+        for values in state.range_values():
+            layers[name]["ranges"] = values
         for number, tile in enumerate(state.tiles):
             tensors[f"{name}/{number}/state"] = tile.state.contiguous()
             tensors[f"{name}/{number}/scale"] = tile.scale.contiguous()
@@ -172,6 +174,9 @@ def _put(layer: AnalogLayer, name: str, saved: dict[str, Any], tensors: dict[str
         tile.drawn_on = torch.device(keys["drawn_on"])
         tiles.append(tile)
     state.tiles = tiles
+    if state.periphery is not None:
+        for key, values in saved.get("ranges", {}).items():
+            state.periphery.set_range(key, torch.tensor(values))
     with torch.inference_mode(False), torch.no_grad():
         layer.note_written()
         layer._write(saved["time"])

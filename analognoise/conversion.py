@@ -94,6 +94,7 @@ def convert_to_analog(
         )
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
     devices = _profiles(profile, all_names(model, [name for name in found if name in chosen]))
+    _check_peripheries(found, devices)
     target = model if inplace else copy_sharing_tensors(model)
     modules = dict(target.named_modules())
     for name, device in devices.items():
@@ -117,6 +118,18 @@ def _profiles(profile: Profile | Mapping[str, Profile], layers: Names) -> dict[s
     check_patterns(profile, layers)
     loaded = {pattern: load_profile(item) for pattern, item in profile.items()}
     return {name: loaded[pattern] for name, pattern in first_matches(loaded, layers).items()}
+
+
+def _check_peripheries(layers: Mapping[str, nn.Module], devices: Mapping[str, DeviceProfile]) -> None:
+    for name, device in devices.items():
+        cls = analog_class(layers[name])
+        if device.surroundings is not None and cls is not None and not cls.supports_periphery:
+            raise ConversionError(
+                f"layer {name!r}: profile {device.name!r} has a periphery, but {cls.__name__} does not say "
+                "how it computes with one: let its forward compute with AnalogLayer.multiply and set "
+                'supports_periphery = True, keep it digital, or put it on profile.replace({"periphery": '
+                "None})"
+            )
 
 
 def keeping_digital(model: nn.Module, patterns: Iterable[str]) -> Filter | None:

@@ -59,6 +59,10 @@ class NotProgrammedError(AnalogNoiseError, RuntimeError):
     """A converted layer was run in eval mode before a chip was programmed."""
 
 
+class CalibrationError(AnalogNoiseError, RuntimeError):
+    """A converter whose range is to come from data has none, or the data give none."""
+
+
 class StaleChipWarning(UserWarning):
     """Weights have changed since the chip was programmed with them."""
 

@@ -29,6 +29,7 @@ ORDER = [
         "copying",
         "conversion",
         "chip",
+        "calibration",
         "chip_file",
         "macs",
         "description",

@@ -2,6 +2,6 @@
 
 from analognoise.crossbar.compensation import COMPENSATIONS
 from analognoise.crossbar.mapping import Block, split
-from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile
+from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading
 
-__all__ = ["COMPENSATIONS", "Block", "CrossbarTile", "ProgrammedTile", "split"]
+__all__ = ["COMPENSATIONS", "Block", "CrossbarTile", "ProgrammedTile", "Reading", "split"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from analognoise.crossbar.compensation import check_compensation, factor, read_out
 from analognoise.crossbar.mapping import scales, to_devices, to_weights
+from analognoise.crossbar.periphery.irdrop import behind_wires
+from analognoise.crossbar.periphery.readnoise import weight_variance
 from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.seeds import Stream, nanoseconds
@@ -47,6 +51,21 @@ class CrossbarTile:
             target, lambda process: stream.at(process=process).normal(shape, device)
         )
         return ProgrammedTile(profile, self.compensation, state, coefficients, scale, stream)
+
+
+class Reading(NamedTuple):
+    """What a tile computes with at some time.
+
+    Attributes:
+        weights: net weights ``[groups, columns, rows]``, times the factor of the drift compensation.
+        scale: weight units per conductance unit, likewise.
+        variance: of the net weights at one product, where the largest is 1; None without read noise of
+            products.
+    """
+
+    weights: Tensor
+    scale: Tensor
+    variance: Tensor | None
 
 
 class ProgrammedTile:
@@ -91,7 +110,7 @@ class ProgrammedTile:
 
     def programmed_weights(self) -> Tensor:
         """Net weights ``[groups, columns, rows]`` right after programming: no drift, no read noise."""
-        return to_weights(self.programmed, self.scale, self.profile)
+        return self.reading(None).weights
 
     def conductances_at(self, seconds: float) -> Tensor:
         """Conductances ``[devices, groups, columns, rows]`` at a drift time, with the read noise accumulated
@@ -112,10 +131,21 @@ class ProgrammedTile:
         """Net weights ``[groups, columns, rows]`` at a drift time, times the factor of the drift
         compensation.
         """
-        weights = to_weights(self.conductances_at(seconds), self.scale, self.profile)
-        if self.compensation != "none":
-            weights *= factor(self.reference, read_out(weights, self.compensation))
-        return weights
+        return self.reading(seconds).weights
+
+    def reading(self, seconds: float | None) -> Reading:
+        """What the tile computes with at a drift time, or right after programming (None)."""
+        devices = self.programmed if seconds is None else self.conductances_at(seconds)
+        devices = behind_wires(devices, self.profile)
+        weights, scale = to_weights(devices, self.scale, self.profile), self.scale
+        around = self.profile.surroundings
+        variance = weight_variance(devices, self.profile) if around and around.w_noise else None
+        del devices  # large, and not needed any more
+        if seconds is not None and self.compensation != "none":
+            alpha = factor(self.reference, read_out(weights, self.compensation))
+            weights *= alpha
+            scale = scale * alpha
+        return Reading(weights, scale, variance)
 
     def to(self, device: torch.device) -> ProgrammedTile:
         """Move the tile's state; what is drawn later stays the same."""

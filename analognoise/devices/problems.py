@@ -28,6 +28,7 @@ _EXPECTED = {
     "too_short": "a list of at least {min_length}",
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
     "literal_error": "{expected}",
 }
 

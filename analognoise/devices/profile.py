@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from analognoise.devices.base import BaseCurve, Frozen, canonical_json
+from analognoise.devices.periphery import Periphery
 from analognoise.devices.problems import Problem, explain, show
 from analognoise.devices.sections import (
     Conductance,
@@ -67,6 +68,7 @@ class DeviceProfile(Frozen):
     read: Read | None = None
     law: Law | None = None
     tile: TileSize = TileSize()
+    periphery: Periphery | None = None
     validity: Validity | None = None
 
     @classmethod
@@ -92,6 +94,9 @@ class DeviceProfile(Frozen):
     def canonical(self) -> str:
         """What the digest is taken of: JSON of everything but technology, description, source, validity."""
         content = {name: value for name, value in self.as_dict().items() if name not in _DOCUMENTATION}
+        content.pop("periphery", None)
+        if self.surroundings is not None:  # a preset's figures, not its name
+            content["periphery"] = self.surroundings.as_dict()
         return canonical_json(content)
 
     @cached_property
@@ -163,6 +168,23 @@ class DeviceProfile(Frozen):
         if self.retention:
             return self.retention.sigma[0]
         return self.programming.sigma if self.programming else None
+
+    @cached_property
+    def surroundings(self) -> Periphery | None:
+        """The periphery with every figure filled in; None where there is none or it does nothing."""
+        found = None if self.periphery is None else self.periphery.resolved
+        return found if found is not None and found.as_dict() else None
+
+    @cached_property
+    def wire_ratios(self) -> tuple[float, float] | None:
+        """Resistance of the wire from one cell to the next, along rows and along columns, times the unit of
+        conductance; None without IR drop.
+        """
+        drop = self.surroundings.ir_drop if self.surroundings else None
+        if drop is None:
+            return None
+        ratio = drop.ratio(self.conductance.g_max, self.conductance.unit) / self.conductance.g_max
+        return (ratio if drop.wires == "both" else 0.0, ratio)
 
     @cached_property
     def max_noise_level(self) -> float:
@@ -298,6 +320,9 @@ class DeviceProfile(Frozen):
             self._check("read.relative_sigma", self.read.relative_sigma, low, high)
         if self.read and self.read.sigma is not None:
             self._check("read.sigma", self.read.sigma, low, high)
+        if self.surroundings and self.surroundings.w_noise:
+            self._check("periphery.w_noise", self.surroundings.w_noise, 0.0, max(high, 1.0))
+        _ = self.wire_ratios  # raises where the unit does not fit
         return self
 
     def _check(self, field: str, curve: BaseCurve, low: float, high: float, *, signed: bool = False) -> float:

@@ -29,9 +29,9 @@ class Identity:
     """What stands for one evaluation.
 
     It changes with every weight and buffer, the model's structure and plain attributes, each layer's profile,
-    name at conversion and drift compensation, the versions of analognoise and torch, the device type, the
-    number of threads (sums are added in another order), and ``settings``. It does not change with the chip
-    that is programmed, the mode, or how many chips and which times are asked for.
+    name at conversion, drift compensation and converters' ranges, the versions of analognoise and torch, the
+    device type, the number of threads (sums are added in another order), and ``settings``. It does not change
+    with the chip that is programmed, the mode, or how many chips and which times are asked for.
 
     Args:
         model: a converted model.
@@ -47,7 +47,12 @@ class Identity:
 
         self._model = _model_state(model)
         layers = {
-            name: (layer.analog.name, layer.analog.profile.digest, layer.analog.compensation)
+            name: (
+                layer.analog.name,
+                layer.analog.profile.digest,
+                layer.analog.compensation,
+                *layer.analog.range_values(),
+            )
             for name, layer in analog_layers(model).items()
         }
         self._settings: dict[str, Any] = {

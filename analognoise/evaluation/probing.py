@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from analognoise.chip import drift_to_, program_
+from analognoise.chip import drift_to_, program_, restart_products
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
@@ -102,6 +102,7 @@ class Probe:
         """The numbers that a forward gives, from the same buffers, random numbers and input every time."""
         buffers.restore()
         seed_all(derive_seed("probe", self.seed), self.data.device)
+        restart_products(self.model)
         output = self._forward(to_device(batch, self.data.device, copy=True), number)
         return [tensor.clone() for tensor in numbers(output)]
 

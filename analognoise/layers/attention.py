@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from analognoise.layers.base import AnalogLayer, Geometry
 from analognoise.layers.registry import register_analog_layer
@@ -21,6 +23,7 @@ class AnalogMultiheadAttention(AnalogLayer, nn.MultiheadAttention):
     """
 
     uncalled = ("out_proj",)
+    supports_periphery = True
 
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
@@ -45,3 +48,76 @@ class AnalogMultiheadAttention(AnalogLayer, nn.MultiheadAttention):
             "out_proj.weight": query,
         }
         return {name: counts[name] for name in cls.geometries(module)}
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As in the digital layer, every option included."""
+        options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+        if not self.in_periphery:
+            return super().forward(query, key, value, *options)
+        return self._through_periphery((query, key, value), *options)
+
+    def _through_periphery(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        key_padding_mask: Tensor | None,
+        need_weights: bool,
+        attn_mask: Tensor | None,
+        average_attn_weights: bool,
+        is_causal: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Projections through the periphery, and between them torch's own function, projecting by one."""
+        across = self.batch_first and inputs[0].dim() == 3
+        query, key, value = (part.transpose(0, 1) if across else part for part in self._projected(inputs))
+        one = torch.eye(self.embed_dim, dtype=query.dtype, device=query.device)
+        output, weights = functional.multi_head_attention_forward(
+            query,
+            key,
+            value,
+            self.embed_dim,
+            self.num_heads,
+            None,
+            self.in_proj_bias,
+            self.bias_k,
+            self.bias_v,
+            self.add_zero_attn,
+            self.dropout,
+            one,
+            None,  # torch's linear takes it, too
+            training=self.training,
+            key_padding_mask=key_padding_mask,
+            need_weights=need_weights,
+            attn_mask=attn_mask,
+            use_separate_proj_weight=True,
+            q_proj_weight=one,
+            k_proj_weight=one,
+            v_proj_weight=one,
+            average_attn_weights=average_attn_weights,
+            is_causal=is_causal,
+        )
+        if "out_proj.weight" in self.analog.parameters:
+            output = self.multiply(output, "out_proj.weight")
+            if self.out_proj.bias is not None:
+                output = output + self.out_proj.bias
+        else:
+            output = self.out_proj(output)
+        return output.transpose(0, 1) if across else output, weights
+
+    def _projected(self, inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+        if not self._qkv_same_embed_dim:
+            return [self.multiply(part, name) for part, name in zip(inputs, _SEPARATE, strict=True)]
+        query, key, value = inputs
+        if query is key and key is value:  # one vector at the array's rows gives all three
+            return list(self.multiply(query, _JOINT[0]).chunk(3, dim=-1))
+        width = self.embed_dim
+        columns = [slice(start * width, (start + 1) * width) for start in range(3)]
+        return [self.multiply(part, _JOINT[0], own) for part, own in zip(inputs, columns, strict=True)]

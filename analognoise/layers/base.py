@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,31 +19,11 @@ from analognoise.crossbar import Block, CrossbarTile, ProgrammedTile, split
 from analognoise.crossbar.mapping import largest
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
+from analognoise.layers.geometry import Geometry
+from analognoise.layers.periphery import LayerPeriphery, columns_of, matrix_product, no_autocast
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How one weight Parameter lies on the array.
-
-    Attributes:
-        groups: independent blocks (convolution groups); 1 for most layers.
-        columns: outputs of a block.
-        channels: inputs of a block, or input channels.
-        kernel: kernel positions per channel; rows are ``channels × kernel``.
-    """
-
-    groups: int
-    columns: int
-    channels: int
-    kernel: int = 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of a block."""
-        return self.channels * self.kernel
 
 
 class AnalogState:
@@ -59,6 +38,7 @@ class AnalogState:
             memory.
         time: drift time in seconds of ``weights``; None right after programming.
         digital: True inside :func:`analognoise.digital`.
+        periphery: what surrounds the tiles; None where they are computed with as they are.
         written: which state of each Parameter (its identity and version) is on the tiles; empty when unknown.
     """
 
@@ -72,6 +52,7 @@ class AnalogState:
         self.weights: dict[str, Tensor] = {}
         self.time: float | None = None
         self.digital = False
+        self.periphery: LayerPeriphery | None = None
         self.written: dict[str, tuple[int, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,17 +75,39 @@ class AnalogState:
         return self.tile.compensation
 
     def copy_weights(self) -> dict[str, Tensor]:
-        """A copy of the weights that eval mode computes with."""
-        return {name: weights.clone() for name, weights in self.weights.items()}
+        """A copy of the weights that eval mode computes with, and of what their periphery must know."""
+        return {name: tensor.clone() for name, tensor in self._of_chip().items()}
 
     def put_weights(self, weights: dict[str, Tensor], time: float | None) -> None:
-        """Compute with these weights, as of a drift time; an empty dict leaves the layer unprogrammed."""
-        if self.weights.keys() == weights.keys():
-            for name, own in self.weights.items():
-                own.copy_(weights[name])
+        """Compute with what :meth:`copy_weights` gave, as of a drift time; without weights the layer is left
+        unprogrammed.
+        """
+        own = self._of_chip()
+        if own.keys() == weights.keys():
+            for name, tensor in own.items():
+                tensor.copy_(weights[name])
         else:
-            self.weights = dict(weights)
+            self.weights = {name: weights[name] for name in self.parameters if name in weights}
+            for name, tensor in self._of_periphery().items():
+                tensor.copy_(weights[name])
         self.time = time
+        self.restart()
+
+    def range_values(self) -> tuple[dict[str, list[float]], ...]:
+        """The ranges that came from data or training, by name; nothing where there are none."""
+        known = self.periphery.known_ranges() if self.periphery is not None else {}
+        return ({name: values.tolist() for name, values in known.items()},) if known else ()
+
+    def restart(self) -> None:
+        """Begin the count of products anew, on which their noise depends."""
+        if self.periphery is not None:
+            self.periphery.calls = 0
+
+    def _of_chip(self) -> dict[str, Tensor]:
+        return self.weights | self._of_periphery()
+
+    def _of_periphery(self) -> dict[str, Tensor]:
+        return {} if self.periphery is None else self.periphery.tensors
 
 
 class AnalogLayer(nn.Module):
@@ -115,11 +118,13 @@ class AnalogLayer(nn.Module):
 
     Attributes:
         digital_class: what the layer becomes again.
+        supports_periphery: whether the forward goes through a periphery, as :meth:`multiply` does.
         uncalled: children whose weights the forward uses without calling them.
     """
 
     digital_class: ClassVar[type[nn.Module]]
     uncalled: ClassVar[tuple[str, ...]] = ()
+    supports_periphery: ClassVar[bool] = False
     _analognoise: AnalogState
 
     @staticmethod
@@ -157,7 +162,12 @@ class AnalogLayer(nn.Module):
             for parameter, g in cls.geometries(module).items()
             for block in split(g.groups, g.columns, g.channels, g.kernel, tile.rows, tile.columns)
         ]
-        setattr(module, STATE, AnalogState(name, profile, compensation, placed))
+        state = AnalogState(name, profile, compensation, placed)
+        if profile.surroundings is not None:
+            shapes = cls.geometries(module)
+            device = module.get_parameter(next(iter(shapes))).device
+            state.periphery = LayerPeriphery(profile, placed, shapes, device)
+        setattr(module, STATE, state)
         module.__class__ = cls
 
     def remove(self) -> None:
@@ -184,6 +194,57 @@ class AnalogLayer(nn.Module):
         finally:
             for name, parameter in kept.items():
                 self._substitute(name, parameter)
+
+    @property
+    def in_periphery(self) -> bool:
+        """Whether a forward now goes through converters and whatever else surrounds the tiles.
+
+        Raises:
+            CalibrationError: when it would, but a range has no value yet.
+        """
+        state = self._analognoise
+        around = state.periphery
+        if around is None:
+            return False
+        if around.watched is not None:
+            return True
+        if state.digital or (self.training and around.training is None):
+            return False
+        around.check_known(state.name)
+        return True
+
+    def multiply(self, input: Tensor, name: str = "weight", columns: slice = slice(None)) -> Tensor:
+        """Inputs times a matrix on tiles, in every mode and through the periphery where there is one.
+
+        A layer of one's own computes with this alone, and says so with ``supports_periphery = True``: then it
+        goes on devices with a periphery, too. The bias is the caller's to add.
+
+        Args:
+            input: ``[..., rows]``, or ``[..., groups, rows]`` where the matrix has groups.
+            name: the weight Parameter.
+            columns: the outputs that are asked for.
+
+        Returns:
+            ``[..., columns]``, or ``[..., groups, columns]``.
+        """
+        if not self.in_periphery:
+            return matrix_product(input, self.matrix_of(name, self.weight_now(name))[:, columns])
+        around = self._analognoise.periphery
+        assert around is not None
+        with no_autocast(input.device):
+            given = input.to(torch.float64 if self.target(name).dtype == torch.float64 else torch.float32)
+            output = around.product(
+                self, name, lambda start, end: given[..., start:end], matrix_product, columns_of, columns
+            )
+        return output.to(input.dtype)
+
+    def matrix_of(self, name: str, weights: Tensor) -> Tensor:
+        """``weights`` (of the shape of Parameter ``name``) as ``[groups, columns, rows]``; of half precision
+        as float32.
+        """
+        if weights.dtype in (torch.float16, torch.bfloat16) and self.in_periphery:
+            weights = weights.float()
+        return self.matrix(name, weights.contiguous(), self.geometries(self)[name])
 
     def _substitute(self, name: str, weights: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
@@ -261,7 +322,7 @@ class AnalogLayer(nn.Module):
     ) -> dict[str, Tensor]:
         """Write the tiles' weights at a drift time (None: right after programming) into ``out``."""
         for part, tile in zip(self._parts(out), tiles, strict=True):
-            part.copy_(tile.programmed_weights() if seconds is None else tile.weights_at(seconds))
+            part.copy_(tile.reading(seconds).weights)
         return out
 
     def _parts(self, weights: dict[str, Tensor]) -> list[Tensor]:
@@ -310,8 +371,15 @@ class AnalogLayer(nn.Module):
         assert state.tiles is not None
         if not state.weights:
             state.weights = self.empty_weights()
-        self.assemble(state.tiles, seconds, state.weights)
+        placed = zip(self._parts(state.weights), state.placed, state.tiles, strict=True)
+        for part, (name, block), tile in placed:
+            reading = tile.reading(seconds)
+            part.copy_(reading.weights)
+            if state.periphery is not None:
+                state.periphery.note(name, block, reading)
+            del reading  # before the next tile makes its own
         state.time = seconds
+        state.restart()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         fresh = bool(self._analognoise.written) and all(
@@ -320,6 +388,8 @@ class AnalogLayer(nn.Module):
         super()._apply(fn, recurse)
         if fresh:
             self.note_written()
+        if self._analognoise.periphery is not None:
+            self._analognoise.periphery.to(next(iter(self.targets().values())).device)
         # Device state stays float32; only where it lives, and the type of the assembled weights, follow the
         # Parameters.
         state = self._analognoise

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.conv_products import convolved, transposed
 from analognoise.layers.registry import register_analog_layer
 
 
 class _AnalogConv(AnalogLayer):
     """A column holds one output channel's kernel, unrolled channel by channel."""
+
+    supports_periphery = True
 
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
@@ -34,6 +37,8 @@ class _AnalogConv(AnalogLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shapes as in the digital layer."""
+        if self.in_periphery:
+            return convolved(self, input)
         # torch's own method, so that every padding mode, stride and dilation is torch's.
         return self._conv_forward(input, self.weight_now(), self.bias)  # type: ignore[operator]
 
@@ -59,6 +64,8 @@ class _AnalogConvTranspose(AnalogLayer):
     One vector per input position; the products that fall on one output position are added digitally.
     """
 
+    supports_periphery = True
+
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """One block per convolution group."""
@@ -77,6 +84,12 @@ class _AnalogConvTranspose(AnalogLayer):
         """One per input position."""
         assert isinstance(module, _ConvNd)
         return {"weight": args[0].numel() // module.in_channels}
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Shapes as in the digital layer."""
+        if self.in_periphery:
+            return transposed(self, input, output_size)
+        return super().forward(input, output_size)
 
 
 @register_analog_layer(nn.ConvTranspose1d)

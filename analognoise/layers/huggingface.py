@@ -15,6 +15,8 @@ from analognoise.layers.registry import register_analog_layer
 class AnalogConv1D(AnalogLayer, Conv1D):
     """GPT-2's linear layer, which keeps its weight as ``[in, out]``."""
 
+    supports_periphery = True
+
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """Outputs along the columns, inputs along the rows."""
@@ -30,3 +32,7 @@ class AnalogConv1D(AnalogLayer, Conv1D):
     def vectors(cls, module: nn.Module, args: tuple[Any, ...], output: Any) -> dict[str, int]:
         """One per leading index of the output."""
         return {"weight": output[..., 0].numel()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in]`` to ``[..., out]``."""
+        return self.multiply(x) + self.bias if self.in_periphery else super().forward(x)

@@ -15,6 +15,8 @@ from analognoise.layers.registry import register_analog_layer
 class AnalogLinear(AnalogLayer, nn.Linear):
     """``torch.nn.Linear`` on tiles: inputs along the rows, outputs along the columns."""
 
+    supports_periphery = True
+
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """``out_features`` columns; ``in_features`` rows."""
@@ -28,6 +30,9 @@ class AnalogLinear(AnalogLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``."""
+        if self.in_periphery:
+            output = self.multiply(input)
+            return output if self.bias is None else output + self.bias
         return functional.linear(input, self.weight_now(), self.bias)
 
 
@@ -38,6 +43,8 @@ class AnalogBilinear(AnalogLayer, nn.Bilinear):
     The array computes all A_o x2 at once: the second input along the rows, (output, first input) along the
     columns. The products with the first input are digital.
     """
+
+    supports_periphery = True
 
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
@@ -52,4 +59,8 @@ class AnalogBilinear(AnalogLayer, nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """``[..., in1_features]`` and ``[..., in2_features]`` to ``[..., out_features]``."""
+        if self.in_periphery:
+            products = self.multiply(input2).unflatten(-1, (self.out_features, self.in1_features))
+            output = (products @ input1.unsqueeze(-1)).squeeze(-1)
+            return output if self.bias is None else output + self.bias
         return functional.bilinear(input1, input2, self.weight_now(), self.bias)

@@ -10,10 +10,13 @@ from typing import Any
 from torch import nn
 
 from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.recurrent_products import cell, sequence
 from analognoise.layers.registry import register_analog_layer
 
 
 class _AnalogRecurrent(AnalogLayer):
+    supports_periphery = True
+
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:
         """Per layer and direction one matrix each for input, hidden state and projection."""
@@ -39,6 +42,8 @@ class _AnalogRecurrent(AnalogLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As in the digital layer, every option included."""
+        if self.in_periphery:
+            return (cell if isinstance(self, nn.RNNCellBase) else sequence)(self, *args, **kwargs)
         if self.training or self._analognoise.digital or "_flat_weights" not in self.__dict__:
             return super().forward(*args, **kwargs)
         # The fused kernels take the list in which torch keeps all Parameters in their order.

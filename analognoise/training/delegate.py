@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from analognoise.calibration import learned_ranges
 from analognoise.errors import MethodError
 from analognoise.training.checks import check_base
 
@@ -147,6 +148,8 @@ class OptimizerAround(Optimizer):
             # A tied parameter counts as a weight when any of its names says so.
             if parameter not in self._names or "weight" in name:
                 self._names[parameter] = name
+        for parameter in learned_ranges(self.model).values():
+            self._names[parameter] = "learned range"
         for number, group in enumerate(self.param_groups):
             for position, parameter in enumerate(group["params"]):
                 if parameter not in self._names:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from analognoise.calibration import learned_ranges
 from analognoise.conversion import check_finite
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, ModelError, TrainingError, nearest
@@ -151,6 +152,9 @@ def fit(
             f"{type(model).__name__} has no parameter with requires_grad=True: there is nothing to train"
         )
     base = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    converters = list(learned_ranges(model).values())
+    if converters:
+        base.add_param_group({"params": converters, "weight_decay": 0.0})
     optimizer = recipe.build(base, model, steps=steps, seed=derive_seed("fit noise", seed), profile=profile)
     rates = [(group, group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device

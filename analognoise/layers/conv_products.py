@@ -1,0 +1,128 @@
+"""Convolutions through a periphery.
+
+Where the inputs' range is one number, a part of the matrix along its rows is a convolution over some of the
+input channels, and nothing is unfolded. Where every vector has its own range (``range = "dynamic"``), the
+vectors must be made: the patches of the input.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from analognoise.layers.periphery import no_autocast
+
+if TYPE_CHECKING:
+    from analognoise.layers.base import AnalogLayer
+
+_CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
+_TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+
+
+def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
+    """The convolution of a layer's matrix with its input, through the periphery, and its bias."""
+    assert isinstance(layer, _ConvNd)
+    around = layer.analog.periphery
+    assert around is not None
+    spatial = len(layer.kernel_size)
+    batched = input.dim() == spatial + 2
+    with no_autocast(input.device):
+        given = (input if batched else input.unsqueeze(0)).to(_dtype(layer))
+        if around.surroundings.dynamic:
+            output = _by_patches(layer, _padded(layer, given))
+        elif layer.padding_mode == "zeros":  # which a DAC leaves zeros
+            output = _by_channels(layer, given, layer.padding)
+        else:
+            output = _by_channels(layer, _padded(layer, given), 0)
+    if layer.bias is not None:
+        output = output + layer.bias.view(-1, *(1,) * spatial)
+    output = output.to(input.dtype)
+    return output if batched else output.squeeze(0)
+
+
+def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
+    assert isinstance(layer, _ConvNd)
+    assert layer.analog.periphery is not None
+    spatial, kernel = len(layer.kernel_size), layer.geometries(layer)["weight"].kernel
+    groups, channels = layer.groups, layer.in_channels // layer.groups
+    convolve = _CONVOLVE[spatial - 1]
+    first = 0  # row that the present part begins with
+
+    def take(start: int, end: int) -> Tensor:
+        nonlocal first
+        first = start
+        from_, to = start // kernel, -(-end // kernel)
+        if to - from_ == channels:
+            return given
+        return given.unflatten(1, (groups, channels))[:, :, from_:to].flatten(1, 2)
+
+    def multiply(inputs: Tensor, matrix: Tensor) -> Tensor:
+        rows = matrix.shape[2]
+        before, after = first % kernel, -(first + rows) % kernel
+        if before or after:  # a kernel larger than a tile is torn
+            matrix = functional.pad(matrix, (before, after))
+        weights = matrix.reshape(layer.out_channels, -1, *layer.kernel_size)
+        return convolve(inputs, weights, None, layer.stride, padding, layer.dilation, groups)
+
+    def spread(factors: Tensor) -> Tensor:
+        return factors.reshape(-1, *(1,) * spatial)
+
+    return layer.analog.periphery.product(layer, "weight", take, multiply, spread)
+
+
+def _by_patches(layer: AnalogLayer, given: Tensor) -> Tensor:
+    assert isinstance(layer, _ConvNd)
+    spatial = len(layer.kernel_size)
+    patches = given
+    for axis in range(spatial):
+        size, step = layer.kernel_size[axis], layer.dilation[axis]
+        patches = patches.unfold(2 + axis, step * (size - 1) + 1, layer.stride[axis])[..., ::step]
+    # [batch, channels, *positions, *kernel] to [batch, *positions, groups, rows]
+    places = patches.shape[2 : 2 + spatial]
+    order = (0, *range(2, 2 + spatial), 1, *range(2 + spatial, 2 + 2 * spatial))
+    vectors = patches.permute(order).reshape(len(given), *places, layer.groups, -1)
+    outputs = layer.multiply(vectors).flatten(-2)
+    return outputs.movedim(-1, 1)
+
+
+def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None) -> Tensor:
+    """The transposed convolution of a layer's matrix with its input, through the periphery, and its bias.
+
+    The array gives (output channel, kernel position) for every input position; what falls on one output
+    position is added digitally, by a transposed convolution with kernels of a single one each.
+    """
+    assert isinstance(layer, _ConvTransposeNd)
+    spatial = len(layer.kernel_size)
+    batched = input.dim() == spatial + 2
+    given_to: Any = (layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation)
+    padding = layer._output_padding(input, output_size, *given_to)
+    with no_autocast(input.device):
+        given = (input if batched else input.unsqueeze(0)).to(_dtype(layer))
+        vectors = given.movedim(1, -1).unflatten(-1, (layer.groups, -1))
+        products = layer.multiply(vectors).flatten(-2).movedim(-1, 1)
+        kernel = layer.geometries(layer)["weight"].columns * layer.groups // layer.out_channels
+        ones = torch.eye(kernel, dtype=given.dtype, device=given.device)
+        ones = ones.view(kernel, 1, *layer.kernel_size).repeat(layer.out_channels, *(1,) * (spatial + 1))
+        fold = _TRANSPOSED[spatial - 1]
+        sizes: Any = (layer.stride, layer.padding, padding, layer.out_channels, layer.dilation)
+        output = fold(products, ones, layer.bias, *sizes)
+    output = output.to(input.dtype)
+    return output if batched else output.squeeze(0)
+
+
+def _padded(layer: _ConvNd, given: Tensor) -> Tensor:
+    """The input with the layer's padding, so that the convolution itself needs none."""
+    amounts = layer._reversed_padding_repeated_twice
+    if not any(amounts):
+        return given
+    if layer.padding_mode == "zeros":
+        return functional.pad(given, amounts)
+    return functional.pad(given, amounts, mode=layer.padding_mode)
+
+
+def _dtype(layer: AnalogLayer) -> torch.dtype:
+    return torch.float64 if layer.target("weight").dtype == torch.float64 else torch.float32

@@ -1,0 +1,331 @@
+"""A layer's periphery: its ranges, what it must know of the chip, and the products of its matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from analognoise.crossbar import Block, Reading
+from analognoise.crossbar.mapping import full_scale, largest, scales, to_devices
+from analognoise.crossbar.periphery import Frame, Magnitudes, Surroundings, weight_variance
+from analognoise.crossbar.periphery.converters import learnable
+from analognoise.crossbar.periphery.product import Bound, Prepared
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import CalibrationError
+from analognoise.layers.geometry import Geometry
+from analognoise.seeds import Stream, nanoseconds
+
+SIDES = {"input": "dac", "output": "adc"}
+
+
+class Layer(Protocol):
+    """What a periphery must know of its layer (an ``AnalogLayer``)."""
+
+    training: bool
+
+    @property
+    def analog(self) -> Any:
+        """The layer's place on the chip."""
+
+    def weight_now(self, name: str = "weight") -> Tensor:
+        """The weights of the present mode."""
+
+    def target(self, name: str) -> nn.Parameter:
+        """The digital weights."""
+
+    def matrix_of(self, name: str, weights: Tensor) -> Tensor:
+        """Weights as ``[groups, columns, rows]``."""
+
+
+class LayerPeriphery:
+    """What surrounds the tiles of one layer.
+
+    Args:
+        profile: the device, with a periphery.
+        placed: the Parameter and block of each tile.
+        geometries: how each weight Parameter lies on the array.
+        device: where the layer is.
+
+    Attributes:
+        surroundings: the figures.
+        frames: how each weight Parameter lies on tiles along its rows.
+        tensors: what follows from the chip at its drift time: ``"NAME.scale"``, the weight units of the
+            largest net weight, ``[parts, groups, columns, 1]``, and with read noise ``"NAME.variance"``,
+            ``[groups, columns, rows]``. Rewritten in place, as the weights are.
+        ranges: bounds from data or training, a value for each part along the rows, by ``"NAME.input"`` and
+            ``"NAME.output"``; an output's in parts of a full input on a full weight. Learned ones are
+            Parameters, but no Parameters of the module: they are not in its ``state_dict``.
+        known: the ranges that have a value.
+        calls: products since the chip was brought to its time; part of the key of their noise.
+        training: key of the noise in training; None while training is digital.
+        watched: magnitudes of what each range is to hold, part by part, while they are collected.
+    """
+
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        placed: list[tuple[str, Block]],
+        geometries: dict[str, Geometry],
+        device: torch.device,
+    ) -> None:
+        assert profile.surroundings is not None
+        self.profile = profile
+        self.surroundings = Surroundings(profile.surroundings)
+        self.frames: dict[str, Frame] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.ranges: dict[str, Tensor] = {}
+        self.known: set[str] = set()
+        self.calls = 0
+        self.training: Stream | None = None
+        self.watched: dict[str, list[Magnitudes]] | None = None
+        self._cache: dict[str, tuple[Any, list[Prepared]]] = {}
+        for name, g in geometries.items():
+            frame = Frame.of({tile: block for tile, (own, block) in enumerate(placed) if own == name})
+            self.frames[name] = frame
+            self.tensors[f"{name}.scale"] = torch.ones(len(frame.rows), g.groups, g.columns, 1, device=device)
+            if self.surroundings.reads:
+                self.tensors[f"{name}.variance"] = torch.zeros(g.groups, g.columns, g.rows, device=device)
+        for side, section in SIDES.items():
+            converter = getattr(self.surroundings.periphery, section)
+            if converter is None or not converter.has_data_range:
+                continue
+            for name, frame in self.frames.items():
+                values = torch.full((len(frame.rows),), converter.bound or 1.0, device=device)
+                key = f"{name}.{side}"
+                self.ranges[key] = nn.Parameter(values) if converter.range == "learned" else values
+                if converter.bound is not None:
+                    self.known.add(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_cache": {}}
+
+    def known_ranges(self) -> dict[str, Tensor]:
+        """The ranges that have a value, in the order of their names."""
+        return {key: self.ranges[key].detach() for key in sorted(self.known)}
+
+    def set_range(self, key: str, values: Tensor) -> None:
+        """Give a range its values; a learned one stays the same Parameter."""
+        with torch.no_grad():
+            self.ranges[key].copy_(values)
+        self.known.add(key)
+
+    def to(self, device: torch.device) -> None:
+        """Move ranges and tensors; an optimizer's Parameters stay the same objects."""
+        for key, values in self.ranges.items():
+            if isinstance(values, nn.Parameter):
+                values.data = values.data.to(device)
+            else:
+                self.ranges[key] = values.to(device)
+        self.tensors = {key: values.to(device) for key, values in self.tensors.items()}
+        self._cache.clear()
+
+    def note(self, name: str, block: Block, reading: Reading) -> None:
+        """Keep what products must know of a tile's state."""
+        part, (groups, columns, _) = self.frames[name].rows.index(block.rows), block.index
+        self.tensors[f"{name}.scale"][part, groups, columns] = reading.scale * full_scale(self.profile)
+        if reading.variance is not None:
+            self.tensors[f"{name}.variance"][block.index] = reading.variance
+
+    # Products
+
+    def product(
+        self,
+        layer: Layer,
+        name: str,
+        take: Callable[[int, int], Tensor],
+        multiply: Callable[[Tensor, Tensor], Tensor],
+        spread: Callable[[Tensor], Tensor],
+        columns: slice = slice(None),
+    ) -> Tensor:
+        """Inputs times one matrix, part by part along the rows, each converted by itself and added digitally.
+
+        Args:
+            layer: whose matrix it is.
+            name: the weight Parameter.
+            take: the inputs of the rows from one number to another, float32 or float64.
+            multiply: inputs with a part ``[groups, columns, rows]`` of the matrix.
+            spread: brings ``[groups, columns, 1]`` into a shape that broadcasts to the outputs.
+            columns: the part of the columns that is asked for.
+        """
+        if self.watched is not None:
+            return self._watch(layer, name, take, multiply, spread, columns)
+        parts = self._parts(layer, name)
+        if self.surroundings.noisy:
+            self._count()
+        total: Tensor | None = None
+        for number, (start, end) in enumerate(self.frames[name].rows):
+            part = parts[number] if columns == slice(None) else _columns(parts[number], columns)
+            tile = self.frames[name].tiles[number]
+
+            def draw(shape: torch.Size, device: torch.device, plane: int, tile: int = tile) -> Tensor:
+                return self._draw(layer, tile, shape, device, plane)
+
+            outputs = self.surroundings.multiply(take(start, end), part, multiply, spread, draw)
+            if total is None:
+                total = outputs
+            else:
+                total = total + outputs if outputs.requires_grad else total.add_(outputs)
+        assert total is not None, "a matrix has at least one row"
+        return total
+
+    @torch.compiler.disable
+    def _count(self) -> None:
+        self.calls += 1
+
+    @torch.compiler.disable
+    def _draw(self, layer: Layer, tile: int, shape: torch.Size, device: torch.device, plane: int) -> Tensor:
+        state = layer.analog
+        if layer.training:
+            assert self.training is not None
+            stream = self.training.at(layer=state.name, tile=tile)
+        else:
+            assert state.tiles is not None
+            time = None if state.time is None else nanoseconds(state.time)
+            stream = state.tiles[tile].stream.at(process="product", time_ns=time)
+        return stream.at(step=(self.calls, plane)).normal(tuple(shape), device)
+
+    def _parts(self, layer: Layer, name: str) -> list[Prepared]:
+        """The matrix with all factors folded in, kept as long as nothing of it changes."""
+        weights = layer.weight_now(name)
+        if layer.training:
+            return self._prepare(name, *self._nominal(layer, name, weights), exact=False)
+        tensors = [weights, *self._of(name)]
+        chip = (layer.matrix_of(name, weights), self.tensors[f"{name}.scale"], self._variance(name))
+        learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        if learning or torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
+            return self._prepare(name, *chip, exact=False)
+        key = [(id(tensor), tensor._version) for tensor in tensors]
+        if name not in self._cache or self._cache[name][0] != key:
+            self._cache[name] = key, self._prepare(name, *chip, exact=True)
+        return self._cache[name][1]
+
+    def _of(self, name: str) -> list[Tensor]:
+        """Ranges and tensors of one matrix."""
+        keys = (f"{name}.scale", f"{name}.variance", f"{name}.input", f"{name}.output")
+        both = self.tensors | self.ranges
+        return [both[key] for key in keys if key in both]
+
+    def _variance(self, name: str) -> Tensor | None:
+        return self.tensors.get(f"{name}.variance")
+
+    def _prepare(
+        self, name: str, matrix: Tensor, scale: Tensor, variance: Tensor | None, *, exact: bool
+    ) -> list[Prepared]:
+        parts = []
+        for number, (start, end) in enumerate(self.frames[name].rows):
+            bounds = [self._bound(name, side, number, exact) for side in SIDES]
+            cut = None if variance is None else variance[:, :, start:end].to(matrix.dtype)
+            factors = scale[number].to(matrix.dtype)
+            parts.append(self.surroundings.prepare(matrix[:, :, start:end], factors, cut, *bounds))
+        return parts
+
+    def _bound(self, name: str, side: str, part: int, exact: bool) -> Bound | None:
+        """The range of a converter; a number where that can be known once and for all (``exact``)."""
+        converter = getattr(self.surroundings.periphery, SIDES[side])
+        if converter is None:
+            return 1.0 if side == "input" else None
+        if not converter.has_data_range:
+            return converter.bound
+        values = self.ranges[f"{name}.{side}"]
+        if exact:
+            return abs(float(values[part]))
+        if isinstance(values, nn.Parameter):
+            start, end = self.frames[name].rows[part]
+            return learnable(values[part], end - start, converter.levels)
+        return values[part]
+
+    @torch.no_grad()
+    def _nominal(self, layer: Layer, name: str, weights: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Matrix, scale and variance as for a chip without any noise, drift or wire."""
+        with torch.enable_grad():
+            matrix = layer.matrix_of(name, weights)
+        values = matrix.detach().float()
+        scale = torch.ones_like(self.tensors[f"{name}.scale"])
+        variance = torch.zeros_like(values) if self.surroundings.reads else None
+        most = largest(values, self.profile) if self.profile.mapping.scale == "layer" else None
+        for own, block in layer.analog.placed:
+            if own == name:
+                part, (groups, columns, _) = self.frames[name].rows.index(block.rows), block.index
+                factor = scales(values[block.index], self.profile, most)
+                scale[part, groups, columns] = factor * full_scale(self.profile)
+                if variance is not None:
+                    devices = to_devices(values[block.index], factor, self.profile)
+                    variance[block.index] = weight_variance(devices, self.profile)
+        return matrix, scale, variance
+
+    # Calibration
+
+    def _watch(
+        self,
+        layer: Layer,
+        name: str,
+        take: Callable[[int, int], Tensor],
+        multiply: Callable[[Tensor, Tensor], Tensor],
+        spread: Callable[[Tensor], Tensor],
+        columns: slice,
+    ) -> Tensor:
+        """The exact product; the ranges that its converters would need are noted."""
+        assert self.watched is not None
+        matrix, scale, _ = self._nominal(layer, name, layer.target(name))
+        total: Tensor | None = None
+        for number, (start, end) in enumerate(self.frames[name].rows):
+            inputs = take(start, end)
+            outputs = multiply(inputs, matrix[:, columns, start:end])
+            seen = {"input": inputs}
+            if f"{name}.output" in self.ranges:
+                relative = outputs / spread(scale[number][:, columns])
+                if self.surroundings.dynamic:
+                    relative = relative / self.surroundings.peak(inputs)
+                seen["output"] = relative
+            for side, values in seen.items():
+                if f"{name}.{side}" in self.watched:
+                    converter = getattr(self.surroundings.periphery, SIDES[side])
+                    wanted = converter.percentile is not None
+                    self.watched[f"{name}.{side}"][number].add(values, percentile=wanted)
+            total = outputs if total is None else total + outputs
+        assert total is not None
+        return total
+
+    def check_known(self, layer: str) -> None:
+        """Raise unless every range has a value.
+
+        Raises:
+            CalibrationError: naming the layer and the converter.
+        """
+        for side, section in SIDES.items():
+            missing = [key for key in self.ranges if key.endswith(f".{side}") and key not in self.known]
+            if missing:
+                kind = getattr(self.surroundings.periphery, section).range
+                raise CalibrationError(
+                    f"layer {layer!r}: the range of its {section.upper()} is {kind!r} and has no value yet: "
+                    "call analognoise.calibrate_(model, loader) first"
+                )
+
+
+def _columns(part: Prepared, columns: slice) -> Prepared:
+    variance = None if part.variance is None else part.variance[:, columns]
+    return Prepared(part.weights[:, columns], part.back[:, columns], variance, part.bound, part.out_bound)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Products with a periphery are computed in full precision: rounding is the converters' business."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
+    """``[..., rows]`` times ``[1, columns, rows]``, or ``[..., groups, rows]`` times ``[groups, …]``."""
+    if len(matrix) == 1:
+        return functional.linear(inputs, matrix[0])
+    return torch.einsum("...gr,gcr->...gc", inputs, matrix)
+
+
+def columns_of(factors: Tensor) -> Tensor:
+    """``[groups, columns, 1]`` in a shape that broadcasts to what :func:`matrix_product` gives."""
+    return factors.squeeze(-1) if len(factors) > 1 else factors.view(-1)
