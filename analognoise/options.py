@@ -130,6 +130,7 @@ BatchSize = Annotated[int | None, _option("Samples in a batch (default: the task
 Seed = Annotated[int, _option("Root of all random numbers.", "N")]
 Seeds = Annotated[str, _option("How many training seeds, or which: 3 is 0,1,2.", "N|LIST")]
 Workers = Annotated[int | None, _option("Processes; changes no result (default: one per core).", "N")]
+FewWorkers = Annotated[int, _option("Processes that share the layers; changes no result.", "N", "--workers")]
 Metric = Annotated[
     str | None,
     _option(

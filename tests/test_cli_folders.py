@@ -110,6 +110,25 @@ def test_report_of_a_sensitivity_analysis(
     assert "are not complete (chip 2 at 1 day is missing): run sensitivity again" in capsys.readouterr().err
 
 
+def test_workers_change_no_byte_of_a_sensitivity_analysis(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*SENSITIVITY, "--times", "1s,1d", "--chips", "3"]
+    assert main(command) == 0
+    before = files()
+    assert main([*command, "--workers", "2", "--force"]) == 0
+    assert files() == before
+    # Goes on where it was killed.
+    lines = before["results.csv"].splitlines(keepends=True)
+    (home / "out" / "results.csv").write_bytes(b"".join(lines[:9]))
+    capsys.readouterr()
+    assert main([*command, "--workers", "2"]) == 0
+    assert "reused 8 of 18 results" in capsys.readouterr().err
+    assert files() == before
+    assert main([*command, "--workers", "2", "--threads", "2"]) == 2
+    assert "one thread each" in capsys.readouterr().err
+
+
 # evaluate: two devices, one of them without drift; sensitivity: all layers, and each of the two alone.
 @pytest.mark.parametrize(
     ("command", "more"), [(EVALUATE, (4 * 3 - 2) + (4 - 2)), (SENSITIVITY, 3 * (4 * 3 - 2))]

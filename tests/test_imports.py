@@ -19,6 +19,7 @@ ORDER = [
         "seeds",
         "progress",
         "batches",
+        "pool",
         "metrics",
         "devices",
         "crossbar",

@@ -227,6 +227,7 @@ def sensitivity(
     batch_size: o.BatchSize = None,
     device: o.Device = "cpu",
     threads: o.Threads = 1,
+    workers: o.FewWorkers = 1,
     force: o.Force = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -255,6 +256,7 @@ def sensitivity(
             batch_size=batch_size,
             device=device,
             threads=threads,
+            workers=workers,
             out=out,
             force=force,
             say=note,

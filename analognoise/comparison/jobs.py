@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from analognoise.conversion import convert_to_analog, for_training, keeping_digi
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import TrainingError
 from analognoise.evaluation.montecarlo import evaluate_drift
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.relay import Relay
+from analognoise.evaluation.store import Row
 from analognoise.tasks import Task, get_task, load_weights, save_weights
 from analognoise.training.fit import Epoch, fit
 from analognoise.training.measure import measure
@@ -154,29 +155,11 @@ class EvaluateJob:
                 seed=self.seed,
                 metric=task.metric,
                 forward=task.forward,
-                out=_Relay(self.known, emit),
+                out=Relay(self.known, emit),
                 method=self.training.method,
                 training_seed=self.training.seed,
             )
         return {"run_id": report.run_id, "warnings": [str(item.message) for item in caught]}
-
-
-class _Relay(ResultStore):
-    """A store that knows some rows and hands new ones on: one process alone writes the file."""
-
-    def __init__(self, known: Iterable[Row], emit: Emit) -> None:
-        self.rows = list(known)
-        self._index = {row.key: row for row in self.rows}
-        self._emit = emit
-
-    def append(self, rows: Iterable[Row]) -> None:
-        """Hand rows to whoever writes them."""
-        new = list(rows)
-        if new:
-            self._emit(new)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,11 +15,11 @@ from analognoise.comparison.checks import settle
 from analognoise.comparison.folder import Folder
 from analognoise.comparison.jobs import EvaluateJob, TrainJob
 from analognoise.comparison.outcome import Comparison, Failure, conclude
-from analognoise.comparison.pool import run_jobs
 from analognoise.comparison.settings import Contender, Settings, Training, stem_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError, TrainingError
 from analognoise.evaluation.store import ResultStore, Row
+from analognoise.pool import run_jobs
 from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
 from analognoise.training.fit import Epoch

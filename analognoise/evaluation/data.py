@@ -77,6 +77,10 @@ class EvaluationData:
             self._check_second_pass(digests)
         self.fingerprint = hashlib.sha256(b"".join(digests)).hexdigest()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is cached needs no loader, and many loaders cannot be sent to another process.
+        return vars(self) | ({"_loader": ()} if self.cached else {})
+
     def _check_second_pass(self, digests: list[bytes]) -> None:
         count = 0
         with rng_preserved(seed=2), _generators_preserved(self._loader):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from os import PathLike
 from typing import Any
@@ -14,15 +12,17 @@ from torch import nn
 
 from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
 from analognoise.copying import NotCopiedError
-from analognoise.devices.profile import DeviceProfile, drift_times
+from analognoise.devices.profile import drift_times
 from analognoise.errors import ConversionError, ResultsError
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
-from analognoise.evaluation.sensitivity_report import ALL, ALONE, OTHERS, SensitivityReport
+from analognoise.evaluation.sensitivity_parts import Part, check_travel, choices, run_parts
+from analognoise.evaluation.sensitivity_report import ALL, SensitivityReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore
+from analognoise.pool import one_thread
 from analognoise.progress import progress_bar
 
 
@@ -40,6 +40,7 @@ def layer_sensitivity(
     compensation: str = "global",
     out: str | PathLike[str] | ResultStore | None = None,
     higher_is_better: bool | None = None,
+    workers: int = 1,
     progress: bool = False,
     confidence: float = 0.95,
 ) -> SensitivityReport:
@@ -65,13 +66,16 @@ def layer_sensitivity(
         out: a CSV file that gets each chip's rows as soon as they are known; a call that was killed goes on
             with it. Its column ``method`` says what was on tiles: "all", "only conv1", "all but conv1".
         higher_is_better: direction of a metric of your own (True if not given).
+        workers: processes that share the choices of layers, each computing with one thread of torch; the
+            model must then be on the CPU, and like the data and functions something that pickle takes.
         progress: show a progress bar.
         confidence: coverage of the intervals.
 
     Raises:
         ConversionError: when the model has nothing to convert, is on tiles already, or cannot be copied.
         ProfileError: when a profile cannot be loaded.
-        ModelError, UnitError, DataError: as :func:`analognoise.evaluate_drift`.
+        ModelError, UnitError, DataError: as :func:`analognoise.evaluate_drift`; DataError also when the work
+            cannot be shared.
         ResultsError: when ``out`` cannot be used, or holds another run.
     """
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
@@ -86,33 +90,29 @@ def layer_sensitivity(
         ) from error
     devices = {name: layer.analog.profile for name, layer in analog_layers(full).items()}
     seconds = drift_times(devices.values(), times)
+    workers = whole_number("workers", workers, 1)
     with torch.inference_mode(False):
         shared = data if isinstance(data, EvaluationData) else EvaluationData(data, device_of(full))
-
-    def measure(analog: nn.Module, label: str) -> DriftEvaluation:
-        # Whether the output comes from the tiles is asked once, of the whole model.
-        return DriftEvaluation(
-            analog, shared, measured, seed=seed, forward=forward, method=label, probe=label == ALL
+    parts = [
+        Part(
+            model, devices, chosen, compensation, shared, measured, int(seed), forward, label, seconds, chips
         )
-
+        for label, chosen in choices(list(devices))
+    ]
     with ExitStack() as stack:
-        whole = measure(full, ALL)
+        if workers > 1:
+            check_travel(parts[0], device_of(full))
+            stack.enter_context(one_thread())
+        # Whether the output comes from the tiles is asked once, of the whole model.
+        whole = DriftEvaluation(full, shared, measured, seed=seed, forward=forward, method=ALL)
         store = _store(out, whole, stack)
-        advance = stack.enter_context(
-            progress_bar(f"layers on {whole.profile}", len(_parts(list(devices))) + 1, progress)
-        )
+        advance = stack.enter_context(progress_bar(f"layers on {whole.profile}", len(parts) + 1, progress))
         rows, reused = whole.run(seconds, chips, store)
         advance()
-        # What no forward reads is said once, of the whole model.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", message="the tiles of ")
-        for label, chosen in _parts(list(devices)):
-            found, known = measure(_some(model, devices, chosen, compensation), label).run(
-                seconds, chips, store
-            )
+        for part, found, known in run_parts(parts, store, workers):
             rows += found
             reused += known
-            advance(note=label)
+            advance(note=part.label)
     return SensitivityReport.of_rows(
         rows,
         whole.description,
@@ -126,38 +126,6 @@ def layer_sensitivity(
         not_read=whole.not_read,
         reused=reused,
         confidence=float(confidence),
-    )
-
-
-def _parts(names: Sequence[str]) -> list[tuple[str, set[str]]]:
-    """What is put on tiles besides the whole, with its label.
-
-    Of two layers, all but the one is only the other, and of one layer nothing is left without it.
-    """
-    found = []
-    for name in names:
-        label = name or "(the model)"
-        found.append((ALONE.format(label), {name}))
-        if len(names) > 2:
-            found.append((OTHERS.format(label), {*names} - {name}))
-    return found
-
-
-def _some(
-    model: nn.Module, devices: Mapping[str, DeviceProfile], chosen: set[str], compensation: str
-) -> nn.Module:
-    """The model with the chosen layers alone on tiles, each on its own device."""
-    several = {devices[name] for name in chosen}
-    device: Any = devices[next(iter(chosen))]
-    if len(several) > 1:
-        # Deeper names first: a pattern also matches the layers inside the one that it names.
-        order = sorted(chosen, key=lambda name: -name.count("."))
-        device = {glob.escape(name): devices[name] for name in order}
-    return convert_to_analog(
-        model,
-        device,
-        filter_fn=lambda module, name: name in chosen,
-        compensation=compensation,
     )
 
 

@@ -122,6 +122,13 @@ class SensitivityReport:
         parts = [rows for name in self.alone for rows in (self.alone[name], self.others[name])]
         return tuple(row for rows in (self.everything, *parts) for row in rows)
 
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """The rows that were measured: with one or two layers, ``others`` follow from the rest."""
+        parts = [self.alone, *([self.others] if len(self.alone) > 2 else [])]
+        found = [rows for name in self.alone for rows in (part[name] for part in parts)]
+        return tuple(row for rows in (self.everything, *found) for row in rows)
+
     @cached_property
     def frame(self) -> pd.DataFrame:
         """One row per drift time and layer, by time, then rank.

@@ -20,7 +20,7 @@ from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
-from analognoise.evaluation.store import ResultStore
+from analognoise.evaluation.store import HEADER, ResultStore, format_rows
 from analognoise.jobs.evaluate import test_data
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
 from analognoise.jobs.output import Output, plain
@@ -100,6 +100,7 @@ def rank_layers(
     batch_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
+    workers: int = 1,
     force: bool = False,
     say: Say = print,
 ) -> Ranked:
@@ -110,6 +111,7 @@ def rank_layers(
         out: folder for everything.
         changes: of the profile, as ``--set`` and ``--scale`` take them.
         digital: patterns of layer names that stay digital throughout.
+        workers: processes; they change no result.
         task, model, data, weights, times, chips, metric, forward, seed, compensation, batch_size, device,
             threads, force, say: as for :func:`analognoise.jobs.evaluate.evaluate_model`.
 
@@ -120,6 +122,9 @@ def rank_layers(
     (placement,) = load_placements([profile], changed)
     seconds = placement.times(times)
     whole_number("--chips", chips, 1, MOST_CHIPS)
+    whole_number("--workers", workers, 1)
+    if workers > 1 and threads > 1:
+        raise DataError(f"--workers {workers} compute with one thread each: leave out --threads {threads}")
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
     found = either(task, model)
@@ -158,14 +163,19 @@ def rank_layers(
             filter_fn=kept,
             compensation=compensation,
             out=store,
+            workers=workers,
             progress=sys.stderr.isatty(),
         )
     if report.reused:
-        measured_rows = {row.key for row in report.rows}  # of two layers, some are shown twice
-        say(f"sensitivity: reused {report.reused} of {len(measured_rows)} results in {out}")
+        say(f"sensitivity: reused {report.reused} of {len(report.measured)} results in {out}")
     others = [row for row in store.rows if row.chip >= chips or row.time_s not in report.times]
     if others:
         say(f"sensitivity: {unasked(others, report.times, chips)}")
+    if workers > 1:
+        # Workers finish in any order; the file is as one process alone would have left it.
+        store.close()
+        ordered = {row.key: row for row in (*report.measured, *store.rows)}
+        write_whole(out / RESULTS_FILE, (HEADER + format_rows(ordered.values())).encode())
     _write(out, report)
     settings = {
         "task": found.name if found else None,

@@ -185,6 +185,13 @@ def test_two_layers_are_measured_alone_only(batches: list, tmp_path: Path) -> No
     assert again.frame.equals(found.frame)
 
 
+def test_what_cannot_travel_to_workers_is_named(batches: list) -> None:
+    with pytest.raises(DataError, match=r"the metric cannot be sent to worker processes .*workers=1"):
+        run(batches, metric=lambda output, batch: (output.sum(), 1), workers=2)
+    with pytest.raises(DataError, match="workers is 0"):
+        run(batches, workers=0)
+
+
 def test_a_model_that_cannot_be_copied_is_no_case_for_inplace(batches: list) -> None:
     model = net()
     model.lock = (value for value in ())
