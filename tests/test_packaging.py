@@ -53,6 +53,8 @@ def test_wheel_holds_package_profiles_and_licence_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"analognoise/hardware_profiles/{name}.toml" for name in PROFILES} <= set(names)
     assert "analognoise/hardware_profiles/SCHEMA.md" in names
+    assert "analognoise/hardware_profiles/profile.schema.json" in names
+    assert "analognoise/devices/new_profile.toml" in names
     assert "analognoise/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"analognoise"}

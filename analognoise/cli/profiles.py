@@ -8,7 +8,9 @@ import typer
 
 from analognoise import options as o
 from analognoise.cli.shared import examples, new_app, show
+from analognoise.errors import ProfileError
 
+_Replace = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 app = new_app(help="Device profiles: those that ship, and files of your own.")
 
 
@@ -20,26 +22,63 @@ def profiles_list(as_json: o.AsJson = False) -> None:
     show(list_devices(), as_json)
 
 
-@app.command("show", epilog=examples("profiles show pcm-ibm", "profiles show my.toml --json"))
+@app.command(
+    "show",
+    epilog=examples(
+        "profiles show pcm-ibm", "profiles show my.toml --plot my.png", "profiles show my.toml --json"
+    ),
+)
 def profiles_show(
     profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A profile's name or TOML file.")],
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Draw the device in four panels: .png, .pdf or .svg."),
+    ] = None,
     changed: o.ChangedFields = None,
     scale: o.ScaledEffects = None,
+    force: _Replace = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show a profile: its fields, its source, and what one device of it does."""
+    """Show a profile: its fields, its source, and what a device of it does.
+
+    Noise at five conductances, and what is left of them from 1 s to 10 years after programming, within the
+    profile's validity. --plot draws programming error, drift, retention and read noise.
+    """
     from analognoise.devices.whatif import Changes
-    from analognoise.jobs.catalog import show_device
+    from analognoise.jobs.card import show_device
 
-    show(show_device(profile, Changes.parse(changed or (), scale or ())), as_json)
+    show(show_device(profile, Changes.parse(changed or (), scale or ()), plot, force), as_json)
 
 
-@app.command("check", epilog=examples("profiles check my.toml"))
+@app.command("check", epilog=examples("profiles check my.toml", "profiles check *.toml --json"))
 def profiles_check(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="TOML files, or names.")],
     as_json: o.AsJson = False,
 ) -> None:
-    """Check profile files; the first that is wrong is an error that names the field."""
-    from analognoise.jobs.catalog import check_devices
+    """Check profile files, and say everything that is wrong in them, as FILE:LINE:COLUMN: problem."""
+    from analognoise.jobs.profiles import check_profiles
 
-    show(check_devices(files), as_json)
+    result = check_profiles(files)
+    show(result, as_json)
+    if result.error:
+        raise ProfileError(result.error)
+
+
+@app.command("new", epilog=examples("profiles new my-device.toml"))
+def profiles_new(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write it; ends in .toml.")],
+    force: _Replace = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Begin a profile of your own: every section with units and what it means, valid as it stands."""
+    from analognoise.jobs.profiles import start_profile
+
+    show(start_profile(file, force), as_json)
+
+
+@app.command("schema", epilog=examples("profiles schema > profile.schema.json"))
+def profiles_schema() -> None:
+    """Print the JSON Schema of profile files, for editors that complete and check while one types."""
+    from analognoise.jobs.profiles import Schema
+
+    show(Schema(), as_json=True)

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from torch import Tensor
 
 from analognoise.devices.problems import Problem
@@ -65,10 +65,13 @@ class BaseCurve(Frozen):
     """
 
     curve: str
-    reference: Annotated[float, Field(gt=0)] | None = None
-    min: float | None = None
-    max: float | None = None
-    scale: Annotated[float, Field(ge=0)] = 1.0
+    reference: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="conductance at which the argument x is 1, in place of g_max, in the unit of conductance",
+    )
+    min: float | None = Field(default=None, description="the smallest value")
+    max: float | None = Field(default=None, description="the largest value")
+    scale: Annotated[float, Field(ge=0)] = Field(default=1.0, description="factor, applied after min and max")
 
     def __call__(self, u: Tensor) -> Tensor:
         """The curve at its argument ``u``, as a new tensor of the same shape, dtype and device."""
@@ -147,6 +150,13 @@ class BaseCurve(Frozen):
         if self.min is not None and self.max is not None and self.min > self.max:
             raise Problem("min", f"is {self.min:g} but must not be above max = {self.max:g}")
         return self
+
+
+def in_schema(name: str) -> Any:
+    """For a value that a function makes of what stands in the file: the JSON Schema's part that says what
+    stands there.
+    """
+    return Annotated[Any, WithJsonSchema({"$comment": name})]
 
 
 def canonical_json(content: Any) -> str:

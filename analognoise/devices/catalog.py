@@ -14,7 +14,6 @@ import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.devices.text import profile_of_text
 from analognoise.errors import ProfileError, nearest
@@ -106,12 +105,7 @@ def _read(file: Traversable | Path, where: str) -> DeviceProfile:
         ) from None
     except OSError as error:
         raise ProfileError(f"{where} cannot be read: {error.strerror}") from None
-    profile = profile_of_text(content, where, file.parent if isinstance(file, Path) else _folder())
-    try:
-        law_of(profile)
-    except ProfileError as error:
-        raise ProfileError(f"{where}: law cannot be used: {error}") from error
-    return profile
+    return profile_of_text(content, where, file.parent if isinstance(file, Path) else _folder())
 
 
 def _parse_level(level: str, text: str) -> float:

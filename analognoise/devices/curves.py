@@ -27,7 +27,7 @@ import torch
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, model_validator
 from torch import Tensor
 
-from analognoise.devices.base import BaseCurve, Frozen, Function, scalar
+from analognoise.devices.base import BaseCurve, Frozen, Function, in_schema, scalar
 from analognoise.devices.measured import Numbers, Table
 from analognoise.devices.problems import Nested, Problem, show
 from analognoise.errors import nearest
@@ -37,7 +37,7 @@ class Constant(BaseCurve):
     """``value`` everywhere."""
 
     curve: Literal["constant"] = "constant"
-    value: float
+    value: float = Field(description="the value everywhere")
 
     @property
     def _value(self) -> float | None:
@@ -48,7 +48,7 @@ class Polynomial(BaseCurve):
     """``coefficients[0] + coefficients[1] x + coefficients[2] x² + …`` by Horner's rule."""
 
     curve: Literal["polynomial"] = "polynomial"
-    coefficients: Numbers
+    coefficients: Numbers = Field(description="c0, c1, c2, … of c0 + c1 x + c2 x² + …")
 
     @property
     def _value(self) -> float | None:
@@ -73,8 +73,8 @@ class Log(BaseCurve):
     """``slope · ln x + intercept``; infinite at x = 0 unless clipped there."""
 
     curve: Literal["log"] = "log"
-    slope: float
-    intercept: float
+    slope: float = Field(description="factor of ln x")
+    intercept: float = Field(description="the value at x = 1")
 
     @property
     def _value(self) -> float | None:
@@ -113,8 +113,8 @@ class Power(BaseCurve):
     """``coefficient · x^exponent``; infinite at x = 0 for a negative exponent unless clipped there."""
 
     curve: Literal["power"] = "power"
-    coefficient: float
-    exponent: float
+    coefficient: float = Field(description="the value at x = 1")
+    exponent: float = Field(description="the power of x")
 
     @property
     def _value(self) -> float | None:
@@ -129,8 +129,8 @@ class Saturation(BaseCurve):
     """``amplitude · (1 − exp(−x / knee))``: proportional to x at first, then flat."""
 
     curve: Literal["saturation"] = "saturation"
-    amplitude: float
-    knee: Annotated[float, Field(gt=0)]
+    amplitude: float = Field(description="the value far above the knee")
+    knee: Annotated[float, Field(gt=0)] = Field(description="x at which 63 % of the amplitude are reached")
 
     @property
     def _value(self) -> float | None:
@@ -168,10 +168,17 @@ def _as_dict(curve: BaseCurve | None) -> dict[str, Any] | None:
     return None if curve is None else curve.as_dict()
 
 
-Curve = Annotated[BaseCurve, PlainValidator(_parse_curve), PlainSerializer(_as_dict)]
+Curve = Annotated[
+    BaseCurve,
+    PlainValidator(_parse_curve, json_schema_input_type=in_schema("Curve")),
+    PlainSerializer(_as_dict),
+]
 MaybeCurve = Annotated[
     BaseCurve | None,
-    PlainValidator(lambda value, info: None if value is None else _parse_curve(value, info)),
+    PlainValidator(
+        lambda value, info: None if value is None else _parse_curve(value, info),
+        json_schema_input_type=in_schema("Curve"),
+    ),
     PlainSerializer(_as_dict),
 ]
 
@@ -206,8 +213,8 @@ class Piecewise(BaseCurve):
 
     curve: Literal["piecewise"] = "piecewise"
     pieces: Annotated[
-        tuple[Annotated[Piece, PlainValidator(_parse_piece)], ...],
-        Field(strict=False, min_length=1),
+        tuple[Annotated[Piece, PlainValidator(_parse_piece, json_schema_input_type=in_schema("Piece"))], ...],
+        Field(strict=False, min_length=1, description="curves, each with below but the last"),
         PlainSerializer(lambda pieces: [piece.as_dict() for piece in pieces]),
     ]
 

@@ -27,8 +27,8 @@ class Table(BaseCurve):
     """
 
     curve: Literal["table"] = "table"
-    x: Numbers
-    y: Numbers
+    x: Numbers = Field(description="arguments, increasing")
+    y: Numbers = Field(description="values at these")
 
     @property
     def joints(self) -> tuple[float, ...]:

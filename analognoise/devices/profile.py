@@ -54,10 +54,10 @@ class DeviceProfile(Frozen):
     ``at_noise_level`` give new ones. Make one with ``load_profile`` or ``DeviceProfile.from_dict``.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    name: Name = Field(description="a short name")
-    technology: str = ""
-    description: str = ""
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="version of this format")
+    name: Name = Field(description="a short name: letters, digits and . _ + -")
+    technology: str = Field(default="", description="what the device is made of")
+    description: str = Field(default="", description="one sentence for lists")
     source: Source | None = None
     conductance: Conductance = Field(description="a table with unit, g_max and g_min")
     mapping: WeightMapping = WeightMapping()

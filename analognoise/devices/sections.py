@@ -31,7 +31,10 @@ Name = Annotated[
 _UNITS = {"\u00b5S": "uS", "\u03bcS": "uS"}
 Unit = Annotated[
     Literal["uS", "nA"],
-    BeforeValidator(lambda unit: _UNITS.get(unit, unit) if isinstance(unit, str) else unit),
+    BeforeValidator(
+        lambda unit: _UNITS.get(unit, unit) if isinstance(unit, str) else unit,
+        json_schema_input_type=Literal["uS", "nA", "\u00b5S", "\u03bcS"],
+    ),
 ]
 
 
@@ -45,7 +48,7 @@ def _parse_times(value: object) -> tuple[float, ...]:
         raise Problem("", f"is {show(list(value))}: {error}") from None
 
 
-Times = Annotated[tuple[float, ...], PlainValidator(_parse_times)]
+Times = Annotated[tuple[float, ...], PlainValidator(_parse_times, json_schema_input_type=list[float | str])]
 
 
 class Source(Frozen):
@@ -135,8 +138,10 @@ class WeightMapping(Frozen):
 class Programming(Frozen):
     """G_P = G_T + sigma(G_T / g_max) · N, clamped at zero if asked; sigma in the unit of conductance."""
 
-    sigma: Curve = Field(description="a number or a curve, in the unit of conductance")
-    clamp_at_zero: bool = True
+    sigma: Curve = Field(
+        description="a number or a curve of G_T / g_max: standard deviation, in the unit of conductance"
+    )
+    clamp_at_zero: bool = Field(default=True, description="whether a negative conductance becomes 0")
 
 
 class Drift(Frozen):
@@ -145,9 +150,9 @@ class Drift(Frozen):
     nu = abs(nu_mean + nu_std · N), both of them curves of G_T / g_max.
     """
 
-    t_0: Seconds
-    nu_mean: Curve = Field(description="a number or a curve")
-    nu_std: Curve = Field(description="a number or a curve")
+    t_0: Seconds = Field(description="seconds from programming to the first read-out")
+    nu_mean: Curve = Field(description="a number or a curve of G_T / g_max: mean exponent, no unit")
+    nu_std: Curve = Field(description="a number or a curve of G_T / g_max: its standard deviation, no unit")
 
 
 class Relaxation(Frozen):
@@ -160,7 +165,7 @@ class Relaxation(Frozen):
     shift: Curve = Field(description="a number or a curve, in the unit of conductance per ln(t / 1 s)")
     sigma: Curve = Field(description="a number or a curve, in the unit of conductance: the spread at 1 s")
     sigma_slope: Curve = Field(description="a number or a curve, in the unit of conductance per ln(t / 1 s)")
-    clamp_at_zero: bool = True
+    clamp_at_zero: bool = Field(default=True, description="whether a negative conductance becomes 0")
 
 
 class Retention(Frozen):
@@ -178,7 +183,7 @@ class Retention(Frozen):
         default=None, description="a number or a curve for each age, in the unit of conductance"
     )
     interpolate: Literal["log", "linear"] = Field(default="log", description="the axis of time between ages")
-    clamp_at_zero: bool = True
+    clamp_at_zero: bool = Field(default=True, description="whether a negative conductance becomes 0")
 
     @model_validator(mode="after")
     def _check_ages(self) -> Self:
@@ -228,10 +233,16 @@ class Read(Frozen):
 
     growth: Literal["1/f", "none"] | None = Field(default=None, description="how noise grows with time")
     t_read: Seconds | None = Field(default=None, description="seconds: duration of a read")
-    relative_sigma: MaybeCurve = Field(default=None, description="a number or a curve")
-    sigma: MaybeCurve = Field(default=None, description="a number or a curve, in the unit of conductance")
-    t_0: NotNegative | None = Field(default=None, description="seconds")
-    clamp_at_zero: bool | None = None
+    relative_sigma: MaybeCurve = Field(
+        default=None,
+        description="a number or a curve of G_P / g_max: standard deviation divided by G(t), no unit",
+    )
+    sigma: MaybeCurve = Field(
+        default=None,
+        description="a number or a curve of G(t) / g_max: standard deviation, in the unit of conductance",
+    )
+    t_0: NotNegative | None = Field(default=None, description="seconds from programming to drift time 0")
+    clamp_at_zero: bool | None = Field(default=None, description="whether a negative conductance becomes 0")
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -266,5 +277,5 @@ class Law(Frozen):
 class TileSize(Frozen):
     """The largest crossbar array of the chip."""
 
-    rows: Count = 512
-    columns: Count = 512
+    rows: Count = Field(default=512, description="inputs of the largest crossbar array")
+    columns: Count = Field(default=512, description="outputs of the largest crossbar array")

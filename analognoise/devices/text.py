@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from analognoise.devices.laws import law_of
 from analognoise.devices.problems import Path, Trouble, dotted, more, troubles
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import Finding, ProfileError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _TABLE = re.compile(r"\s*\[")
 _FIELD = re.compile(r"""\s*(?:[\w-]+\s*\.\s*)*["']?([\w-]+)["']?\s*=""")
+_COMMA = re.compile(r"=\s*[+-]?\d+,\d+\s*(#.*)?$")
 # What stands in for a broken field while the rest is looked into: nothing, where it has a default; then what
 # every curve and every number of seconds takes; at last the whole section goes.
 _STAND_INS = (None, 0.0, 1.0)
@@ -38,9 +40,14 @@ def profile_of_text(text: str, where: str, folder: Any) -> DeviceProfile:
     except tomllib.TOMLDecodeError:
         raise _error(_broken(text, folder), where) from None
     try:
-        return DeviceProfile.model_validate(data, context={"folder": folder})
+        profile = DeviceProfile.model_validate(data, context={"folder": folder})
+        law_of(profile)
     except ValidationError as error:
         raise _error(_findings(text, data, folder, troubles(error, DeviceProfile)), where) from None
+    except ProfileError as error:
+        trouble = Trouble(("law", "name"), f"law cannot be used: {error}", "wrong")
+        raise _error(_findings(text, data, folder, [trouble]), where) from error
+    return profile
 
 
 def _error(findings: list[Finding], where: str) -> ProfileError:
@@ -137,8 +144,10 @@ def _broken(text: str, folder: Any) -> list[Finding]:
             break
         except tomllib.TOMLDecodeError as error:
             reason, line, column = _syntax(str(error), lines)
-        findings.append(Finding("", f"not valid TOML: {reason}", line, column))
         wrong = lines[line - 1]
+        if _COMMA.search(wrong):
+            reason += " (numbers have a point, as in 0.5)"
+        findings.append(Finding("", f"not valid TOML: {reason}", line, column))
         if reason.startswith(("unclosed array", "unterminated")) or _TABLE.match(wrong):
             return findings  # where a list or text ends, or to which table the next lines belong, is unknown
         if reason.startswith("invalid value") and not wrong[: column - 1].strip(" \t[{"):

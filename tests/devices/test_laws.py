@@ -252,6 +252,6 @@ def test_laws_that_cannot_be_used_are_named_and_the_others_still_work(announced,
     path = tmp_path / "own.toml"
     fields = "\n".join(f"{key} = {value!r}" for key, value in law.items())
     path.write_text(f'name = "own"\n[conductance]\nunit = "uS"\ng_max = 10.0\n[law]\n{fields}\n')
-    with pytest.raises(ProfileError, match=r"own\.toml: law cannot be used: .*" + words):
+    with pytest.raises(ProfileError, match=r"own\.toml, line 6: law cannot be used: .*" + words):
         load_profile(path)
     assert CrossbarTile(own(name="doubling")).program(torch.ones(2, 2), Stream(0, "")).weights_at(1.0).shape

@@ -191,8 +191,8 @@ BAD = [
     ("g_min = 0.0", "g_min = 25.0", "conductance.g_min is 25 but must be below g_max = 25"),
     ("g_min = 0.0", "g_min = 30", "conductance.g_min is 30 but must be below g_max = 25"),
     ("g_min = 0.0", "g_min = -1.0", "conductance.g_min is -1.0 but must be at least 0"),
-    ("t_0 = 20.0", "t_0 = -20.0", "drift.t_0 is -20.0 but must be greater than 0 (seconds)"),
-    ("t_0 = 20.0", 't_0 = "20s"', 'drift.t_0 is "20s" but must be a number (seconds)'),
+    ("t_0 = 20.0", "t_0 = -20.0", "drift.t_0 is -20.0 but must be greater than 0 (seconds from"),
+    ("t_0 = 20.0", 't_0 = "20s"', 'drift.t_0 is "20s" but must be a number (seconds from'),
     (
         "t_read = 250e-9",
         "t_read = 0",
