@@ -32,11 +32,14 @@ def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
 
     Raises:
         ConversionError: when the model has no layer on tiles, or seed or chip is no whole number.
-        ModelError: when a layer's weights hold NaN or inf.
+        ModelError: when a layer's weights hold NaN or inf, or have another shape than those that were
+            converted; the chip that was programmed before is left as it was.
     """
     layers = require_analog(model, "program a chip")
     stream = Stream(_whole("seed", seed), "", chip=_whole("chip", chip))
     with torch.inference_mode(False), torch.no_grad():
+        for layer in layers.values():
+            layer.check_programmable()
         for layer in layers.values():
             layer.program_(stream)
     return model
@@ -70,6 +73,8 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     layers = require_analog(model, "let a chip drift")
     for profile in dict.fromkeys(layer.analog.profile for layer in layers.values()):
         profile.check_time(seconds)
+    for layer in layers.values():
+        layer.check_programmed()
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers.values():
             layer.drift_to_(seconds)

@@ -38,7 +38,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
     Raises:
         ConversionError: when the model has no layer on tiles.
         NotProgrammedError: when no chip is programmed.
-        ChipError: when the file exists, or cannot be written.
+        ChipError: when weights have changed since the chip was programmed, or the file exists or cannot be
+            written.
     """
     from analognoise import __version__  # the package's map of names imports this module
 
@@ -50,6 +51,11 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
         if state.tiles is None:
             raise NotProgrammedError(
                 f"layer {name!r} has no chip to save: call analognoise.program_(model, seed=0) first"
+            )
+        if layer.is_stale():
+            raise ChipError(
+                f"the weights of layer {name!r} have changed since the chip was programmed, so nobody could "
+                "load it: load the weights that it was programmed with, or call analognoise.program_ again"
             )
         layers[name] = {**_identity(layer), "time": state.time, "tiles": [_stream(t) for t in state.tiles]}
         for values in state.range_values():

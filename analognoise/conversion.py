@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +74,7 @@ def convert_to_analog(
             f"{type(model).__name__} is a torch.jit module and cannot be changed: convert the Python model "
             "it was made from"
         )
-    if filter_fn is not None and not callable(filter_fn):
-        raise ConversionError(f"filter_fn is a function (module, name) -> bool, found {filter_fn!r}")
+    _check_filter(filter_fn)
     found = convertible_layers(model)
     for name, module in model.named_modules():
         obstacle = obstacle_of(module)
@@ -102,7 +103,28 @@ def convert_to_analog(
         assert cls is not None, "convertible layers have a class on tiles"
         cls.place(modules[name], name, device, compensation)
     _keep_out_of_fused_paths(target)
+    if isinstance(target, AnalogLayer):  # the user may put it into an encoder layer
+        target.register_forward_pre_hook(_is_called)
     return target
+
+
+def _check_filter(filter_fn: Any) -> None:
+    if filter_fn is None:
+        return
+    if not callable(filter_fn):
+        raise ConversionError(f"filter_fn is a function (module, name) -> bool, found {filter_fn!r}")
+    try:
+        signature = inspect.signature(filter_fn)
+    except (TypeError, ValueError):  # a builtin that says nothing of its arguments
+        return
+    try:
+        signature.bind(None, "")
+    except TypeError as error:
+        raise ConversionError(f"filter_fn is called as filter_fn(module, name): {error}") from None
+
+
+def _is_called(module: nn.Module, args: Any) -> None:
+    """Does nothing: torch's encoder layers take no fused path past a child that has a hook."""
 
 
 def _profiles(profile: Profile | Mapping[str, Profile], layers: Names) -> dict[str, DeviceProfile]:
@@ -178,11 +200,15 @@ def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     Raises:
         ConversionError: when the model is not on tiles, or cannot be copied.
     """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"convert_to_digital takes a torch.nn.Module, found {type(model).__name__}")
     if not analog_layers(model):
         raise ConversionError(f"{type(model).__name__} has no layer on tiles: it is digital already")
     target = model if inplace else copy_sharing_tensors(model)
     for layer in analog_layers(target).values():
         layer.remove()
+        for key in [key for key, hook in layer._forward_pre_hooks.items() if hook is _is_called]:
+            del layer._forward_pre_hooks[key]
     for module in target.modules():
         if hasattr(module, _FUSED):
             module.activation_relu_or_gelu = getattr(module, _FUSED)
@@ -203,6 +229,8 @@ def require_analog(model: nn.Module, action: str) -> dict[str, AnalogLayer]:
     Raises:
         ConversionError: when it has none.
     """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"cannot {action}: a torch.nn.Module is needed, found {type(model).__name__}")
     layers = analog_layers(model)
     if not layers:
         raise ConversionError(

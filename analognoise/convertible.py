@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from analognoise.errors import ConversionError
 from analognoise.layers import AnalogLayer, analog_class
 from analognoise.obstacles import (
     BY_DESIGN,
@@ -44,7 +45,12 @@ def find_problems(model: nn.Module) -> list[Problem]:
 
     Normalization, embeddings and biases stay digital by design and are no problems. An empty list means that
     every matrix of weights goes on tiles.
+
+    Raises:
+        ConversionError: when ``model`` is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"find_problems takes a torch.nn.Module, found {type(model).__name__}")
     taken = {
         id(parameter) for layer in convertible_layers(model).values() for parameter in layer.parameters()
     }

@@ -214,7 +214,7 @@ def _other_targets(layers: Sequence[AnalogLayer]) -> Iterator[None]:
     lists = [(layer, vars(layer).get("_flat_weights")) for layer in layers]  # of torch's recurrent layers
     try:
         for layer, targets, _ in kept:
-            layer.analog.written = {}  # other weights are no stale chip here
+            layer.analog.written = None  # other weights are no stale chip here
             others = {
                 name: nn.Parameter(_another(target, layer, name), target.requires_grad)
                 for name, target in targets.items()

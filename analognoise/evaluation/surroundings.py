@@ -118,10 +118,10 @@ def left_as_found(model: nn.Module) -> Iterator[Buffers]:
         try:
             torch.backends.cudnn.deterministic = True
             for state in states:  # also inside "with digital(model)" chips are chips
-                state.digital = False
+                state.digital, state.watched = False, False  # weights stay as they are
             yield buffers
         finally:
             torch.backends.cudnn.deterministic = deterministic
             for state, flag in zip(states, flags, strict=True):
-                state.digital = flag
+                state.digital, state.watched = flag, True
             buffers.restore()

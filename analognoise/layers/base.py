@@ -8,6 +8,7 @@ design). The chip's state lives in one plain attribute that is neither Parameter
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
 from analognoise.layers.geometry import Geometry
 from analognoise.layers.periphery import LayerPeriphery, columns_of, matrix_product, no_autocast
+from analognoise.layers.written import Written
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
@@ -39,7 +41,8 @@ class AnalogState:
         time: drift time in seconds of ``weights``; None right after programming.
         digital: True inside :func:`analognoise.digital`.
         periphery: what surrounds the tiles; None where they are computed with as they are.
-        written: which state of each Parameter (its identity and version) is on the tiles; empty when unknown.
+        written: which weights are on the tiles; None when unknown.
+        watched: whether to note that at programming; False while chips are only measured.
     """
 
     def __init__(
@@ -53,11 +56,8 @@ class AnalogState:
         self.time: float | None = None
         self.digital = False
         self.periphery: LayerPeriphery | None = None
-        self.written: dict[str, tuple[int, int]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies have Parameters of their own, whose versions say nothing about the original's.
-        return {**vars(self), "written": {}}
+        self.written: Written | None = None
+        self.watched = True
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -282,19 +282,48 @@ class AnalogLayer(nn.Module):
                 "call analognoise.program_(model, seed=0) first, "
                 "or compute with the target weights inside 'with analognoise.digital(model):'"
             )
-        if state.written and not torch.compiler.is_compiling():
-            self._warn_if_stale(name)
+        # Asked first: compiled code would be guarded by what it sees of the weights, and compiled anew.
+        if not torch.compiler.is_compiling() and state.written is not None and not state.written.told:
+            target = self.target(name)
+            if not state.written.same_look(name, target):
+                self._check_place(name, target)
+                self._warn_if_stale(name)
         return state.weights[name]
 
-    def _warn_if_stale(self, name: str) -> None:
+    def train(self, mode: bool = True) -> Any:
+        """As in the digital layer; weights are looked at closely after training."""
+        if self.training and not mode and self._analognoise.written is not None:
+            self._analognoise.written.look_again()
+        return super().train(mode)
+
+    def is_stale(self) -> bool:
+        """Whether the weights hold other numbers than those that were programmed, as far as is known."""
+        written = self._analognoise.written
+        return written is not None and not all(
+            written.same_values(name, target) for name, target in self.targets().items()
+        )
+
+    def _warn_if_stale(self, *names: str) -> None:
         state = self._analognoise
-        if state.written.get(name) != _version(self.target(name)):
-            state.written = {}  # once is enough
+        written = state.written
+        if written is None or written.told:
+            return
+        if not all(written.same_values(name, self.target(name)) for name in names or state.parameters):
+            written.told = True
             warnings.warn(
                 f"layer {state.name!r}: its weights have changed since the chip was programmed, "
                 "so the chip is stale; call analognoise.program_ again",
                 StaleChipWarning,
                 stacklevel=4,
+            )
+
+    def _check_place(self, name: str, target: Tensor) -> None:
+        own = self._analognoise.weights[name]
+        if (own.dtype, own.device) != (target.dtype, target.device) and own.shape == target.shape:
+            raise ConversionError(
+                f"layer {self._analognoise.name!r}: its weight is {target.dtype} on {target.device} now, but "
+                f"{own.dtype} on {own.device} on the chip: a model that shares it was moved; move this model "
+                "alike with .to(...)"
             )
 
     def program_tiles(self, stream: Stream) -> list[ProgrammedTile]:
@@ -309,7 +338,7 @@ class AnalogLayer(nn.Module):
         matrices, top = {}, {}
         for name, geometry in self.geometries(self).items():
             weight = gathered(self.target(name)).contiguous()  # channels_last has no matrix view
-            _check_values(state.name, weight)
+            check_values(state.name, weight)
             matrices[name] = self.matrix(name, weight, geometry)
             top[name] = largest(weight.float(), state.profile) if by_layer else None
         return [
@@ -348,23 +377,48 @@ class AnalogLayer(nn.Module):
 
     def note_written(self) -> None:
         """Remember which state of the Parameters is on the tiles."""
-        targets = self.targets()
-        # A sharded Parameter is another object while its layer computes.
-        sharded = any(hasattr(target, "full_tensor") for target in targets.values())
-        versions = {} if sharded else {name: _version(target) for name, target in targets.items()}
-        self._analognoise.written = versions
+        state = self._analognoise
+        state.written = Written(self.targets()) if state.watched else None
 
     def drift_to_(self, seconds: float) -> None:
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`."""
+        self._warn_if_stale()
+        self._write(seconds)
+
+    def check_programmed(self) -> None:
+        """Raise unless a chip is programmed.
+
+        Raises:
+            NotProgrammedError: naming the layer.
+        """
         if self._analognoise.tiles is None:
             raise NotProgrammedError(
                 f"layer {self._analognoise.name!r} cannot drift: no chip is programmed; "
                 "call analognoise.program_(model, seed=0) first"
             )
-        if self._analognoise.written:
-            for name in self._analognoise.parameters:
-                self._warn_if_stale(name)
-        self._write(seconds)
+
+    def check_programmable(self) -> None:
+        """Raise unless the present weights can be programmed; nothing is changed.
+
+        Raises:
+            ModelError: when they hold NaN or inf, have no data (``meta`` device) or another shape than what
+                went on tiles.
+        """
+        state = self._analognoise
+        for name, geometry in self.geometries(self).items():
+            target = self.target(name)
+            blocks = [block for parameter, block in state.placed if parameter == name]
+            ends = [
+                max((edge[1] for edge in edges), default=0)
+                for edges in zip(*((b.groups, b.columns, b.rows) for b in blocks), strict=True)
+            ]
+            sizes = [geometry.groups, geometry.columns, geometry.rows]
+            if target.numel() != math.prod(sizes) or (blocks and ends != sizes):
+                raise ModelError(
+                    f"layer {state.name!r} cannot be programmed: its {name!r} of shape {list(target.shape)} "
+                    f"is not what went on tiles, [groups, columns, rows] = {ends}: convert the model again"
+                )
+            check_values(state.name, gathered(target))
 
     def _write(self, seconds: float | None) -> None:
         state = self._analognoise
@@ -382,9 +436,7 @@ class AnalogLayer(nn.Module):
         state.restart()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        fresh = bool(self._analognoise.written) and all(
-            self._analognoise.written.get(name) == _version(target) for name, target in self.targets().items()
-        )
+        fresh = self._analognoise.written is not None and not self.is_stale()
         super()._apply(fn, recurse)
         if fresh:
             self.note_written()
@@ -412,19 +464,22 @@ def gathered(parameter: nn.Parameter) -> Tensor:
     return weights.full_tensor() if hasattr(weights, "full_tensor") else weights
 
 
-def _version(parameter: Tensor) -> tuple[int, int]:
-    """What changes when a Parameter is replaced or written to."""
-    return id(parameter), -1 if parameter.is_inference() else parameter._version
+def check_values(layer: str, weight: Tensor) -> None:
+    """Raise unless the weights are numbers that devices can be given.
 
-
-def _check_values(layer: str, weight: Tensor) -> None:
+    Raises:
+        ModelError: naming the layer.
+    """
     if weight.is_meta:
         raise ModelError(
             f"layer {layer!r} cannot be programmed: its weight is on the 'meta' device and holds no values"
         )
-    finite = torch.isfinite(weight.float())  # devices are computed in float32
+    wide, weight = weight.dtype == torch.float64, weight.float()  # devices are computed in float32
+    if torch.isfinite(weight.sum()):  # NaN and inf survive a sum; much faster than a look at each
+        return
+    finite = torch.isfinite(weight)
     if not finite.all():
-        beyond = " or beyond float32" if weight.dtype == torch.float64 else ""
+        beyond = " or beyond float32" if wide else ""
         raise ModelError(
             f"layer {layer!r} cannot be programmed: {int((~finite).sum())} of its {weight.numel()} weights "
             f"are NaN or infinite{beyond}"

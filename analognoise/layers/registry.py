@@ -95,8 +95,9 @@ def registered_names() -> list[str]:
 
 
 def _derive(layer: type[AnalogLayer], digital: type[nn.Module]) -> type[AnalogLayer]:
-    def reduce(self: nn.Module, protocol: int) -> Any:
-        return _rebuild, (digital, self.__dict__)
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        # As for any object, but made from its digital class: this one stands in no module.
+        return _empty, (digital,), object.__reduce_ex__(self, 2)[2]
 
     return type(
         f"Analog{digital.__name__}",
@@ -105,11 +106,8 @@ def _derive(layer: type[AnalogLayer], digital: type[nn.Module]) -> type[AnalogLa
     )
 
 
-def _rebuild(digital: type[nn.Module], state: dict[str, Any]) -> nn.Module:
-    """A layer of a derived class, for copying and unpickling."""
-    plain = digital.__new__(digital)
-    cls = analog_class(plain)
+def _empty(digital: type[nn.Module]) -> nn.Module:
+    """A layer of a derived class without state, for copying and unpickling."""
+    cls = analog_class(object.__new__(digital))
     assert cls is not None, f"{digital.__name__} was derived from a registered layer"
-    layer = cls.__new__(cls)
-    layer.__dict__.update(state)
-    return layer
+    return object.__new__(cls)

@@ -1,0 +1,82 @@
+"""Whether a layer's weights are still those that its chip was programmed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 15
+
+
+class Written:
+    """Which weights are on a layer's tiles.
+
+    A look at the Parameters (are they the same objects, at the same place, and unwritten as far as torch
+    knows?) costs next to nothing. Writes past autograd (``.data``, fused optimizers) show only in the values:
+    those are compared where the look does not settle it, and on request.
+
+    Args:
+        targets: the weight Parameters, by name, as they were programmed.
+
+    Attributes:
+        told: whether the user was warned.
+    """
+
+    def __init__(self, targets: Mapping[str, Tensor]) -> None:
+        self._sums = {name: _local_sum(target) for name, target in targets.items()}
+        self._seen = {name: _identity(target) for name, target in targets.items()}
+        self.told = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The Parameters of a copy are others, and its user was told nothing.
+        return {"_sums": self._sums, "_seen": {}, "told": False}
+
+    def look_again(self) -> None:
+        """Have the values compared at the next look."""
+        self._seen = {}
+
+    def same_look(self, name: str, target: Tensor) -> bool:
+        """Whether nothing shows at a look that the weights have changed."""
+        return self._seen.get(name) == _identity(target)
+
+    def same_values(self, name: str, target: Tensor) -> bool:
+        """Whether the weights hold the numbers that were programmed."""
+        sharded, expected = self._sums[name]
+        if sharded != hasattr(target, "to_local"):
+            return True  # a sharded Parameter is whole, and another object, while its layer computes
+        same = bool(torch.equal(expected.to(target.device), _local_sum(target)[1]))
+        if same:
+            self._seen[name] = _identity(target)
+        return same
+
+
+def _identity(target: Tensor) -> tuple[int, int, int]:
+    """What changes when a Parameter is replaced, moved or written to."""
+    version = -1 if target.is_inference() else target._version
+    return id(target), version, 0 if hasattr(target, "to_local") else target.data_ptr()
+
+
+def _local_sum(target: Tensor) -> tuple[bool, Tensor]:
+    weights: Any = target.detach()
+    sharded = hasattr(weights, "to_local")
+    return sharded, checksum(weights.to_local() if sharded else weights)
+
+
+def checksum(weights: Tensor) -> Tensor:
+    """A number (int64, on the tensor's device) of all bits of a tensor and of their order: other weights have
+    another one, but for a rare coincidence.
+    """
+    flat = weights.contiguous().reshape(-1)
+    if flat.storage_offset() * flat.element_size() % 8:
+        flat = flat.clone()
+    whole = flat.numel() - flat.numel() % (8 // flat.element_size())
+    words, tail = flat[:whole].view(torch.int64), flat[whole:].view(torch.uint8).long()
+    total = torch.full((), flat.numel(), device=flat.device)
+    for chunk in (*words.split(_CHUNK), tail):  # small enough for the cache
+        odd = torch.arange(1, 2 * len(chunk) + 1, 2, device=flat.device)
+        # Without the mixing two flipped signs would cancel: the upper bits of a sum go nowhere.
+        total = 31 * total + ((chunk ^ (chunk >> 32)) * odd).sum()
+    return total
