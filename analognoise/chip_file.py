@@ -5,30 +5,61 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from analognoise.conversion import require_analog
 from analognoise.crossbar import ProgrammedTile
+from analognoise.crossbar.mapping import devices_of
+from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
 from analognoise.layers import AnalogLayer
 from analognoise.layers.base import gathered
 from analognoise.seeds import Stream
 
-FORMAT = "2"
+FORMAT = "3"
+
+
+class _Tile(BaseModel, extra="forbid"):
+    """The key of a tile's random numbers."""
+
+    root: int
+    layer: str
+    tile: int
+    chip: int
+    drawn_on: str
+
+
+class _Layer(BaseModel, extra="forbid"):
+    """What a file says of a layer, beside its tensors."""
+
+    name: str
+    profile: str
+    compensation: str
+    blocks: list[tuple[str, int, int, int]]
+    weights: dict[str, str]
+    time: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    tiles: list[_Tile]
+    ranges: dict[str, list[float]] = {}
+
+
+_LAYERS = TypeAdapter(dict[str, _Layer])
 
 
 def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write the chip that is programmed now: every device's conductance and drift coefficient.
 
     A safetensors file: float32 tensors, and as metadata the profiles' digests, the digests of the weights
-    that were programmed, the seed, the drift time, converters' ranges from data or training, and the version
-    of analognoise. The digital weights are not in it.
+    that were programmed, the seed, the drift time, converters' ranges from data or training, the version of
+    analognoise, and a digest of all this. The digital weights are not in it.
 
     Args:
         model: a converted and programmed model.
@@ -43,10 +74,11 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
     """
     from analognoise import __version__  # the package's map of names imports this module
 
-    path = Path(path)
+    analog = require_analog(model, "save a chip")
+    path = _path(path)
     tensors: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
-    for name, layer in require_analog(model, "save a chip").items():
+    for name, layer in analog.items():
         state = layer.analog
         if state.tiles is None:
             raise NotProgrammedError(
@@ -67,8 +99,14 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
                 tensors[f"{name}/{number}/coefficients"] = tile.coefficients.contiguous()
     if path.exists() and not overwrite:
         raise ChipError(f"{path} exists: choose another name, or pass overwrite=True")
-    metadata = {"analognoise": __version__, "format": FORMAT, "layers": json.dumps(layers)}
-    part = path.with_name(path.name + ".part")
+    text = json.dumps(layers)
+    metadata = {
+        "analognoise": __version__,
+        "format": FORMAT,
+        "layers": text,
+        "digest": _digest_of_file(text, tensors),
+    }
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         save_file(tensors, part, metadata)
         part.replace(path)
@@ -90,10 +128,17 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         ConversionError: when the model has no layer on tiles.
-        ChipError: when the file is none of :func:`save_chip`, or of another model or profile; the first
-            difference is named, and the model is left as it was.
+        ChipError: when the file is none of :func:`save_chip`, is damaged or was edited, or is of another
+            model or profile (the first difference is named); or when its read noise was drawn on a type of
+            device (CUDA) that this machine has not. The model is left as it was.
+
+    Warns:
+        UserWarning: when another version of analognoise wrote it.
     """
+    from analognoise import __version__  # the package's map of names imports this module
+
     layers = require_analog(model, "load a chip")
+    path = _path(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -105,18 +150,49 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"{path} is no chip file of format {FORMAT} (found {metadata.get('format')!r}): "
             "write one with analognoise.save_chip"
         )
-    saved = json.loads(metadata["layers"])
-    if list(saved) != list(layers):
-        differing = sorted(set(saved) ^ set(layers)) or list(layers)
+    text = metadata.get("layers", "")
+    if metadata.get("digest") != _digest_of_file(text, tensors):
+        raise ChipError(f"{path} is damaged or was edited: its digest is not that of what it holds")
+    try:
+        saved = _LAYERS.validate_json(text)
+    except ValidationError as error:
         raise ChipError(
-            f"{path} is a chip of another model: layer {differing[0]!r} is "
-            f"{'not in the file' if differing[0] in layers else 'not in the model'}"
+            f"{path} is no chip file: its metadata cannot be read ({error.errors()[0]['msg']})"
+        ) from None
+    if set(saved) != set(layers):
+        name = next(name for name in (*saved, *layers) if (name in saved) != (name in layers))
+        raise ChipError(
+            f"{path} is a chip of another model: layer {name!r} is "
+            f"{'not in the file' if name in layers else 'not in the model'}"
         )
     for name, layer in layers.items():
         _compare(str(path), name, saved[name], _identity(layer))
-    for name, layer in layers.items():
-        _put(layer, name, saved[name], tensors)
+    tiles = {name: _tiles(path, layer, name, saved[name], tensors) for name, layer in layers.items()}
+    if metadata.get("analognoise") != __version__:
+        warnings.warn(
+            f"{path} was written by analognoise {metadata.get('analognoise')}, this is {__version__}: drift "
+            "and read noise may be computed in another way",
+            stacklevel=2,
+        )
+    with torch.inference_mode(False), torch.no_grad():
+        for name, layer in layers.items():
+            _put(layer, saved[name], tiles[name])
     return model
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ChipError(f"a chip file is named by its path, found {path!r}")
+    return Path(path)
+
+
+def _digest_of_file(layers: str, tensors: dict[str, Tensor]) -> str:
+    state = hashlib.sha256(layers.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def _identity(layer: AnalogLayer) -> dict[str, Any]:
@@ -146,7 +222,9 @@ def _stream(tile: ProgrammedTile) -> dict[str, Any]:
     }
 
 
-def _compare(path: str, name: str, saved: dict[str, Any], own: dict[str, Any]) -> None:
+def _compare(path: str, name: str, layer: _Layer, own: dict[str, Any]) -> None:
+    saved = layer.model_dump()
+    saved["blocks"] = [list(block) for block in layer.blocks]
     words = {
         "name": "the layer's name at conversion",
         "profile": "the device profile",
@@ -162,27 +240,58 @@ def _compare(path: str, name: str, saved: dict[str, Any], own: dict[str, Any]) -
             raise ChipError(f"{path} is a chip of another {kind}: layer {name!r} differs in {what}{values}")
 
 
-def _put(layer: AnalogLayer, name: str, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _tiles(
+    path: Path, layer: AnalogLayer, name: str, saved: _Layer, tensors: dict[str, Tensor]
+) -> list[ProgrammedTile]:
+    """A layer's tiles from a file; nothing of the layer is changed.
+
+    Raises:
+        ChipError: when a tensor is missing or not what the layer needs, or the machine lacks the generator.
+    """
     state = layer.analog
     device = next(iter(layer.targets().values())).device
+    if len(saved.tiles) != len(state.placed):
+        raise ChipError(f"{path}: layer {name!r} has {len(saved.tiles)} tiles, needs {len(state.placed)}")
     tiles = []
-    for number, keys in enumerate(saved["tiles"]):
-        stream = Stream(keys["root"], "", keys["layer"], keys["tile"], keys["chip"])
+    for number, ((_, block), keys) in enumerate(zip(state.placed, saved.tiles, strict=True)):
         place = f"{name}/{number}"
-        tile = ProgrammedTile(
-            state.profile,
-            state.compensation,
-            tensors[f"{place}/state"].to(device),
-            tensors[f"{place}/coefficients"].to(device) if f"{place}/coefficients" in tensors else None,
-            tensors[f"{place}/scale"].to(device),
-            stream,
-        )
-        tile.drawn_on = torch.device(keys["drawn_on"])
+        _check_generator(path, name, state.profile, keys.drawn_on)
+        found = {key: tensors.get(f"{place}/{key}") for key in ("state", "scale", "coefficients")}
+        for key, tensor in found.items():
+            if tensor is None and key == "coefficients":
+                continue
+            fits = tensor is not None and tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+            if tensor is not None and key != "scale":
+                groups, _, rows = block.shape
+                fits &= tensor.ndim == 4 and (tensor.shape[1], tensor.shape[3]) == (groups, rows)
+                fits &= tensor.numel() == devices_of(block, state.profile)
+            if not fits:
+                raise ChipError(f"{path}: tensor {f'{place}/{key}'!r} is missing or not of this layer")
+        programmed, scale, coefficients = (None if t is None else t.to(device) for t in found.values())
+        assert programmed is not None
+        assert scale is not None
+        stream = Stream(keys.root, "", keys.layer, keys.tile, keys.chip)
+        tile = ProgrammedTile(state.profile, state.compensation, programmed, coefficients, scale, stream)
+        tile.drawn_on = torch.device(keys.drawn_on)
         tiles.append(tile)
+    return tiles
+
+
+def _check_generator(path: Path, name: str, profile: DeviceProfile, kind: str) -> None:
+    draws = profile.read is not None or profile.law is not None
+    there = kind == "cpu" or (hasattr(torch, kind) and getattr(torch, kind).is_available())
+    if draws and not there:
+        raise ChipError(
+            f"{path}: the chip of layer {name!r} was programmed on {kind!r}, and its read noise is drawn by "
+            "that device's generator, which this machine has not: load it where there is one"
+        )
+
+
+def _put(layer: AnalogLayer, saved: _Layer, tiles: list[ProgrammedTile]) -> None:
+    state = layer.analog
     state.tiles = tiles
     if state.periphery is not None:
-        for key, values in saved.get("ranges", {}).items():
+        for key, values in saved.ranges.items():
             state.periphery.set_range(key, torch.tensor(values))
-    with torch.inference_mode(False), torch.no_grad():
-        layer.note_written()
-        layer._write(saved["time"])
+    layer.note_written()
+    layer._write(saved.time)
