@@ -49,6 +49,7 @@ class _Layer(BaseModel, extra="forbid"):
     time: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     tiles: list[_Tile]
     ranges: dict[str, list[float]] = {}
+    collapse_pairs: bool = False
 
 
 _LAYERS = TypeAdapter(dict[str, _Layer])
@@ -84,6 +85,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
             raise NotProgrammedError(
                 f"layer {name!r} has no chip to save: call analognoise.program_(model, seed=0) first"
             )
+        _check_engine(layer, "save")
         if layer.is_stale():
             raise ChipError(
                 f"the weights of layer {name!r} have changed since the chip was programmed, so nobody could "
@@ -166,6 +168,7 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"{'not in the file' if name in layers else 'not in the model'}"
         )
     for name, layer in layers.items():
+        _check_engine(layer, "load")
         _compare(str(path), name, saved[name], _identity(layer))
     tiles = {name: _tiles(path, layer, name, saved[name], tensors) for name, layer in layers.items()}
     if metadata.get("analognoise") != __version__:
@@ -195,12 +198,22 @@ def _digest_of_file(layers: str, tensors: dict[str, Tensor]) -> str:
     return state.hexdigest()
 
 
+def _check_engine(layer: AnalogLayer, action: str) -> None:
+    engine = layer.analog.tile.engine
+    if engine != "analognoise":
+        raise ChipError(
+            f"cannot {action} a chip on tiles of {engine}, which keep their state to themselves: program it "
+            "again with the same seed and chip number"
+        )
+
+
 def _identity(layer: AnalogLayer) -> dict[str, Any]:
     state = layer.analog
     return {
         "name": state.name,
         "profile": f"{state.profile.name} (digest {state.profile.digest})",
         "compensation": state.compensation,
+        "collapse_pairs": state.tile.collapse_pairs,
         "blocks": [[key, *block.shape] for key, block in state.placed],
         "weights": {key: _digest(gathered(target)) for key, target in layer.targets().items()},
     }
@@ -229,12 +242,13 @@ def _compare(path: str, name: str, layer: _Layer, own: dict[str, Any]) -> None:
         "name": "the layer's name at conversion",
         "profile": "the device profile",
         "compensation": "the drift compensation",
+        "collapse_pairs": "collapse_pairs",
         "blocks": "the split into tiles",
         "weights": "the weights that were programmed",
     }
     for key, what in words.items():
         if saved[key] != own[key]:
-            short = key in ("name", "profile", "compensation")
+            short = key in ("name", "profile", "compensation", "collapse_pairs")
             values = f": {saved[key]} in the file, {own[key]} in the model" if short else ""
             kind = "device" if key == "profile" else "model"
             raise ChipError(f"{path} is a chip of another {kind}: layer {name!r} differs in {what}{values}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 
 from analognoise.convertible import convertible_layers, find_problems, obstacles
 from analognoise.copying import copy_sharing_tensors
+from analognoise.crossbar import CrossbarTile
 from analognoise.crossbar.compensation import check_compensation
-from analognoise.devices.catalog import load_profile
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import ConversionError, ModelError
+from analognoise.errors import ConversionError, ModelError, nearest
 from analognoise.layers import AnalogLayer, Geometry, analog_class, registered_names
 from analognoise.obstacles import GEOMETRY, obstacle_of
 from analognoise.patterns import Names, all_names, check_patterns, first_matches, matching
@@ -22,6 +24,8 @@ from analognoise.seeds import Stream
 
 Filter = Callable[[nn.Module, str], bool]
 Profile = DeviceProfile | str
+# Where each engine's make_tile(device, compensation, collapse_pairs) is; imported when it is asked for.
+_ENGINES = {"analognoise": "analognoise.crossbar.tile", "aihwkit": "analognoise.interop.aihwkit"}
 _FUSED = "_analognoise_fused_activation"
 
 
@@ -33,6 +37,8 @@ def convert_to_analog(
     inplace: bool = False,
     compensation: str = "global",
     strict: bool = False,
+    engine: str = "analognoise",
+    collapse_pairs: bool = False,
 ) -> nn.Module:
     """Put a model's weight layers on simulated crossbar tiles.
 
@@ -45,7 +51,8 @@ def convert_to_analog(
         model: any module; it may itself be a layer.
         profile: a :class:`DeviceProfile`, the name of a shipped one, or a path to a TOML file; or a mapping
             from patterns of layer names to profiles (``{"features.*": "pcm-ibm", "head": "ideal"}``): the
-            first pattern that matches a layer counts, and layers that none matches stay digital.
+            first pattern that matches a layer counts, and layers that none matches stay digital. With
+            ``engine="aihwkit"`` also aihwkit's ``TorchInferenceRPUConfig``.
         filter_fn: ``filter_fn(module, name) -> bool`` chooses among the convertible layers; None takes all.
             A module at several places is asked for once, under its first name (a pattern may use any).
         inplace: False copies the module structure and shares every tensor with ``model``; True swaps the
@@ -53,14 +60,24 @@ def convert_to_analog(
         compensation: drift compensation: ``"global"`` (a factor per tile), ``"column"`` (one per column) or
             ``"none"``.
         strict: refuse a model in which a layer with weights cannot go on tiles.
+        engine: whose tiles hold the weights: ``"analognoise"``, or ``"aihwkit"`` to have programming, drift
+            and compensation simulated by aihwkit (docs/aihwkit.md).
+        collapse_pairs: merge the two devices of every pair after programming and split them again at drift,
+            as aihwkit's noise models do. Only for comparing with it: the noise of the device near g_min is
+            lost.
 
     Raises:
         ConversionError: when there is nothing to convert, the model is converted already, a pattern matches
             no layer or comes too late, it cannot be copied, what a registered class says of a layer does not
-            fit it, or ``strict`` finds a problem.
+            fit it, ``strict`` finds a problem, there is no such engine, or the engine cannot do what is asked.
+        MissingPackageError: when the engine's package is not installed.
         ProfileError: when a profile cannot be loaded.
     """
     check_compensation(compensation)
+    if engine not in _ENGINES:
+        raise ConversionError(
+            f"unknown engine {engine!r}{nearest(engine, _ENGINES)}: known are {', '.join(_ENGINES)}"
+        )
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert_to_analog takes a torch.nn.Module, found {type(model).__name__}")
     converted = analog_layers(model)
@@ -94,14 +111,17 @@ def convert_to_analog(
             else f"none of its layers is one of {', '.join(registered_names())}{obstacles(model)}"
         )
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
-    devices = _profiles(profile, all_names(model, [name for name in found if name in chosen]))
-    _check_peripheries(found, devices)
+    make_tile = partial(
+        import_module(_ENGINES[engine]).make_tile, compensation=compensation, collapse_pairs=collapse_pairs
+    )
+    tiles = _tiles(profile, all_names(model, [name for name in found if name in chosen]), make_tile)
+    _check_peripheries(found, tiles)
     target = model if inplace else copy_sharing_tensors(model)
     modules = dict(target.named_modules())
-    for name, device in devices.items():
+    for name, tile in tiles.items():
         cls = analog_class(modules[name])
         assert cls is not None, "convertible layers have a class on tiles"
-        cls.place(modules[name], name, device, compensation)
+        cls.place(modules[name], name, tile)
     _keep_out_of_fused_paths(target)
     if isinstance(target, AnalogLayer):  # the user may put it into an encoder layer
         target.register_forward_pre_hook(_is_called)
@@ -127,24 +147,25 @@ def _is_called(module: nn.Module, args: Any) -> None:
     """Does nothing: torch's encoder layers take no fused path past a child that has a hook."""
 
 
-def _profiles(profile: Profile | Mapping[str, Profile], layers: Names) -> dict[str, DeviceProfile]:
-    """The device of each layer that goes on tiles."""
+def _tiles(
+    profile: Profile | Mapping[str, Profile], layers: Names, make_tile: Callable[[Profile], CrossbarTile]
+) -> dict[str, CrossbarTile]:
+    """The kind of tile of each layer that goes on tiles."""
     if not isinstance(profile, Mapping):
-        device = load_profile(profile)
-        return dict.fromkeys(layers, device)
+        return dict.fromkeys(layers, make_tile(profile))
     if not profile:
         raise ConversionError(
             "the mapping from patterns to profiles is empty, so nothing would go on tiles: "
             "give at least one, such as {'*': 'pcm-ibm'}"
         )
     check_patterns(profile, layers)
-    loaded = {pattern: load_profile(item) for pattern, item in profile.items()}
-    return {name: loaded[pattern] for name, pattern in first_matches(loaded, layers).items()}
+    made = {pattern: make_tile(item) for pattern, item in profile.items()}
+    return {name: made[pattern] for name, pattern in first_matches(made, layers).items()}
 
 
-def _check_peripheries(layers: Mapping[str, nn.Module], devices: Mapping[str, DeviceProfile]) -> None:
-    for name, device in devices.items():
-        cls = analog_class(layers[name])
+def _check_peripheries(layers: Mapping[str, nn.Module], tiles: Mapping[str, CrossbarTile]) -> None:
+    for name, tile in tiles.items():
+        cls, device = analog_class(layers[name]), tile.profile
         if device.surroundings is not None and cls is not None and not cls.supports_periphery:
             raise ConversionError(
                 f"layer {name!r}: profile {device.name!r} has a periphery, but {cls.__name__} does not say "

@@ -70,6 +70,8 @@ class Description:
     layers: tuple[LayerOnTiles, ...]
     digital: tuple[DigitalPart, ...]
     compensation: str
+    engine: str = "analognoise"
+    collapse_pairs: bool = False
 
     @property
     def tiles(self) -> int:
@@ -121,6 +123,8 @@ class Description:
             f"{macs}{100 * self.parameter_share:.1f} % of the parameters are on tiles: "
             f"{len(self.layers)} layers, "
             f"{self.tiles} tiles, {self.devices:,} devices"
+            + ("" if self.engine == "analognoise" else f", simulated by {self.engine}")
+            + (", pairs merged after programming" if self.collapse_pairs else "")
         ]
         if self.uncounted:
             names = ", ".join(map(repr, self.uncounted))
@@ -142,6 +146,8 @@ class Description:
             "uncounted": list(self.uncounted),
             "never_called": list(self.never_called),
             "compensation": self.compensation,
+            "engine": self.engine,
+            "collapse_pairs": self.collapse_pairs,
         }
 
     @classmethod
@@ -237,8 +243,9 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 None if macs is None else name in macs.called,
             )
         )
-    compensation = next(iter(layers.values())).analog.compensation
-    return Description(tuple(rows), tuple(_digital_parts(model, macs)), compensation)
+    tile = next(iter(layers.values())).analog.tile
+    parts = tuple(_digital_parts(model, macs))
+    return Description(tuple(rows), parts, tile.compensation, tile.engine, tile.collapse_pairs)
 
 
 def _digital_parts(model: nn.Module, macs: MacCount | None) -> list[DigitalPart]:

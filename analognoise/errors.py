@@ -55,6 +55,10 @@ class ConversionError(AnalogNoiseError, ValueError):
     """A model that cannot be put on tiles as asked."""
 
 
+class MissingPackageError(AnalogNoiseError, ImportError):
+    """A package of an optional extra that is not installed, or does not load."""
+
+
 class NotProgrammedError(AnalogNoiseError, RuntimeError):
     """A converted layer was run in eval mode before a chip was programmed."""
 

@@ -120,6 +120,18 @@ Chips = Annotated[int, _option("Chips to program, up to 100000.", "N")]
 Compensation = Annotated[
     str, _option("Drift compensation: global (a factor per tile), column or none.", "KIND")
 ]
+Engine = Annotated[
+    str,
+    _option("Whose tiles hold the weights: analognoise or aihwkit (the optional extra).", "NAME"),
+]
+CollapsePairs = Annotated[
+    bool,
+    _option(
+        "Merge the two devices of a pair after programming, as aihwkit does; only to compare with it.",
+        None,
+        "--collapse-pairs",
+    ),
+]
 Digital = Annotated[
     list[str] | None,
     _option("Layers that stay digital, by name or as in 'head*'. Several: the option again.", "PATTERN"),

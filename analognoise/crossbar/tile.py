@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from analognoise.crossbar.collapse import check_collapse, merge_pairs
 from analognoise.crossbar.compensation import check_compensation, factor, read_out
 from analognoise.crossbar.mapping import scales, to_devices, to_weights
 from analognoise.crossbar.periphery.irdrop import behind_wires
 from analognoise.crossbar.periphery.readnoise import weight_variance
+from analognoise.devices.catalog import load_profile
 from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.seeds import Stream, nanoseconds
 
 _SMALL = 1 << 15
+
+
+def make_tile(device: DeviceProfile | str, compensation: str, collapse_pairs: bool) -> CrossbarTile:
+    """Tiles for layers of one device, given as a profile, the name of a shipped one, or a file."""
+    return CrossbarTile(load_profile(device), compensation, collapse_pairs)
 
 
 class CrossbarTile:
@@ -24,11 +31,25 @@ class CrossbarTile:
     Args:
         profile: the device; its ``tile`` section bounds the array.
         compensation: ``"global"`` (one factor per tile), ``"column"`` (one per column) or ``"none"``.
+        collapse_pairs: merge pairs after programming and split them again, as aihwkit does; for comparing
+            with it.
     """
 
-    def __init__(self, profile: DeviceProfile, compensation: str = "global") -> None:
+    engine = "analognoise"
+
+    def __init__(
+        self, profile: DeviceProfile, compensation: str = "global", collapse_pairs: bool = False
+    ) -> None:
         self.profile = profile
         self.compensation = check_compensation(compensation)
+        self.collapse_pairs = collapse_pairs
+        if collapse_pairs:
+            check_collapse(profile)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What beside profile and compensation makes the numbers, as plain values; empty by default."""
+        return {"collapse_pairs": True} if self.collapse_pairs else {}
 
     def program(self, weights: Tensor, stream: Stream, layer_max: Tensor | None = None) -> ProgrammedTile:
         """Write the weights' target conductances once, with programming noise, and fix every device's drift.
@@ -50,6 +71,8 @@ class CrossbarTile:
         state, coefficients = law_of(profile).write(
             target, lambda process: stream.at(process=process).normal(shape, device)
         )
+        if self.collapse_pairs:
+            state, scale = merge_pairs(state, coefficients, scale, profile)
         return ProgrammedTile(profile, self.compensation, state, coefficients, scale, stream)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -44,9 +44,12 @@ class DeviceLaw:
         draws: the processes that need random numbers, among "program", "drift" and "read"; by default those
             whose sections the profile has. "program" and "drift" are drawn once for a chip, "read" at every
             drift time.
+        state_is_programmed: whether the state that :meth:`write` gives is the programmed conductance itself,
+            so that it may be replaced by another.
     """
 
     draws: frozenset[str]
+    state_is_programmed: ClassVar[bool] = True
 
     def __init__(self, profile: DeviceProfile, **parameters: Any) -> None:
         if parameters:
@@ -143,6 +146,8 @@ class _Relaxation(_BuiltIn):
 
 class _Retention(_BuiltIn):
     """Deviations from the target, known by age: the state is the target, the coefficient the normal."""
+
+    state_is_programmed = False
 
     def __init__(self, profile: DeviceProfile) -> None:
         super().__init__(profile)

@@ -46,15 +46,12 @@ class Identity:
         from analognoise import __version__  # not at the top: the package's map of names imports this module
 
         self._model = _model_state(model)
-        layers = {
-            name: (
-                layer.analog.name,
-                layer.analog.profile.digest,
-                layer.analog.compensation,
-                *layer.analog.range_values(),
-            )
-            for name, layer in analog_layers(model).items()
-        }
+        layers: dict[str, list[Any]] = {}
+        for name, layer in analog_layers(model).items():
+            state = layer.analog
+            layers[name] = [state.name, state.profile.digest, state.compensation, *state.range_values()]
+            if state.tile.settings:
+                layers[name].append(state.tile.settings)
         self._settings: dict[str, Any] = {
             "layers": layers,
             "analognoise": __version__,

@@ -116,6 +116,8 @@ def evaluate_model(
     floor: float | None = None,
     seed: int = 0,
     compensation: str = "global",
+    engine: str = "analognoise",
+    collapse_pairs: bool = False,
     digital: Sequence[str] = (),
     batch_size: int | None = None,
     device: str = "cpu",
@@ -140,6 +142,8 @@ def evaluate_model(
         floor: for lifetimes, the share of the digital metric that must be kept.
         seed: root seed of the chips.
         compensation: drift compensation.
+        engine: whose tiles hold the weights.
+        collapse_pairs: merge the devices of a pair after programming, as aihwkit does.
         digital: patterns of layer names that stay digital.
         batch_size: for ``data``, if it takes one.
         device: where torch computes.
@@ -180,7 +184,14 @@ def evaluate_model(
         refuse_broken(network, batches, Metric.of(measured).measure, named, run)
         kept = keeping_digital(network, digital)
         analogs = [
-            convert_to_analog(network, item.profile, filter_fn=kept, compensation=compensation)
+            convert_to_analog(
+                network,
+                item.profile,
+                filter_fn=kept,
+                compensation=compensation,
+                engine=engine,
+                collapse_pairs=collapse_pairs,
+            )
             for item in placements
         ]
         store = None if folder is None else _store(folder, analogs, batches, Metric.of(measured), seed, run)
@@ -282,6 +293,8 @@ def _settings(
         "metric": report.metric,
         "higher_is_better": report.higher_is_better,
         "compensation": report.description.compensation,
+        "engine": report.description.engine,
+        "collapse_pairs": report.description.collapse_pairs,
         "confidence": report.confidence,
         "device": device,
         "threads": threads,

@@ -45,11 +45,9 @@ class AnalogState:
         watched: whether to note that at programming; False while chips are only measured.
     """
 
-    def __init__(
-        self, name: str, profile: DeviceProfile, compensation: str, placed: list[tuple[str, Block]]
-    ) -> None:
+    def __init__(self, name: str, tile: CrossbarTile, placed: list[tuple[str, Block]]) -> None:
         self.name = name
-        self.tile = CrossbarTile(profile, compensation)
+        self.tile = tile
         self.placed = placed
         self.tiles: list[ProgrammedTile] | None = None
         self.weights: dict[str, Tensor] = {}
@@ -154,19 +152,19 @@ class AnalogLayer(nn.Module):
         return weights.view(geometry.groups, geometry.columns, geometry.rows)
 
     @classmethod
-    def place(cls, module: nn.Module, name: str, profile: DeviceProfile, compensation: str) -> None:
-        """Turn a digital module into this class, in place."""
-        tile = profile.tile
+    def place(cls, module: nn.Module, name: str, tile: CrossbarTile) -> None:
+        """Turn a digital module into this class, in place, on tiles of the given kind."""
+        size = tile.profile.tile
         placed = [
             (parameter, block)
             for parameter, g in cls.geometries(module).items()
-            for block in split(g.groups, g.columns, g.channels, g.kernel, tile.rows, tile.columns)
+            for block in split(g.groups, g.columns, g.channels, g.kernel, size.rows, size.columns)
         ]
-        state = AnalogState(name, profile, compensation, placed)
-        if profile.surroundings is not None:
+        state = AnalogState(name, tile, placed)
+        if tile.profile.surroundings is not None:
             shapes = cls.geometries(module)
             device = module.get_parameter(next(iter(shapes))).device
-            state.periphery = LayerPeriphery(profile, placed, shapes, device)
+            state.periphery = LayerPeriphery(tile.profile, placed, shapes, device)
         setattr(module, STATE, state)
         module.__class__ = cls
 

@@ -15,13 +15,15 @@ def share_on_tiles(model: Mapping[str, Any]) -> str:
     """One line: ``"97.3 % of the multiply-accumulates and 99.1 % of the parameters are on tiles: …"``."""
     share = model["mac_share"]
     macs = "" if share is None else f"{100 * share:.1f} % of the multiply-accumulates and "
-    layers = len(model["layers"])
+    layers, engine = len(model["layers"]), model.get("engine", "analognoise")
     uncounted = ", ".join(map(repr, model.get("uncounted", ())))  # descriptions of older runs have none
     unknown = f" (multiply-accumulates of {uncounted} cannot be counted)" if uncounted else ""
     return (
         f"{macs}{100 * model['parameter_share']:.1f} % of the parameters are on tiles: "
         f"{layers} layer{'s' * (layers != 1)}, {model['tiles']:,} tiles, "
         f"{model['devices']:,} devices{unknown}"
+        + ("" if engine == "analognoise" else f", simulated by {engine}")
+        + (", pairs merged after programming" if model.get("collapse_pairs") else "")
     )
 
 
