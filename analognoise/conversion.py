@@ -69,7 +69,7 @@ def convert_to_analog(
     Raises:
         ConversionError: when there is nothing to convert, the model is converted already, a pattern matches
             no layer or comes too late, it cannot be copied, what a registered class says of a layer does not
-            fit it, ``strict`` finds a problem, there is no such engine, or the engine cannot do what is asked.
+            fit it, ``strict`` finds a problem, there is no such engine, or it cannot do what is asked.
         MissingPackageError: when the engine's package is not installed.
         ProfileError: when a profile cannot be loaded.
     """

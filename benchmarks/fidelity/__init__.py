@@ -1,0 +1,1 @@
+"""How far analognoise and aihwkit agree, and where not."""
