@@ -174,6 +174,30 @@ def test_layers_larger_than_a_tile_are_split_and_scaled_as_the_profile_says(aihw
     assert float(relative.std()) == pytest.approx(1, rel=4 / (2 * relative.numel()) ** 0.5)
 
 
+def test_converters_of_the_profile_are_around_the_tiles(aihwkit):
+    """Without noise both engines give the same outputs, rounded; what needs single devices is refused."""
+    around = {"dac": {"bits": 6}, "adc": {"bits": 6, "bound": 10.0}}
+    layer, x = nn.Linear(300, 40), torch.randn(20, 300)
+    for scale in ("column", "tile", "layer"):
+        changes = {"periphery": around, "tile.rows": 150, "mapping.scale": scale}
+        profile = an.load_profile("ideal").replace(changes)
+        ours, theirs = an.convert_to_analog(layer, profile).eval(), on_aihwkit(layer, profile)
+        for model in (ours, theirs):
+            an.program_(model)
+            an.drift_to_(model, "1h")
+        with torch.no_grad():
+            steps = (ours(x) - layer(x)).abs().max()
+            # A weight that is off in its last bit may round an output to the step beside.
+            apart = (ours(x) - theirs(x)).abs() > 1e-5
+        assert steps > 0.01
+        assert float(apart.float().mean()) < 0.01
+    noisy = an.load_profile("pcm-ibm").replace({"periphery.preset": "standard-8bit"})
+    with pytest.raises(
+        ConversionError, match=r"has periphery\.w_noise, which needs the conductance of every"
+    ):
+        on_aihwkit(layer, noisy)
+
+
 def test_several_devices_in_one_model(aihwkit):
     analog = on_aihwkit(net(), {"0": "pcm-ibm", "3": "reram-cmo-2pct"})
     an.program_(analog)

@@ -9,7 +9,7 @@ runs on the CPU, whatever device the model is on, so that a chip is the same eve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
@@ -168,8 +168,8 @@ class AihwkitProgrammedTile:
                 scale = scale * tile.get_scales().reshape(-1, 1)
             weights.append(net * scale)
             scales.append(scale.expand(len(net), 1) / full_scale(self.profile))
-        together = (torch.stack(parts).detach().to(self.device) for parts in (weights, scales))
-        return Reading(*together, None)
+        assembled = [torch.stack(parts).detach().to(self.device) for parts in (weights, scales)]
+        return Reading(assembled[0], assembled[1], None)
 
     def to(self, device: torch.device) -> AihwkitProgrammedTile:
         """Give weights on another device from now on; aihwkit goes on working on the CPU."""
@@ -229,9 +229,9 @@ def _check_periphery(profile: DeviceProfile) -> None:
     for field in ("w_noise", "ir_drop") if around is not None else ():
         if getattr(around, field) is not None:
             raise ConversionError(
-                f"profile {profile.name!r} has periphery.{field}, which needs the conductance of every device, "
-                "but aihwkit's tiles give net weights alone: take the engine 'analognoise', or "
-                f'profile.replace({{"periphery.{field}": 0.0}})'
+                f"profile {profile.name!r} has periphery.{field}, which needs the conductance of every "
+                "device, but aihwkit's tiles give net weights alone: take the engine 'analognoise', or a "
+                "profile without it"
             )
 
 
