@@ -16,7 +16,6 @@ from analognoise.errors import Finding, ProfileError
 if TYPE_CHECKING:
     from analognoise.devices.places import Place, Places
 
-_TABLE = re.compile(r"\s*\[")
 _FIELD = re.compile(r"""\s*(?:[\w-]+\s*\.\s*)*["']?([\w-]+)["']?\s*=""")
 _COMMA = re.compile(r"=\s*[+-]?\d+,\d+\s*(#.*)?$")
 # What stands in for a broken field while the rest is looked into: nothing, where it has a default; then what
@@ -147,12 +146,15 @@ def _broken(text: str, folder: Any) -> list[Finding]:
         wrong = lines[line - 1]
         if _COMMA.search(wrong):
             reason += " (numbers have a point, as in 0.5)"
+        if findings and not wrong.strip():
+            return findings  # left out already, so that the mistake is somewhere before it
         findings.append(Finding("", f"not valid TOML: {reason}", line, column))
-        if reason.startswith(("unclosed array", "unterminated")) or _TABLE.match(wrong):
+        name = _FIELD.match(wrong)
+        if reason.startswith(("unclosed array", "unterminated")) or (name is None and "[" in wrong):
             return findings  # where a list or text ends, or to which table the next lines belong, is unknown
         if reason.startswith("invalid value") and not wrong[: column - 1].strip(" \t[{"):
             return findings  # a list goes on to here that was meant to end before
-        if name := _FIELD.match(wrong):
+        if name is not None:
             lost.append(name[1])
         lines[line - 1] = ""
     try:

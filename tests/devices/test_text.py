@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import random
 from pathlib import Path
 
 import pytest
 
 from analognoise.devices import DeviceProfile, load_profile
+from analognoise.devices.text import profile_of_text
 from analognoise.errors import Finding, ProfileError
 
 GOOD = """\
@@ -165,3 +167,59 @@ def test_a_profile_that_is_no_file_has_findings_without_lines() -> None:
     assert "zzz" in str(caught.value)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.findings) == (str(caught.value), caught.value.findings)
+
+
+def test_a_text_that_ends_too_early_ends_the_search(tmp_path: Path) -> None:
+    """The last line is to blame, whatever is left out of it."""
+    for end in ("[tile]\nrows = {", "[tile]\nrows =", "[tile", 'x = "', "x = [", "x = [1,\n\n", "=", "a.b."):
+        (tmp_path / "mine.toml").write_text(GOOD + end, encoding="utf-8")
+        with pytest.raises(ProfileError) as caught:
+            load_profile(tmp_path / "mine.toml")
+        assert len(caught.value.findings) == 1
+        assert (caught.value.findings[0].line or 0) >= 22
+
+
+def test_whatever_a_text_holds_it_is_a_profile_or_has_findings_with_places() -> None:
+    rng = random.Random(0)
+    pieces = [
+        '"',
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        ",",
+        "\n",
+        "x",
+        "-",
+        "1e400",
+        "nan",
+        "true",
+        '"""',
+        "µ",
+        "#",
+        "\\",
+    ]
+    broken = 0
+    for _ in range(200):
+        text = GOOD
+        for _ in range(rng.choice([1, 2, 4])):
+            place = rng.randrange(len(text))
+            if rng.random() < 0.5:
+                text = text[:place] + text[place + rng.choice([1, 2, 20]) :]
+            else:
+                text = text[:place] + rng.choice(pieces) + text[place:]
+        lines = text.split("\n")
+        try:
+            profile_of_text(text, "mine.toml", None)
+            found: tuple[Finding, ...] | None = None
+        except ProfileError as error:
+            found = error.findings
+        if found is not None:
+            broken += 1
+            assert len(set(found)) == len(found) > 0
+            for finding in found:
+                assert finding.text
+                if finding.line is not None and finding.column is not None:
+                    assert 1 <= finding.column <= len(lines[finding.line - 1]) + 2
+    assert broken > 100
