@@ -33,6 +33,7 @@ class LayerOnTiles:
         utilisation: share of the arrays' cells that hold a weight.
         macs: multiply-accumulates of one forward of the example, or None when none was given, or they cannot
             be counted (nested tensors).
+        tile_products: products of one input vector with one tile in that forward; None where ``macs`` is.
         called: whether that forward called the layer; False means that its tiles were not read. None without
             an example.
     """
@@ -46,6 +47,7 @@ class LayerOnTiles:
     devices: int
     utilisation: float
     macs: int | None = None
+    tile_products: int | None = None
     called: bool | None = None
 
 
@@ -240,6 +242,7 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 sum(devices_of(block, state.profile) for _, block in state.placed),
                 weights / cells,
                 None if macs is None else macs.on_tiles.get(name, 0),
+                None if macs is None else macs.tile_products.get(name, 0),
                 None if macs is None else name in macs.called,
             )
         )

@@ -40,6 +40,7 @@ class MacCount:
 
     Attributes:
         on_tiles: those of layers on tiles.
+        tile_products: products of one input vector with one tile, by layer on tiles.
         digital: products of activations, and whatever is not on tiles.
         called: modules whose forward ran.
         multiplied: Parameters that their own module multiplied with.
@@ -47,6 +48,7 @@ class MacCount:
     """
 
     on_tiles: dict[str, int | None] = field(default_factory=dict)
+    tile_products: dict[str, int | None] = field(default_factory=dict)
     digital: dict[str, int | None] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     multiplied: set[str] = field(default_factory=set)
@@ -152,17 +154,21 @@ class _Counting:
         return forward
 
     def _tiles(self, name: str, layer: AnalogLayer, args: Any, kwargs: Any, output: Any) -> int:
-        found = self.count.on_tiles
+        found, products = self.count.on_tiles, self.count.tile_products
         if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves((args, kwargs, output))):
-            found[name] = None
+            found[name] = products[name] = None
             return 0
         shapes = layer.geometries(layer)
+        vectors = layer.vectors(layer, _positional(layer, args, kwargs), output)
         tiles = sum(
             count * shapes[key].groups * shapes[key].columns * shapes[key].rows
-            for key, count in layer.vectors(layer, _positional(layer, args, kwargs), output).items()
+            for key, count in vectors.items()
         )
-        before = found.get(name, 0)
-        found[name] = None if before is None else before + tiles
+        # Every tile of a matrix gets its part of every vector.
+        reads = sum(vectors.get(key, 0) for key, _ in layer.analog.placed)
+        for counts, number in ((found, tiles), (products, reads)):
+            before = counts.get(name, 0)
+            counts[name] = None if before is None else before + number
         return tiles
 
     def _note_weight(self, holders: list[tuple[str, str]]) -> None:

@@ -5,6 +5,10 @@ and multiply the tile's outputs by the ratio of the two (Joshi et al. 2020, doi 
 "global drift compensation"; aihwkit's GlobalDriftCompensation). With one factor for each column the chip
 keeps as many numbers as a tile has outputs, and columns whose devices drift more than others are corrected
 each by itself.
+
+A digital recalibration may come on top, or alone: it corrects what the layers after a tile see, from a few
+unlabelled inputs (:mod:`analognoise.evaluation.recalibration`). Both together go by one name, as in
+``"global+batchnorm"``.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from torch import Tensor
 from analognoise.errors import ConversionError, nearest
 
 COMPENSATIONS = ("global", "column", "none")
+RECALIBRATIONS = ("batchnorm", "affine")
+DEFAULT = "global"
 
 
 def check_compensation(name: str) -> str:
@@ -28,6 +34,41 @@ def check_compensation(name: str) -> str:
             f"known are {', '.join(COMPENSATIONS)}"
         )
     return name
+
+
+def split_compensation(text: str) -> tuple[str, str | None]:
+    """What a tile's outputs are corrected by, and the recalibration if there is one.
+
+    Args:
+        text: one of :data:`COMPENSATIONS`, one of :data:`RECALIBRATIONS` (then the tiles have none), or both
+            as in ``"global+batchnorm"``.
+
+    Raises:
+        ConversionError: when it is none of them.
+    """
+    tile, plus, recalibration = text.strip().partition("+")
+    if not plus and tile in RECALIBRATIONS:
+        return "none", tile
+    if tile in COMPENSATIONS and (recalibration in RECALIBRATIONS if plus else True):
+        return tile, recalibration or None
+    known = (*COMPENSATIONS, *RECALIBRATIONS)
+    wrong = recalibration if plus and tile in COMPENSATIONS else tile
+    raise ConversionError(
+        f"unknown drift compensation {text!r}{nearest(wrong, known)}: known are {', '.join(known)}, and one "
+        "of the first three with one of the last two, as in global+batchnorm"
+    )
+
+
+def name_compensation(tile: str, recalibration: str | None) -> str:
+    """The one name of both; :func:`split_compensation` is its inverse."""
+    if recalibration is None:
+        return tile
+    return recalibration if tile == "none" else f"{tile}+{recalibration}"
+
+
+def name_chips(profile: str, compensation: str) -> str:
+    """What results call the chips of a device: its name, and the compensation where it is not the default."""
+    return profile if compensation == DEFAULT else f"{profile} ({compensation})"
 
 
 def read_out(weights: Tensor, compensation: str = "global") -> Tensor:

@@ -57,9 +57,9 @@ class EvaluationData:
         size = 0
         digests: list[bytes] = []
         # one seed for each pass: what the loader draws from the global generators must not matter
-        with rng_preserved(seed=1), _generators_preserved(loader):
+        with rng_preserved(seed=1), generators_preserved(loader):
             _check_coverage(loader)
-        with rng_preserved(seed=1), _generators_preserved(loader):
+        with rng_preserved(seed=1), generators_preserved(loader):
             for batch in loader:
                 digests.append(_digest(batch, len(digests)))
                 size += _size(batch)
@@ -83,7 +83,7 @@ class EvaluationData:
 
     def _check_second_pass(self, digests: list[bytes]) -> None:
         count = 0
-        with rng_preserved(seed=2), _generators_preserved(self._loader):
+        with rng_preserved(seed=2), generators_preserved(self._loader):
             for batch in self._loader:
                 if count < len(digests) and _digest(batch, count) != digests[count]:
                     raise DataError(
@@ -102,7 +102,7 @@ class EvaluationData:
             yield from self._cache
             return
         count = 0
-        with _generators_preserved(self._loader):
+        with generators_preserved(self._loader):
             for batch in self._loader:
                 count += 1
                 if count > self.batches:
@@ -203,7 +203,7 @@ def _check_workers(loader: Any, digests: list[bytes]) -> None:
         )
 
 
-class _generators_preserved:
+class generators_preserved:
     """Leave a DataLoader's own generators as found (each pass over it draws a seed from them)."""
 
     def __init__(self, loader: Any) -> None:

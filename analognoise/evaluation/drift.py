@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,13 +13,17 @@ from torch import Tensor, nn
 
 from analognoise.chip import digital, drift_to_, program_
 from analognoise.conversion import analog_layers, check_finite, require_analog
+from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
 from analognoise.errors import DataError, ModelError, ResultsError
+from analognoise.evaluation.calibration import CalibrationData
+from analognoise.evaluation.cost import CompensationCost, compensation_cost
 from analognoise.evaluation.data import EvaluationData, tensors
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
 from analognoise.evaluation.probing import Probe
 from analognoise.evaluation.reading import Reads, reads_watched
+from analognoise.evaluation.recalibration import Recalibration
 from analognoise.evaluation.store import ResultStore, Row
 from analognoise.evaluation.surroundings import (
     At,
@@ -52,11 +57,16 @@ class DriftEvaluation:
         training_seed: for the rows.
         probe: whether to look, after the first pass over a chip, for tiles that the output does not come
             from.
+        recalibrate: as in :func:`evaluate_drift`.
+        calibration: likewise, or :class:`CalibrationData`.
+        calibration_batches: likewise.
 
     Attributes:
         run_id: what this evaluation's rows carry.
-        profile: names of the devices' profiles.
+        compensation: name of the drift compensation, the recalibration included.
+        profile: names of the devices' profiles, with a compensation other than the default behind them.
         description: what is on tiles and what is not; known after :meth:`run`.
+        cost: of the drift compensation; known after :meth:`run`.
         not_read: layers whose tiles no forward reads, or not for all that they compute; known after
             :meth:`run`.
     """
@@ -72,6 +82,9 @@ class DriftEvaluation:
         method: str = "",
         training_seed: int | None = None,
         probe: bool = True,
+        recalibrate: str | None = None,
+        calibration: Any = None,
+        calibration_batches: int | None = 10,
     ) -> None:
         layers = require_analog(model, "evaluate chips")
         _check_place(model)
@@ -91,22 +104,49 @@ class DriftEvaluation:
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, self.device)
         self._probe = Probe(model, self.data, self.forward, self.seed)
-        self.profile = "+".join(dict.fromkeys(layer.analog.profile.name for layer in layers.values()))
-        self._identity = Identity(
-            model,
-            {
-                "data": self.data.fingerprint,
-                "metric": [metric.name, name_of(metric.function)],
-                "forward": name_of(forward),
-                "seed": self.seed,
-                "labels": [self.profile, self.method, self.training_seed],
-            },
-        )
+        self._recalibration = self._recalibrated_by(recalibrate, calibration, calibration_batches)
+        tile = next(iter(layers.values())).analog.compensation
+        self.compensation = name_compensation(tile, recalibrate)
+        devices = "+".join(dict.fromkeys(layer.analog.profile.name for layer in layers.values()))
+        self.profile = name_chips(devices, self.compensation)
+        settings = {
+            "data": self.data.fingerprint,
+            "metric": [metric.name, name_of(metric.function)],
+            "forward": name_of(forward),
+            "seed": self.seed,
+            "labels": [self.profile, self.method, self.training_seed],
+        }
+        if self._recalibration is not None:
+            settings["recalibration"] = self._recalibration.identity
+        self._identity = Identity(model, settings)
         self.run_id = self._identity.run_id
         self.description: Description
+        self.cost: CompensationCost
         self.not_read: tuple[str, ...] = ()
         self._counts: list[float | None] = [None] * self.data.batches
         self._writes_input = self._draws = self._writes_buffers = False
+
+    def _recalibrated_by(self, kind: str | None, data: Any, batches: int | None) -> Recalibration | None:
+        if kind is None:
+            if data is not None:
+                raise DataError("calibration data is given but no recalibration: say recalibrate='batchnorm'")
+            return None
+        if data is None:
+            raise DataError(
+                f"recalibration by {kind!r} needs inputs: give calibration=, unlabelled batches that are not "
+                "the test data (for example the training loader)"
+            )
+        if not isinstance(data, CalibrationData):
+            count = None if batches is None else whole_number("calibration_batches", batches, 1)
+            with torch.inference_mode(False):
+                data = CalibrationData(data, self.device, count, self.forward)
+        data.refuse_test_data(self.data)
+        return Recalibration(self.model, kind, data, self.forward, self.seed)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Layers on tiles that the recalibration cannot correct."""
+        return () if self._recalibration is None else self._recalibration.left_out
 
     def difference(self, row: Row) -> str:
         """In words, what tells the run of a stored row from this one, as far as that can be known."""
@@ -130,8 +170,11 @@ class DriftEvaluation:
             left_as_found(self.model) as buffers,
             progress_bar(f"chips of {self.profile}", len(wanted), progress) as advance,
         ):
-            self.description = self._describe()
+            self._describe(buffers)
             ideal = self._digital(buffers, next(iter(rows.values()), None), store)
+            if pending and self._recalibration is not None:
+                self._recalibration.learn()
+                buffers.restore()
             watched = bool(pending) and not is_compiled(self.model)  # it would be compiled anew to be watched
             if not watched:
                 self._judge(self._probe.read(*wanted[0]), buffers)
@@ -139,11 +182,12 @@ class DriftEvaluation:
             new: list[Row] = []
             for number, (chip, time) in enumerate(self._states(pending)):
                 if watched and number == 0:
-                    with reads_watched(self.model) as reads:
-                        row = self._row(chip, time, ideal, buffers, reads)
+                    with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
+                        row = self._row(chip, time, ideal, reads)
                     self._judge(reads, buffers)
                 else:
-                    row = self._row(chip, time, ideal, buffers)
+                    with self._recalibrated(chip, time, buffers):
+                        row = self._row(chip, time, ideal)
                 rows[chip, time] = row
                 new.append(row)
                 if number + 1 == len(pending) or pending[number + 1][0] != chip:
@@ -183,9 +227,14 @@ class DriftEvaluation:
                         layer.put_weights(weights, time)
                 yield chip, time
 
-    def _row(self, chip: int, time: float, ideal: float, buffers: Buffers, reads: Reads | None = None) -> Row:
+    def _recalibrated(self, chip: int, time: float, buffers: Buffers) -> AbstractContextManager[Any]:
         if self._writes_buffers:
             buffers.restore()
+        if self._recalibration is None:
+            return nullcontext()
+        return self._recalibration.applied((chip, time), buffers)
+
+    def _row(self, chip: int, time: float, ideal: float, reads: Reads | None = None) -> Row:
         with At("chip {} at {}", chip, format_time(time)):
             total, count, value = self._pass((chip, time), reads=reads)
         labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
@@ -242,10 +291,13 @@ class DriftEvaluation:
             )
         return stored.digital
 
-    def _describe(self) -> Description:
+    def _describe(self, buffers: Buffers) -> None:
         batch = next(self.data.copies())
         with eager(self.model):
-            return describe(self.model, batch, forward=self._first_forward)
+            self.description = describe(self.model, batch, forward=self._first_forward)
+        self.cost = compensation_cost(self.model, self.description, batch, self._recalibration)
+        if self._recalibration is not None:
+            buffers.restore()
 
     def _first_forward(self, _: nn.Module, batch: Any) -> Any:
         with At("batch 0"):

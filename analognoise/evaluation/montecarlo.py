@@ -32,6 +32,9 @@ def evaluate_drift(
     higher_is_better: bool | None = None,
     progress: bool = False,
     confidence: float = 0.95,
+    recalibrate: str | None = None,
+    calibration: Any = None,
+    calibration_batches: int | None = 10,
 ) -> DriftReport:
     """Measure a converted model on many chips at several drift times.
 
@@ -67,6 +70,14 @@ def evaluate_drift(
         higher_is_better: direction of a metric of your own (True if not given).
         progress: show a progress bar.
         confidence: coverage of the report's intervals.
+        recalibrate: a digital correction of every chip at every drift time, on top of the compensation that
+            the model was converted with: ``"batchnorm"`` re-estimates the BatchNorm layers' statistics on the
+            chip (AdaBS, Joshi et al. 2020, doi 10.1038/s41467-020-16108-9), ``"affine"`` gives each output
+            channel of linear layers and convolutions a scale and an offset that bring its mean and spread to
+            those of the digital network. None: no such correction.
+        calibration: the inputs for it: a loader or list of batches, which may shuffle; labels are not used.
+            They must not be the test data.
+        calibration_batches: how many batches of ``calibration`` to take, its first ones; None takes all.
 
     Raises:
         ConversionError: when the model has no layer on tiles.
@@ -74,7 +85,8 @@ def evaluate_drift(
         ModelError: when weights hold NaN or inf, or are on the ``meta`` device.
         UnitError: when a time cannot be read.
         DataError: when data, metric, forward's output or a number is not what it must be (it names the
-            batch), or no layer at all computes on the chip.
+            batch), no layer at all computes on the chip, or a recalibration lacks inputs, is given the test
+            data or has nothing to correct.
         ResultsError: when ``out`` cannot be used: it holds another run (the message says what differs, where
             that can be known), or the digital metric in it is not what the model gives now.
     """
@@ -85,7 +97,16 @@ def evaluate_drift(
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)
     evaluation = DriftEvaluation(
-        model, data, measured, seed=seed, forward=forward, method=method, training_seed=training_seed
+        model,
+        data,
+        measured,
+        seed=seed,
+        forward=forward,
+        method=method,
+        training_seed=training_seed,
+        recalibrate=recalibrate,
+        calibration=calibration,
+        calibration_batches=calibration_batches,
     )
     with ExitStack() as stack:
         store: ResultStore | None
@@ -103,6 +124,9 @@ def evaluate_drift(
         seed=evaluation.seed,
         run_id=evaluation.run_id,
         description=evaluation.description,
+        compensation=evaluation.compensation,
+        cost=evaluation.cost,
+        left_out=evaluation.left_out,
         not_read=evaluation.not_read,
         reused=reused,
         confidence=float(confidence),

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from analognoise.description import Description
 from analognoise.errors import ResultsError
+from analognoise.evaluation.cost import CompensationCost
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import HEADER, Row, format_rows, rows_to_frame
-from analognoise.report.onchip import digital_parts, share_on_tiles
+from analognoise.report.onchip import compensation_line, digital_parts, share_on_tiles
 from analognoise.units import format_time
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class DriftReport:
             show (all of) what a chip does to them.
         reused: how many of the rows a results file had already.
         confidence: coverage of the intervals.
+        compensation: the drift compensation, with the recalibration as in ``"global+batchnorm"``.
+        cost: what that costs each chip.
+        left_out: layers on tiles that the recalibration could not correct.
     """
 
     rows: tuple[Row, ...]
@@ -56,6 +60,9 @@ class DriftReport:
     not_read: tuple[str, ...] = ()
     reused: int = 0
     confidence: float = 0.95
+    compensation: str = "global"
+    cost: CompensationCost | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def chips(self) -> int:
@@ -74,10 +81,15 @@ class DriftReport:
 
     @property
     def describe(self) -> dict[str, Any]:
-        """What is on tiles and what stayed digital, with its share of the multiply-accumulates, and what was
-        not read.
+        """What is on tiles and what stayed digital, with its share of the multiply-accumulates, what was not
+        read, and the drift compensation with its cost.
         """
-        return self.description.to_dict() | {"not_read": list(self.not_read)}
+        return self.description.to_dict() | {
+            "not_read": list(self.not_read),
+            "compensation": self.compensation,
+            "compensation_cost": None if self.cost is None else self.cost.to_dict(),
+            "not_recalibrated": list(self.left_out),
+        }
 
     def summary(self) -> DriftSummary:
         """Mean, interval, standard deviation and worst chip by drift time; ``print()`` shows a table."""
@@ -203,7 +215,7 @@ class DriftSummary:
                 f"{report.metric} counts as better when {'larger' if report.higher_is_better else 'smaller'}."
             )
         model = report.describe
-        notes.append(f"Drift compensation: {model['compensation']}. {share_on_tiles(model)}.")
+        notes.append(f"{compensation_line(model)} {share_on_tiles(model)}.")
         notes.append(f"Digital: {digital_parts(model, 8)} (reasons: describe(model)).")
         if report.not_read:
             names = ", ".join(report.not_read)

@@ -123,6 +123,8 @@ class AnalogLayer(nn.Module):
     digital_class: ClassVar[type[nn.Module]]
     uncalled: ClassVar[tuple[str, ...]] = ()
     supports_periphery: ClassVar[bool] = False
+    # Where the output holds its channels, if each is one output of a matrix on tiles plus its bias.
+    channel_axis: ClassVar[int | None] = None
     _analognoise: AnalogState
 
     @staticmethod

@@ -47,15 +47,21 @@ class _AnalogConv(AnalogLayer):
 class AnalogConv1d(_AnalogConv, nn.Conv1d):
     """``torch.nn.Conv1d`` on tiles."""
 
+    channel_axis = -2
+
 
 @register_analog_layer(nn.Conv2d)
 class AnalogConv2d(_AnalogConv, nn.Conv2d):
     """``torch.nn.Conv2d`` on tiles."""
 
+    channel_axis = -3
+
 
 @register_analog_layer(nn.Conv3d)
 class AnalogConv3d(_AnalogConv, nn.Conv3d):
     """``torch.nn.Conv3d`` on tiles."""
+
+    channel_axis = -4
 
 
 class _AnalogConvTranspose(AnalogLayer):
@@ -96,12 +102,18 @@ class _AnalogConvTranspose(AnalogLayer):
 class AnalogConvTranspose1d(_AnalogConvTranspose, nn.ConvTranspose1d):
     """``torch.nn.ConvTranspose1d`` on tiles."""
 
+    channel_axis = -2
+
 
 @register_analog_layer(nn.ConvTranspose2d)
 class AnalogConvTranspose2d(_AnalogConvTranspose, nn.ConvTranspose2d):
     """``torch.nn.ConvTranspose2d`` on tiles."""
 
+    channel_axis = -3
+
 
 @register_analog_layer(nn.ConvTranspose3d)
 class AnalogConvTranspose3d(_AnalogConvTranspose, nn.ConvTranspose3d):
     """``torch.nn.ConvTranspose3d`` on tiles."""
+
+    channel_axis = -4

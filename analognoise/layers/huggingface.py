@@ -16,6 +16,7 @@ class AnalogConv1D(AnalogLayer, Conv1D):
     """GPT-2's linear layer, which keeps its weight as ``[in, out]``."""
 
     supports_periphery = True
+    channel_axis = -1
 
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:

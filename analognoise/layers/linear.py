@@ -16,6 +16,7 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     """``torch.nn.Linear`` on tiles: inputs along the rows, outputs along the columns."""
 
     supports_periphery = True
+    channel_axis = -1
 
     @staticmethod
     def geometries(module: nn.Module) -> dict[str, Geometry]:

@@ -27,6 +27,30 @@ def share_on_tiles(model: Mapping[str, Any]) -> str:
     )
 
 
+def compensation_line(model: Mapping[str, Any]) -> str:
+    """One or two sentences: which drift compensation, what it costs a chip, and what it leaves out."""
+    text = f"Drift compensation: {model['compensation']}{_cost(model.get('compensation_cost'))}."
+    left = model.get("not_recalibrated")
+    if left:
+        text += f" Not recalibrated, as their outputs are more than one product: {', '.join(left)}."
+    return text
+
+
+def _cost(cost: Mapping[str, Any] | None) -> str:
+    """What a compensation costs; descriptions of older runs do not say it."""
+    if cost is None or not cost["numbers"]:
+        return ""
+    once, each = cost["after_programming"], cost["each_time"]
+    parts = [f"{once:,} products of a vector with a tile after programming"] if once else []
+    if each is not None:
+        what = "" if once else " products of a vector with a tile"
+        inputs = f" (as {each / cost['one_input']:.3g} inputs of the model)" if cost["one_input"] else ""
+        parts.append(f"{each:,}{what} at each drift time{inputs}")
+    else:
+        parts.append("at each drift time a number of reads that cannot be counted")
+    return f", at the cost to each chip of {', '.join(parts)}, and of {cost['numbers']:,} numbers kept"
+
+
 def digital_parts(model: Mapping[str, Any], most: int | None = None) -> str:
     """Everything that holds weights or multiplies and stays digital, with its counts, the largest first.
 

@@ -47,7 +47,7 @@ COLUMNS = (
     "test_error",
 )
 _UNSEEN = {"std", "worst", "drop", "drop_low", "drop_high", "test_error"}  # columns that may be missing
-_LEVEL = re.compile(r"(?P<base>.+)@(?P<percent>\d+(?:\.\d+)?)%")
+_LEVEL = re.compile(r"(?P<base>.+)@(?P<percent>\d+(?:\.\d+)?)%(?P<compensation> \(.+\))?")
 
 MARK = "★"
 
@@ -138,7 +138,7 @@ def sections(frame: pd.DataFrame) -> list[Section]:
     for profile in dict.fromkeys(frame["profile"].astype(str)):
         match = _LEVEL.fullmatch(profile)
         times = frame.loc[frame["profile"] == profile, "time_s"].fillna(0.0).unique()
-        family = (match["base"], float(times[0])) if match and len(times) == 1 else profile
+        family = (_family(match), float(times[0])) if match and len(times) == 1 else profile
         groups.setdefault(family, []).append(profile)
     return [_section(profiles, frame[frame["profile"].isin(profiles)]) for profiles in groups.values()]
 
@@ -213,6 +213,10 @@ def _check(frame: pd.DataFrame) -> None:
         raise ResultsError(f"the summary has more than one row for {where}: one is right")
 
 
+def _family(match: re.Match[str]) -> str:
+    return match["base"] + (match["compensation"] or "")
+
+
 def _section(profiles: list[str], frame: pd.DataFrame) -> Section:
     rows: list[dict[str, Any]] = [
         {str(key): value for key, value in row.items()} for row in frame.to_dict("records")
@@ -223,8 +227,10 @@ def _section(profiles: list[str], frame: pd.DataFrame) -> Section:
     kind: Literal["time", "level", "single"] = "time" if any(seconds) else "single"
     if len(profiles) > 1:
         kind = "level"
-        name = name[: name.rindex("@")] + (f" after {time_label(seconds[0])}" if seconds[0] else "")
-        places = [float(str(row["profile"]).rpartition("@")[2].rstrip("%")) for row in rows]
+        levels = [_LEVEL.fullmatch(str(row["profile"])) for row in rows]
+        places = [float(match["percent"]) for match in levels if match]
+        assert levels[0], "several profiles are shown together only as noise levels"
+        name = _family(levels[0]) + (f" after {time_label(seconds[0])}" if seconds[0] else "")
     positions = tuple(sorted(set(places)))
     cells = {(str(row["method"]), place): _cell(row) for row, place in zip(rows, places, strict=True)}
     if len(cells) < len(rows):
