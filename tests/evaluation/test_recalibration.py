@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from analognoise.chip import digital, drift_to_, program_
 from analognoise.conversion import analog_layers, convert_to_analog
+from analognoise.devices import load_profile
 from analognoise.errors import ConversionError, DataError, ResultsError
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.metrics import default_forward
@@ -335,8 +336,6 @@ def test_cost_is_counted_in_tile_products(data: dict[str, Any]) -> None:
 
 
 def test_tiles_of_a_split_layer_each_get_their_part_of_every_vector(data: dict[str, Any]) -> None:
-    from analognoise.devices import load_profile
-
     small = load_profile("pcm-ibm").replace({"tile.rows": 40, "tile.columns": 8})
     report = run(make(profile=small), data, calibration=None, chips=1)
     # conv 1 tile, fc 3 by 2 tiles, head 1
@@ -404,3 +403,10 @@ def test_compiled_models_are_recalibrated(data: dict[str, Any]) -> None:
     model = make()
     model.compile(backend="eager")
     np.testing.assert_allclose(run(model, data, recalibrate="affine").values, wanted, rtol=1e-5)
+
+
+def test_noise_of_products_is_repeatable_too(data: dict[str, Any]) -> None:
+    model = make(profile=load_profile("pcm-ibm").replace({"periphery.out_noise": 0.02}))
+    options = {"recalibrate": "batchnorm", "times": [1.0, YEAR]}
+    rows = run(model, data, **options).rows
+    assert run(model, data, **(options | {"times": [YEAR]})).rows == rows[1::2]
