@@ -219,12 +219,19 @@ def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Give back the model with its original classes; the tensors are shared, what was programmed is dropped.
 
     Raises:
-        ConversionError: when the model is not on tiles, or cannot be copied.
+        ConversionError: when the model is not on tiles, cannot be copied, or a layer was given another class
+            after the conversion.
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert_to_digital takes a torch.nn.Module, found {type(model).__name__}")
     if not analog_layers(model):
         raise ConversionError(f"{type(model).__name__} has no layer on tiles: it is digital already")
+    for name, layer in analog_layers(model).items():
+        if "digital_class" not in vars(type(layer)):
+            raise ConversionError(
+                f"layer {name!r} is a {type(layer).__name__} now (sharded with fully_shard after the "
+                "conversion?), so its digital class cannot be given back: call convert_to_digital before that"
+            )
     target = model if inplace else copy_sharing_tensors(model)
     for layer in analog_layers(target).values():
         layer.remove()

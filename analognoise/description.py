@@ -67,13 +67,17 @@ class DigitalPart:
 
 @dataclass(frozen=True)
 class Description:
-    """Layer by layer, what is on tiles and what is not. ``str()`` gives a table."""
+    """Layer by layer, what is on tiles and what is not. ``str()`` gives a table.
+
+    ``repeated`` counts weights on the tiles of a layer whose Parameter another layer on tiles holds, too.
+    """
 
     layers: tuple[LayerOnTiles, ...]
     digital: tuple[DigitalPart, ...]
     compensation: str
     engine: str = "analognoise"
     collapse_pairs: bool = False
+    repeated: int = 0
 
     @property
     def tiles(self) -> int:
@@ -88,7 +92,7 @@ class Description:
     @property
     def parameter_share(self) -> float:
         """Share of the model's parameters that are on tiles."""
-        analog = sum(layer.weights for layer in self.layers)
+        analog = sum(layer.weights for layer in self.layers) - self.repeated
         return analog / (analog + sum(part.parameters for part in self.digital))
 
     @property
@@ -248,7 +252,9 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
         )
     tile = next(iter(layers.values())).analog.tile
     parts = tuple(_digital_parts(model, macs))
-    return Description(tuple(rows), parts, tile.compensation, tile.engine, tile.collapse_pairs)
+    targets = [target for layer in layers.values() for target in layer.targets().values()]
+    repeated = sum(map(size, targets)) - sum(map(size, {id(target): target for target in targets}.values()))
+    return Description(tuple(rows), parts, tile.compensation, tile.engine, tile.collapse_pairs, repeated)
 
 
 def _digital_parts(model: nn.Module, macs: MacCount | None) -> list[DigitalPart]:

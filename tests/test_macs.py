@@ -320,3 +320,11 @@ def test_the_count_leaves_a_replaced_forward_as_it_was() -> None:
     assert vars(analog[1])["forward"] is own
     assert "forward" not in vars(analog[0])
     assert list(analog_layers(analog)) == ["0"]
+
+
+def test_a_parameter_of_two_layers_is_one() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Embedding(6, 6))
+    model[1].weight = model[0].weight
+    text = an.describe(an.convert_to_analog(model, "ideal"))
+    assert text.devices == 2 * 2 * 36
+    assert text.parameter_share == 36 / sum(parameter.numel() for parameter in model.parameters())

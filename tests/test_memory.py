@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import analognoise as an
 from analognoise.conversion import analog_layers
+from analognoise.crossbar.tile import levels_kept
 
 
 def allocated(work: Callable[[], object]) -> tuple[int, int]:
@@ -74,3 +75,22 @@ def test_half_precision_costs_no_more() -> None:
     analog = an.convert_to_analog(model, "pcm-ibm")
     an.program_(analog)
     assert held(analog) == 4 * (4 * 1024**2 + 4 * 512 + 4) + 2 * 1024**2
+
+
+def test_small_tiles_cost_no_more_either() -> None:
+    torch.manual_seed(0)
+    profile = an.load_profile("pcm-ibm").replace({"tile.rows": 64, "tile.columns": 64})
+    analog = an.program_(an.convert_to_analog(nn.Linear(256, 256), profile))
+    bound = 4 * (5 * 256**2 + 16 * 64 + 16)
+    assert held(analog) == bound
+    # An evaluation of a small model keeps more meanwhile, and the numbers are the same.
+    an.drift_to_(analog, "1d")
+    expected = analog.analog.weights["weight"].clone()
+    with levels_kept(True):
+        an.program_(analog)
+    assert held(analog) == bound + 4 * 2 * 256**2
+    an.drift_to_(analog, "1d")
+    assert torch.equal(analog.analog.weights["weight"], expected)
+    an.program_(analog).eval()
+    an.evaluate_drift(analog, [(torch.ones(2, 256), torch.zeros(2).long())], times=["1s"], chips=2)
+    assert held(analog) == bound

@@ -12,10 +12,10 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import analognoise as an
-from analognoise.errors import MethodError, StaleChipWarning
+from analognoise.errors import ConversionError, MethodError, ModelError, StaleChipWarning
 
 X = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
 
@@ -60,6 +60,20 @@ def _worker(rank: int, folder: str) -> None:
             an.drift_to_(model, "1d")
             found[order] = model(X).detach()
         assert model[0].weight.to_local().shape[0] < 15
+        with pytest.raises(ModelError, match=r"'0.weight' is sharded over processes"):
+            an.evaluate_drift(model, [(X, torch.zeros(4).long())], chips=2)
+        if order == "converted":
+            with pytest.raises(ConversionError, match="layer '0' is a FSDPAnalogLinear now"):
+                an.convert_to_digital(model, inplace=True)
+        with torch.no_grad():
+            model[2].weight.to_local().mul_(2)
+        with pytest.warns(StaleChipWarning, match="layer '2'"):
+            an.drift_to_(model, "1d")
+    half = an.convert_to_analog(build(), "pcm-ibm")
+    for module in (half[0], half[2], half):
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+        fully_shard(module, mesh=init_device_mesh("cpu", (2,)), mp_policy=policy)
+    assert an.program_(half).eval()(X).dtype == torch.bfloat16
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +93,22 @@ class Reading(NamedTuple):
     variance: Tensor | None
 
 
+_levels_kept = False
+
+
+@contextmanager
+def levels_kept(kept: bool) -> Iterator[None]:
+    """Whether small tiles programmed inside keep what their read noise has in common at all times: for chips
+    that are read at many times. No number depends on it.
+    """
+    global _levels_kept
+    before, _levels_kept = _levels_kept, kept
+    try:
+        yield
+    finally:
+        _levels_kept = before
+
+
 class ProgrammedTile:
     """One programmed draw of a tile: what its devices hold and how each will drift, fixed for good.
 
@@ -122,9 +140,9 @@ class ProgrammedTile:
         # programmed.
         self.drawn_on = state.device
         self.reference = read_out(self.programmed_weights(), compensation)
-        # What read noise has in common at all times; large tiles compute it anew to save the memory.
-        small = state.numel() <= _SMALL
-        self._level = law_of(profile).level(state, coefficients) if small else None
+        # What read noise has in common at all times: two values per weight, kept where they save time.
+        kept = _levels_kept and state.numel() <= _SMALL
+        self._level = law_of(profile).level(state, coefficients) if kept else None
 
     @property
     def programmed(self) -> Tensor:

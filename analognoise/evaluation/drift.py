@@ -340,6 +340,11 @@ def whole_number(name: str, value: Any, least: int | None = None, most: int | No
 
 def _check_place(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if hasattr(tensor, "full_tensor"):
+            raise ModelError(
+                f"{name!r} is sharded over processes: evaluate a model that is whole, with the weights of "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict(…, full_state_dict=True)"
+            )
         if tensor.is_meta:
             raise ModelError(
                 f"{name!r} is on the 'meta' device and holds no values: load the weights first, for example "

@@ -15,8 +15,13 @@ from torch import nn
 
 from analognoise.chip import chip_preserved, evaluating
 from analognoise.conversion import analog_layers
+from analognoise.crossbar.mapping import devices_of
+from analognoise.crossbar.tile import levels_kept
 from analognoise.errors import DataError
 from analognoise.seeds import rng_preserved
+
+# Small models keep so much more, to save time at each of many drift times.
+_LEVEL_BYTES = 8 << 20
 
 
 class Buffers:
@@ -104,6 +109,7 @@ def left_as_found(model: nn.Module) -> Iterator[Buffers]:
     """Evaluate inside: eval mode, chips in force, deterministic convolutions; then all as it was before."""
     states = [layer.analog for layer in analog_layers(model).values()]
     flags = [state.digital for state in states]
+    devices = sum(devices_of(block, state.profile) for state in states for _, block in state.placed)
     deterministic = torch.backends.cudnn.deterministic
     with (
         # ordinary tensors: what a forward keeps in the model (a table of positions, say) must serve training
@@ -113,6 +119,7 @@ def left_as_found(model: nn.Module) -> Iterator[Buffers]:
         rng_preserved(),
         evaluating(model),
         chip_preserved(model),
+        levels_kept(4 * devices <= _LEVEL_BYTES),
     ):
         buffers = Buffers(model)
         try:

@@ -285,6 +285,8 @@ class AnalogLayer(nn.Module):
         # Asked first: compiled code would be guarded by what it sees of the weights, and compiled anew.
         if not torch.compiler.is_compiling() and state.written is not None and not state.written.told:
             target = self.target(name)
+            if state.written.sharded:  # fully_shard may compute in another type than it keeps
+                return state.weights[name].to(target.dtype)
             if not state.written.same_look(name, target):
                 self._check_place(name, target)
                 self._warn_if_stale(name)

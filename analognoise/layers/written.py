@@ -22,17 +22,20 @@ class Written:
         targets: the weight Parameters, by name, as they were programmed.
 
     Attributes:
+        sharded: whether the Parameters are split over processes; each looks at its own part, and at none
+            while a layer computes, when they are whole.
         told: whether the user was warned.
     """
 
     def __init__(self, targets: Mapping[str, Tensor]) -> None:
         self._sums = {name: _local_sum(target) for name, target in targets.items()}
         self._seen = {name: _identity(target) for name, target in targets.items()}
+        self.sharded = any(sharded for sharded, _ in self._sums.values())
         self.told = False
 
     def __getstate__(self) -> dict[str, Any]:
         # The Parameters of a copy are others, and its user was told nothing.
-        return {"_sums": self._sums, "_seen": {}, "told": False}
+        return {**vars(self), "_seen": {}, "told": False}
 
     def look_again(self) -> None:
         """Have the values compared at the next look."""
