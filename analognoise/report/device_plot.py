@@ -29,7 +29,8 @@ FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the range from g_min to g_max: the five conductances at which a device is described."""
 
 _LINES = 4  # drift times in a panel over conductance
-_POINTS = 101
+_POINTS = 101  # along an axis of conductance
+_TIMES = 61  # along an axis of time
 _LEAST_BIAS = 0.02  # of the standard deviation: smaller mean errors are not worth a line
 _PAD = 24.0  # points between a panel and its title, with room for a line below the title and one of times
 _ABOVE = 1.08  # of the largest value: where an axis ends
@@ -48,7 +49,8 @@ def telling_times(profile: DeviceProfile) -> list[float]:
     first, last = profile.valid_times
     named = profile.validity.default_times if profile.validity else None
     times = {*parse_times(USUAL_TIMES), *(named or ()), first, last}
-    return sorted(time for time in times if 0 < time < math.inf and first <= time <= last)
+    known = sorted(time for time in times if 0 < time < math.inf and first <= time <= last)
+    return known or [first]
 
 
 def save_device_plot(path: str | os.PathLike[str], profile: DeviceProfile) -> Path:
@@ -148,13 +150,16 @@ def _coefficient(ax: Axes, profile: DeviceProfile, across: Behaviour) -> None:
 
 def _time(ax: Axes, profile: DeviceProfile, times: Sequence[float]) -> None:
     unit, first, last = _unit(profile), times[0], times[-1]
-    if first == last:
-        first, last = (first, first * 10) if profile.has_drift else parse_times(["1s", "10y"])
-    _title(ax, "Retention", "mean ± standard deviation over devices, all effects together")
-    places = np.geomspace(first, last, 61)
-    places[[0, -1]] = first, last  # not an ulp outside of the validity
+    known = "" if first < last or not profile.has_drift else f", known at {format_time(first)} alone"
+    _title(ax, "Retention", f"mean ± standard deviation over devices, all effects together{known}")
+    asked: Sequence[float] = times[:1]
+    if first < last:
+        asked = [first, *np.geomspace(first, last, _TIMES)[1:-1], last]  # not an ulp outside of the validity
+    else:
+        first, last = parse_times(["1s", "10y"])
+    places = np.geomspace(first, last, _TIMES)
     targets = five_targets(profile)
-    over = behaviour(profile, targets, list(places) if profile.has_drift else [1.0])
+    over = behaviour(profile, targets, asked)
     shape = (len(places), len(targets))
     mean, std = (np.broadcast_to(part.numpy(), shape) for part in (over.read.mean, over.read.std))
     for index in range(len(targets)):

@@ -80,6 +80,22 @@ def test_devices_without_a_coefficient_show_their_spread_by_age() -> None:
     assert "Drift: spread by age" in texts(panels["drift"])
 
 
+@pytest.mark.parametrize("ages", [["1s"], ["0s"]])
+def test_a_device_that_is_known_at_one_time_alone(ages: list[str]) -> None:
+    profile = DeviceProfile.from_dict(
+        {
+            "name": "once",
+            "conductance": {"unit": "uS", "g_max": 10.0},
+            "retention": {"ages": ages, "sigma": [0.5], "interpolate": "linear", "clamp_at_zero": False},
+        }
+    )
+    panels = draw(profile)
+    assert "known at" in texts(panels["time"])
+    assert "no drift" in texts(panels["drift"])
+    band = panels["time"].collections[0].get_paths()[0].get_extents()
+    assert band.height == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("name", ["pcm-ibm", "steep", "reram-wan-2022", "gaussian", "reram-cmo-2pct"])
 def test_no_text_lies_over_another(name: str) -> None:
     profile = load_profile("pcm-ibm" if name == "steep" else name)
