@@ -26,7 +26,8 @@ def test_the_examples_run(digits, capsys):
         for block in blocks:
             exec(compile(block, "docs/aihwkit.md", "exec"), names)
     printed = capsys.readouterr().out
-    assert "forward.out_noise = 0.06 is not carried over: it belongs to the periphery of the array" in printed
+    assert "forward.bound_management = 'Iterative' is not carried over: outputs beyond" in printed
+    assert names["read"].profile.surroundings.adc.bits == 9
     assert names["read"].profile.conductance.g_max == 20.0
     assert names["report"].description.engine == "aihwkit"
 

@@ -5,9 +5,10 @@ import warnings
 import pytest
 import torch
 
+import analognoise as an
 from analognoise.devices import load_profile
 from analognoise.devices.laws import law_of
-from analognoise.errors import ProfileError
+from analognoise.errors import ConversionError, ProfileError
 from analognoise.interop.aihwkit import (
     NotCarriedOverWarning,
     from_rpu_config,
@@ -30,8 +31,10 @@ from aihwkit.inference import (
 )
 from aihwkit.inference.compensation import drift
 from aihwkit.inference.noise.hermes import HermesNoiseModel
+from aihwkit.nn import AnalogLinear
 from aihwkit.simulator.configs import FloatingPointRPUConfig, TorchInferenceRPUConfig
-from aihwkit.simulator.parameters.enums import WeightModifierType
+from aihwkit.simulator.parameters import IOParameters
+from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType, WeightModifierType
 from aihwkit.simulator.presets.inference import StandardHWATrainingPreset
 
 pytestmark = [
@@ -165,18 +168,118 @@ def test_what_is_left_out_is_named():
     config = StandardHWATrainingPreset()
     config.drift_compensation = drift.GlobalDriftCompensationWithExactReference()
     config.modifier.type = WeightModifierType.ADD_NORMAL
+    config.forward.inp_noise = 0.01
+    config.forward.bound_management = BoundManagementType.ITERATIVE
+    config.forward.out_res = 100.0
+    config.mapping.weight_scaling_omega = 0.6
     read = read_rpu_config(config)
     fields = {item.field: item.value for item in read.not_carried_over}
-    assert fields["forward.out_noise"] == 0.04
-    assert fields["forward.inp_res"] == 254
-    assert fields["forward.w_noise"] == 0.0175
-    assert fields["pre_post.input_range.enable"] is True
     assert fields["drift_compensation"] == "GlobalDriftCompensationWithExactReference"
+    assert fields["forward.inp_noise"] == 0.01
+    assert fields["forward.bound_management"] == "Iterative"
+    assert fields["forward.out_res"] == 100.0
+    assert fields["mapping.weight_scaling_omega"] == 0.6
+    assert read.profile.surroundings.adc.as_dict() == {"bound": 10.0, "range": "fixed"}
     assert {"mapping.learn_out_scaling", "clip.type", "remap.type", "modifier.type"} <= set(fields)
     with pytest.warns(NotCarriedOverWarning) as caught:
         assert from_rpu_config(config) == read.profile
     assert [warning.message.item for warning in caught] == list(read.not_carried_over)
-    assert "forward.out_noise = 0.04 is not carried over: " in str(caught[4].message)
+    words = " ".join(str(warning.message) for warning in caught)
+    assert "forward.inp_noise = 0.01 is not carried over: a profile has no place for it" in words
+
+
+def test_the_standard_preset_is_the_one_of_the_profiles():
+    """aihwkit learns input ranges in training; the preset of the profiles takes them from data."""
+    read = read_rpu_config(StandardHWATrainingPreset())
+    standard = load_profile("pcm-ibm").replace({"periphery.preset": "standard-8bit"}).surroundings
+    found = read.profile.surroundings
+    for part in ("adc", "out_noise", "w_noise"):
+        assert getattr(found, part) == getattr(standard, part), part
+    assert (found.dac.bits, found.dac.range) == (8, "learned")
+    assert found.ir_drop.wires == standard.ir_drop.wires
+    assert found.ir_drop.wire_ratio == pytest.approx(standard.ir_drop.wire_ratio)
+    assert not any(item.field.startswith("forward") for item in read.not_carried_over)
+
+
+@pytest.mark.parametrize(
+    ("management", "threshold", "dac"),
+    [
+        (NoiseManagementType.ABS_MAX, 0.0, {"bits": 7, "range": "dynamic"}),
+        (NoiseManagementType.CONSTANT, 2.5, {"bits": 7, "range": "fixed", "bound": 2.5}),
+        (NoiseManagementType.CONSTANT, 0.0, {"bits": 7, "range": "fixed", "bound": 1.0}),
+        (NoiseManagementType.NONE, 0.0, {"bits": 7, "range": "fixed", "bound": 1.0}),
+        (NoiseManagementType.MAX, 0.0, {"bits": 7, "range": "dynamic"}),
+    ],
+)
+def test_ranges_of_inputs(management, threshold, dac, make_config):
+    config = make_config(PCMLikeNoiseModel())
+    config.forward = IOParameters(
+        noise_management=management, nm_thres=threshold, bound_management=BoundManagementType.NONE
+    )
+    read = read_rpu_config(config)
+    assert read.profile.surroundings.dac.as_dict() == dac
+    assert read.profile.surroundings.adc.as_dict() == {"bits": 9, "range": "fixed", "bound": 12.0}
+    assert read.profile.surroundings.out_noise == 0.06
+    assert len(read.not_carried_over) == (management == NoiseManagementType.MAX)
+
+
+PERIPHERIES = {
+    "abs-max": {"dac": {"bits": 8}, "adc": {"bits": 8, "bound": 10.0}},
+    "fixed": {"dac": {"bits": 6, "range": "fixed", "bound": 2.0}, "adc": {"bound": 3.0}},
+    "no DAC": {"adc": {"bits": 7, "bound": 8.0}, "out_noise": 0.03},
+    "learned": {"dac": {"bits": 8, "range": "learned", "bound": 3.0}},
+    "read noise, wires": {"w_noise": 0.02, "ir_drop": {"wire_ratio": 1e-6, "wires": "columns"}},
+    "PCM read noise": {"w_noise": {"curve": "power", "coefficient": 0.0175, "exponent": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", PERIPHERIES)
+def test_peripheries_go_there_and_back(name):
+    profile = load_profile("ideal").replace({"periphery": PERIPHERIES[name]})
+    compiled = "noise" in name
+    config = to_rpu_config(profile, compiled=compiled)
+    read = read_rpu_config(config)
+    if "wires" in name:
+        ratio = read.profile.surroundings.ir_drop.wire_ratio
+        assert ratio == pytest.approx(1e-6)
+    else:
+        assert read.profile.surroundings == profile.surroundings
+    # The same from the configuration alone, without the profile that its noise model remembers.
+    config.noise_model = to_noise_model(profile.replace({"periphery": None}))
+    found = read_rpu_config(config).profile.surroundings.as_dict()
+    wanted = profile.surroundings.as_dict()
+    for part in ("dac", "adc", "out_noise"):
+        assert found.get(part) == wanted.get(part), part
+    if "w_noise" in wanted:
+        x, now = torch.linspace(0, 1, 11), read_rpu_config(config).profile.surroundings
+        torch.testing.assert_close(now.w_noise(x), profile.surroundings.w_noise(x))
+    assert read.not_carried_over == ()
+
+
+@pytest.mark.parametrize("name", ["abs-max", "fixed"])
+def test_outputs_with_a_periphery_equal_those_of_aihwkit(name):
+    profile = load_profile("ideal").replace({"periphery": PERIPHERIES[name]})
+    layer, x = torch.nn.Linear(60, 20), torch.randn(50, 60)
+    theirs = AnalogLinear.from_digital(layer, to_rpu_config(profile)).eval()
+    ours = an.program_(an.convert_to_analog(layer, profile).eval())
+    with torch.no_grad():
+        assert (ours(x) - layer(x)).abs().max() > 1e-3
+        assert (ours(x) - theirs(x)).abs().max() <= 1e-6 * layer(x).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("periphery", "words"),
+    [
+        ({"dac": {"bits": 8}, "input_mode": "bit-serial"}, r"of periphery\.input_mode"),
+        ({"adc": {"bits": 8, "range": "calibrated"}}, r"of periphery\.adc\.range it has a fixed one"),
+        ({"w_noise": {"curve": "polynomial", "coefficients": [0.0, 0.1]}}, r"of periphery\.w_noise it has a"),
+        ({"w_noise": 0.02}, r"periphery\.w_noise, which aihwkit's torch tile cannot do: ask for compiled"),
+        ({"ir_drop": {"wire_ratio": 1e-6}}, r"of periphery\.ir_drop\.wires"),
+    ],
+)
+def test_peripheries_that_aihwkit_does_not_have_are_refused(periphery, words):
+    with pytest.raises(ConversionError, match=words):
+        to_rpu_config(load_profile("ideal").replace({"periphery": periphery}))
 
 
 def test_nothing_is_said_where_nothing_is_left_out(make_config):

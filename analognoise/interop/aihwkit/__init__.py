@@ -63,9 +63,8 @@ def to_rpu_config(
     collapse_pairs: bool = False,
     compiled: bool = False,
 ) -> InferenceRPUConfig:
-    """A profile as a whole aihwkit configuration: noise model, tile size, weight scaling, compensation.
-
-    The forward pass is perfect: no converters, no output noise.
+    """A profile as a whole aihwkit configuration: noise model, tile size, weight scaling, compensation, and
+    the forward pass that its periphery describes (a perfect one without a periphery).
 
     Args:
         profile: as for :func:`to_noise_model`.
@@ -77,7 +76,9 @@ def to_rpu_config(
     Raises:
         MissingPackageError: without aihwkit.
         ProfileError: when the profile cannot be loaded.
-        ConversionError: when there is no such compensation, or as for :func:`to_noise_model`.
+        ConversionError: when there is no such compensation, aihwkit has nothing like the profile's periphery
+            (the torch tile has neither read noise of a product nor IR drop), or as for
+            :func:`to_noise_model`.
     """
     make = _module("export_config").make_rpu_config
     return make(load_profile(profile), compensation, collapse_pairs, compiled)

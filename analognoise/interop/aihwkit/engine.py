@@ -67,7 +67,9 @@ def make_tile(device: Any, compensation: str, collapse_pairs: bool) -> AihwkitTi
     else:
         profile = load_profile(device)
         _check_periphery(profile)
-        config = make_rpu_config(profile, compensation, collapse_pairs, compiled=False)
+        # The periphery is ours, around aihwkit's tiles.
+        bare = profile.replace({"periphery": None})
+        config = make_rpu_config(bare, compensation, collapse_pairs, compiled=False)
     _check_config(config)
     return AihwkitTile(profile, compensation, config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from aihwkit.inference.compensation.base import BaseDriftCompensation
@@ -21,6 +21,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ProfileError
 from analognoise.interop.aihwkit import device_sections
 from analognoise.interop.aihwkit.findings import Import, NotCarriedOver, NotCarriedOverWarning
+from analognoise.interop.aihwkit.forward import read_forward
 from analognoise.interop.aihwkit.noise_model import ProfileNoiseModel
 
 _UNLIMITED = 1_000_000  # aihwkit's tile size 0: as large as the layer; the most that a profile takes
@@ -58,8 +59,8 @@ def read_rpu_config(config: InferenceRPUConfig, stand_in: bool = False) -> Impor
         data = device_sections.sections_of(model, left, stand_in)
         data["mapping"] = _mapping(config, model.g_converter, left)
         profile = DeviceProfile.from_dict(data, where=f"noise_model {type(model).__name__}")
-    profile = profile.replace(_tile(config, profile))
-    left += _forward(config)
+    profile = _with_forward(config, profile.replace(_tile(config)), left)
+    left += _model(config)
     left += _training(config)
     return Import(profile, _compensation(config, left), tuple(left))
 
@@ -86,7 +87,7 @@ def _mapping(config: InferenceRPUConfig, converter: Any, left: list[NotCarriedOv
     return section
 
 
-def _tile(config: InferenceRPUConfig, profile: DeviceProfile) -> dict[str, Any]:
+def _tile(config: InferenceRPUConfig) -> dict[str, Any]:
     rows = config.mapping.max_input_size or _UNLIMITED
     columns = config.mapping.max_output_size or _UNLIMITED
     return {"tile.rows": rows, "tile.columns": columns}
@@ -103,42 +104,19 @@ def _compensation(config: InferenceRPUConfig, left: list[NotCarriedOver]) -> str
     return "global"
 
 
-# What of the forward pass does something, unless it is perfect.
-_FORWARD: dict[str, Callable[[Any], bool]] = {
-    "inp_bound": lambda value: value > 0,
-    "inp_res": lambda value: value > 0,
-    "inp_noise": lambda value: value > 0,
-    "inp_asymmetry": bool,
-    "out_bound": lambda value: value > 0,
-    "out_res": lambda value: value > 0,
-    "out_noise": lambda value: value > 0,
-    "out_noise_std": lambda value: value > 0,
-    "out_asymmetry": bool,
-    "out_scale": lambda value: value != 1.0,
-    "out_nonlinearity": lambda value: value > 0,
-    "w_noise": lambda value: value > 0,
-    "ir_drop": lambda value: value > 0,
-    "slope_calibration": lambda value: value > 0,
-    "v_offset_std": lambda value: value > 0,
-    "r_series": lambda value: value > 0,
-    "w_read_asymmetry_dtod": lambda value: value > 0,
-}
+def _with_forward(
+    config: InferenceRPUConfig, profile: DeviceProfile, left: list[NotCarriedOver]
+) -> DeviceProfile:
+    """The profile with the periphery of the configuration; as it is where that is the same."""
+    changed = profile.replace({"periphery": read_forward(config, left)})
+    return profile if changed.surroundings == profile.surroundings else changed
 
 
-def _forward(config: InferenceRPUConfig) -> Iterator[NotCarriedOver]:
-    forward, mapping = config.forward, config.mapping
-    if not forward.is_perfect:
-        reason = "it belongs to the periphery of the array; a profile describes the devices"
-        for name, acts in _FORWARD.items():
-            value = getattr(forward, name)
-            if acts(value):
-                yield NotCarriedOver(f"forward.{name}", value, reason)
-        if config.pre_post.input_range.enable:
-            yield NotCarriedOver("pre_post.input_range.enable", True, reason)
-    if mapping.learn_out_scaling:
+def _model(config: InferenceRPUConfig) -> Iterator[NotCarriedOver]:
+    if config.mapping.learn_out_scaling:
         reason = "scales that are learned belong to the model"
         yield NotCarriedOver("mapping.learn_out_scaling", True, reason)
-    if not mapping.digital_bias:
+    if not config.mapping.digital_bias:
         yield NotCarriedOver("mapping.digital_bias", False, "biases are always added digitally")
 
 
