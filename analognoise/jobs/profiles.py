@@ -158,8 +158,8 @@ def _check(file: str) -> Checked:
 
 def effects_of(profile: DeviceProfile) -> list[str]:
     """The sections of a profile that say what a device does."""
-    names = ("programming", "drift", "relaxation", "retention", "read", "law")
-    return [name for name in names if getattr(profile, name, None) is not None]
+    names = ("programming", "drift", "relaxation", "retention", "read", "law", "periphery")
+    return [name for name in names if getattr(profile, name) is not None]
 
 
 def _and(words: Sequence[str]) -> str:
