@@ -114,7 +114,7 @@ def convert_to_analog(
     make_tile = partial(
         import_module(_ENGINES[engine]).make_tile, compensation=compensation, collapse_pairs=collapse_pairs
     )
-    tiles = _tiles(profile, all_names(model, [name for name in found if name in chosen]), make_tile)
+    tiles = _tiles(profile, all_names(model, found), chosen, make_tile)
     _check_peripheries(found, tiles)
     target = model if inplace else copy_sharing_tensors(model)
     modules = dict(target.named_modules())
@@ -148,19 +148,29 @@ def _is_called(module: nn.Module, args: Any) -> None:
 
 
 def _tiles(
-    profile: Profile | Mapping[str, Profile], layers: Names, make_tile: Callable[[Profile], CrossbarTile]
+    profile: Profile | Mapping[str, Profile],
+    layers: Names,
+    chosen: set[str],
+    make_tile: Callable[[Profile], CrossbarTile],
 ) -> dict[str, CrossbarTile]:
-    """The kind of tile of each layer that goes on tiles."""
+    """The kind of tile of each of the chosen layers, if it goes on tiles."""
+    on_tiles = {name: names for name, names in layers.items() if name in chosen}
     if not isinstance(profile, Mapping):
-        return dict.fromkeys(layers, make_tile(profile))
+        return dict.fromkeys(on_tiles, make_tile(profile))
     if not profile:
         raise ConversionError(
             "the mapping from patterns to profiles is empty, so nothing would go on tiles: "
             "give at least one, such as {'*': 'pcm-ibm'}"
         )
     check_patterns(profile, layers)
+    for pattern in profile:
+        if not any(matching(names, [pattern]) for names in on_tiles.values()):
+            raise ConversionError(
+                f"pattern {pattern!r} of the profiles matches only layers that are kept digital: "
+                "leave it out, or put them on tiles"
+            )
     made = {pattern: make_tile(item) for pattern, item in profile.items()}
-    return {name: made[pattern] for name, pattern in first_matches(made, layers).items()}
+    return {name: made[pattern] for name, pattern in first_matches(made, on_tiles).items()}
 
 
 def _check_peripheries(layers: Mapping[str, nn.Module], tiles: Mapping[str, CrossbarTile]) -> None:

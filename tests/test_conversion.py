@@ -335,6 +335,11 @@ def test_a_mapping_must_name_layers():
         an.convert_to_analog(net, {nn.Linear: "ideal"})
     with pytest.raises(ConversionError, match=r"pattern '2' comes too late: .* '\*' before it takes '2'"):
         an.convert_to_analog(net, {"*": "ideal", "2": "pcm-ibm"})
+    kept = keeping_digital(net, ["2"])
+    with pytest.raises(
+        ConversionError, match="pattern '2' of the profiles matches only layers that are kept"
+    ):
+        an.convert_to_analog(net, {"0": "ideal", "2": "pcm-ibm"}, filter_fn=kept)
     with pytest.raises(ConversionError, match=r"filter_fn is a function \(module, name\) -> bool, found '0'"):
         an.convert_to_analog(net, "ideal", filter_fn="0")
 

@@ -133,7 +133,8 @@ class SensitivityReport:
     def frame(self) -> pd.DataFrame:
         """One row per drift time and layer, by time, then rank.
 
-        Columns: time_s; rank (1 costs most alone); layer; kind; profile; metric; chips; ``alone``, what is
+        Columns: time_s; rank (1 costs most alone; layers that are not read last); layer; kind; profile;
+        metric; chips; ``alone``, what is
         lost when the layer alone is on tiles, against digital; ``regained``, what is better when it alone is
         digital, against all on tiles; both in units of the metric, positive is worse on tiles, each with
         ``_low``, ``_high``, ``_std`` over chips (NaN for one chip); parameters, macs and their shares of the
@@ -142,8 +143,8 @@ class SensitivityReport:
         records = []
         for index, time in enumerate(self.times):
             of_time = [self._layer(name, index) for name in self.alone]
-            # Equal losses keep the order of the model.
-            of_time.sort(key=lambda record: (-record["alone"], -record["regained"]))
+            # Equal losses keep the order of the model; of a layer that is not read nothing is known.
+            of_time.sort(key=lambda record: (not record["read"], -record["alone"], -record["regained"]))
             records += [
                 {"time_s": time, "rank": rank, **record} for rank, record in enumerate(of_time, start=1)
             ]

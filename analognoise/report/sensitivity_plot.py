@@ -102,6 +102,9 @@ def _draw(ax: Axes, frame: pd.DataFrame, facts: Facts, time: float, order: list[
             capsize=2.5,
             zorder=3,
         )
+    for place in places[~rows["read"].to_numpy(bool)]:  # no loss is no finding where no tile was read
+        note = " its tiles were not read"
+        ax.text(0, place, note, fontsize=7.5, va="center", color="#444444", gid="not read", zorder=4)
     total = facts.total_at(time)["lost"] * numbers.factor
     ax.axvline(total, color="#555555", linestyle="--", linewidth=1, label="lost with all on tiles", gid="all")
     ax.axvline(0, color="#222222", linewidth=0.8)

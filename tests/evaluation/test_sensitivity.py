@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor, nn
 
@@ -228,6 +229,12 @@ def test_a_layer_that_is_not_read_is_named_once(batches: list) -> None:
     (warning,) = caught
     assert "'block.first'" in str(warning.message)
     assert not found.frame.set_index("layer")["read"]["block.first"].any()
+    last = found.frame.groupby("time_s")["rank"].max()
+    unread = found.frame[found.frame["layer"] == "block.first"].set_index("time_s")["rank"]
+    assert last.equals(unread)
+    ax = found.plot(Figure().subplots())
+    (mark,) = [text for text in ax.texts if text.get_gid() == "not read"]
+    assert round(mark.get_position()[1]) == len(found.alone) - 1
     text = str(found.summary())
     assert "NOT READ: the tiles of block.first" in text
     assert text.count("not read") == 4
