@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from analognoise.devices import DeviceLaw, DeviceProfile, list_profiles, load_profile
     from analognoise.errors import AnalogNoiseError
     from analognoise.evaluation import DriftReport, SensitivityReport, evaluate_drift, layer_sensitivity
+    from analognoise.fitting import ProfileFit, fit_profile
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
     from analognoise.tasks import Task, load_weights, save_weights
     from analognoise.training import (
@@ -52,6 +53,7 @@ _HOMES = {
     "Geometry": "layers",
     "METHODS": "training.recipes",
     "Problem": "convertible",
+    "ProfileFit": "fitting",
     "ProfileNoise": "training",
     "RandomWeightPerturbation": "training",
     "SAM": "training",
@@ -68,6 +70,7 @@ _HOMES = {
     "evaluate_drift": "evaluation",
     "find_problems": "convertible",
     "fit": "training.fit",
+    "fit_profile": "fitting",
     "layer_sensitivity": "evaluation",
     "learned_ranges": "calibration",
     "list_profiles": "devices",
@@ -98,6 +101,7 @@ __all__ = [
     "GaussianNoise",
     "Geometry",
     "Problem",
+    "ProfileFit",
     "ProfileNoise",
     "RandomWeightPerturbation",
     "SensitivityReport",
@@ -112,6 +116,7 @@ __all__ = [
     "evaluate_drift",
     "find_problems",
     "fit",
+    "fit_profile",
     "layer_sensitivity",
     "learned_ranges",
     "list_profiles",

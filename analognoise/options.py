@@ -193,3 +193,56 @@ Force = Annotated[
     bool, _option("Start over: replace what a run left in the folder.", None, "--force", panel=OUTPUT)
 ]
 AsJson = Annotated[bool, _option("Print JSON for machines instead of tables.", None, "--json", panel=OUTPUT)]
+
+FITTED = "What was measured"
+ProfileFile = Annotated[
+    Path,
+    _option(
+        "Profile to write; its picture gets the same name with .png.", "FILE", "--out", "-o", panel=OUTPUT
+    ),
+]
+ProfileName = Annotated[
+    str | None, _option("Name in the profile (default: that of its file).", "NAME", panel=OUTPUT)
+]
+FitStart = Annotated[
+    str | None,
+    _option(
+        "Age of the devices when time_s was 0, as in 20s (default: time_s counts from programming).",
+        "TIME",
+        "--t-0",
+        panel=FITTED,
+    ),
+]
+FitReadTime = Annotated[
+    str | None, _option("Duration of a read, as in 250ns, the default.", "TIME", "--t-read", panel=FITTED)
+]
+FitMax = Annotated[
+    float | None, _option("Largest target of the profile (default: of the measurements).", "G", panel=FITTED)
+]
+FitMin = Annotated[
+    float | None, _option("Smallest target of the profile (default: of the measurements).", "G", panel=FITTED)
+]
+TargetUnit = Annotated[
+    str | None,
+    _option("Unit of the targets, in place of the heading's: S, mS, uS, nS, nA, …", "UNIT", panel=FITTED),
+]
+ConductanceUnit = Annotated[
+    str | None, _option("Unit of the reads, likewise; ends the check of units.", "UNIT", panel=FITTED)
+]
+Duplicates = Annotated[
+    str, _option("Rows that stand several times: refuse, drop or keep.", "WHAT", panel=FITTED)
+]
+ClampNegative = Annotated[
+    bool,
+    _option("Count negative reads as zero instead of refusing them.", None, "--clamp-negative", panel=FITTED),
+]
+FitCurves = Annotated[
+    list[str] | None,
+    _option(
+        "Form to take instead of the best, as in nu_mean=log. Curves: sigma, nu_mean, nu_std, "
+        "relative_sigma. Several: the option again.",
+        "CURVE=FORM",
+        "--curve",
+    ),
+]
+Confidence = Annotated[float, _option("Level of the intervals.", "X")]

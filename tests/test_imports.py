@@ -38,6 +38,7 @@ ORDER = [
     *(
         "training",
         "report",
+        "fitting",
         "evaluation",
         "tasks",
         "comparison",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from analognoise import options as o
-from analognoise.cli.shared import examples, new_app, show
+from analognoise.cli.shared import examples, new_app, note, show
 from analognoise.errors import ProfileError
 
 _Replace = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
@@ -82,3 +83,63 @@ def profiles_schema() -> None:
     from analognoise.jobs.profiles import Schema
 
     show(Schema(), as_json=True)
+
+
+@app.command(
+    "fit",
+    epilog=examples(
+        "profiles fit measurements.csv -o my-device.toml",
+        "profiles fit reads.csv -o my.toml --t-0 20s --t-read 1us --curve nu_mean=log",
+    ),
+)
+def profiles_fit(
+    measurements: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MEASUREMENTS.csv",
+            help="Columns device,target_uS,time_s,conductance_uS; or device,target_uS and one for each "
+            "age, as in 20s,1h,1d.",
+        ),
+    ],
+    out: o.ProfileFile,
+    name: o.ProfileName = None,
+    t_0: o.FitStart = None,
+    t_read: o.FitReadTime = None,
+    g_max: o.FitMax = None,
+    g_min: o.FitMin = None,
+    curve: o.FitCurves = None,
+    target_unit: o.TargetUnit = None,
+    conductance_unit: o.ConductanceUnit = None,
+    duplicates: o.Duplicates = "refuse",
+    clamp_negative: o.ClampNegative = False,
+    confidence: o.Confidence = 0.95,
+    seed: o.Seed = 0,
+    force: _Replace = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Fit a profile to conductances measured on devices of your own.
+
+    Separates programming error, drift and read noise, chooses a curve for each by cross-validation, says how
+    well each is known and what the measurements cannot tell. Writes the profile, and a picture beside it.
+    """
+    from analognoise.jobs.fit import fit_device
+
+    result = fit_device(
+        measurements,
+        out,
+        name=name,
+        t_0=t_0,
+        t_read=t_read,
+        g_max=g_max,
+        g_min=g_min,
+        curves=curve or (),
+        target_unit=target_unit,
+        conductance_unit=conductance_unit,
+        duplicates=duplicates,
+        clamp_negative=clamp_negative,
+        confidence=confidence,
+        seed=seed,
+        force=force,
+        say=note,
+    )
+    show(result, as_json)
