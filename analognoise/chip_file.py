@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from analognoise.conversion import require_analog
 from analognoise.crossbar import ProgrammedTile
+from analognoise.crossbar.faults import StuckDevices
 from analognoise.crossbar.mapping import devices_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
@@ -56,11 +57,11 @@ _LAYERS = TypeAdapter(dict[str, _Layer])
 
 
 def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write the chip that is programmed now: every device's conductance and drift coefficient.
+    """Write the chip that is programmed now: every device's conductance and drift coefficient, and faults.
 
-    A safetensors file: float32 tensors, and as metadata the profiles' digests, the digests of the weights
-    that were programmed, the seed, the drift time, converters' ranges from data or training, the version of
-    analognoise, and a digest of all this. The digital weights are not in it.
+    A safetensors file: float32 tensors (places of faults: int64), and as metadata the profiles' digests, the
+    digests of the weights that were programmed, the seed, the drift time, converters' ranges from data or
+    training, the version of analognoise, and a digest of all this. The digital weights are not in it.
 
     Args:
         model: a converted and programmed model.
@@ -99,6 +100,9 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool
             tensors[f"{name}/{number}/scale"] = tile.scale.contiguous()
             if tile.coefficients is not None:
                 tensors[f"{name}/{number}/coefficients"] = tile.coefficients.contiguous()
+            if tile.faults is not None:
+                tensors[f"{name}/{number}/faults"] = tile.faults.places
+                tensors[f"{name}/{number}/stuck"] = tile.faults.conductances
     if path.exists() and not overwrite:
         raise ChipError(f"{path} exists: choose another name, or pass overwrite=True")
     text = json.dumps(layers)
@@ -284,11 +288,36 @@ def _tiles(
         programmed, scale, coefficients = (None if t is None else t.to(device) for t in found.values())
         assert programmed is not None
         assert scale is not None
+        faults = _faults(path, place, programmed.numel(), tensors)
         stream = Stream(keys.root, "", keys.layer, keys.tile, keys.chip)
-        tile = ProgrammedTile(state.profile, state.compensation, programmed, coefficients, scale, stream)
+        faults = None if faults is None else faults.to(device)
+        kept = (programmed, coefficients, scale, stream, faults)
+        tile = ProgrammedTile(state.profile, state.compensation, *kept)
         tile.drawn_on = torch.device(keys.drawn_on)
         tiles.append(tile)
     return tiles
+
+
+def _faults(path: Path, place: str, devices: int, tensors: dict[str, Tensor]) -> StuckDevices | None:
+    """A tile's faults from a file; None where it has none.
+
+    Raises:
+        ChipError: when they are not those of a tile with so many devices.
+    """
+    places, values = tensors.get(f"{place}/faults"), tensors.get(f"{place}/stuck")
+    if places is None and values is None:
+        return None
+    if (
+        places is None
+        or values is None
+        or (places.dtype, values.dtype) != (torch.int64, torch.float32)
+        or places.ndim != 1
+        or places.shape != values.shape
+        or not values.isfinite().all()
+        or not ((places >= 0) & (places < devices)).all()
+    ):
+        raise ChipError(f"{path}: the faults of tile {place!r} are incomplete or not of this layer")
+    return StuckDevices(places, values)
 
 
 def _check_generator(path: Path, name: str, profile: DeviceProfile, kind: str) -> None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -295,10 +295,22 @@ def chip_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     return weights
 
 
+class SampledChip(NamedTuple):
+    """A chip that was drawn for one training step; names are those of :func:`chip_weights`.
+
+    Attributes:
+        weights: ``{"conv1.weight": Tensor}`` of each Parameter's shape and type.
+        stuck: which weights have a stuck device, bool of that shape; not of layers where all devices work.
+    """
+
+    weights: dict[str, Tensor]
+    stuck: dict[str, Tensor]
+
+
 @torch.no_grad()
-def sample_weights(model: nn.Module, *, seed: int, step: int, seconds: float) -> dict[str, Tensor]:
+def sample_chip(model: nn.Module, *, seed: int, step: int, seconds: float) -> SampledChip:
     """The weights that a fresh chip, drawn for this step alone, would have at a drift time; for training on
-    the profile's own noise.
+    the profile's own noise and faults.
 
     Args:
         model: a converted model; its programmed chip is left alone.
@@ -306,25 +318,23 @@ def sample_weights(model: nn.Module, *, seed: int, step: int, seconds: float) ->
         step: training step; every step gives another chip.
         seconds: drift time.
 
-    Returns:
-        ``{"conv1.weight": Tensor}`` of each Parameter's shape and type, under the same names as
-        :func:`chip_weights`.
-
     Raises:
         ConversionError: when the model is not on tiles.
     """
-    samples: dict[str, Tensor] = {}
+    chip = SampledChip({}, {})
     seen: set[int] = set()
     for name, layer in require_analog(model, "sample weights").items():
         own = {parameter: id(layer.target(parameter)) for parameter in geometries(layer)}
         if seen.issuperset(own.values()):
             continue
         tiles = layer.program_tiles(Stream(seed, "", chip=step, step=step))
-        for parameter, weights in layer.assemble(tiles, seconds, layer.empty_weights()).items():
-            if own[parameter] not in seen:
-                samples[_join(name, parameter)] = weights
+        drawn = layer.assemble(tiles, seconds, layer.empty_weights())
+        for found, kept in ((drawn, chip.weights), (layer.stuck(tiles), chip.stuck)):
+            for parameter, values in found.items():
+                if own[parameter] not in seen:
+                    kept[_join(name, parameter)] = values
         seen.update(own.values())
-    return samples
+    return chip
 
 
 def geometries(module: nn.Module) -> dict[str, Geometry]:

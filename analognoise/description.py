@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from analognoise.conversion import require_analog
-from analognoise.crossbar.mapping import devices_of
+from analognoise.crossbar.mapping import devices_of, spare_devices_of
 from analognoise.layers import AnalogLayer, Geometry
 from analognoise.macs import Forward, MacCount, count_macs
 from analognoise.obstacles import BY_DESIGN, hidden_weights, obstacle_of, size, uncalled_children, unknown
@@ -36,6 +36,7 @@ class LayerOnTiles:
         tile_products: products of one input vector with one tile in that forward; None where ``macs`` is.
         called: whether that forward called the layer; False means that its tiles were not read. None without
             an example.
+        spare_devices: devices of spare columns beside them, in the rows that hold weights.
     """
 
     name: str
@@ -49,6 +50,7 @@ class LayerOnTiles:
     macs: int | None = None
     tile_products: int | None = None
     called: bool | None = None
+    spare_devices: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Description:
     def devices(self) -> int:
         """Number of devices in all."""
         return sum(layer.devices for layer in self.layers)
+
+    @property
+    def spare_devices(self) -> int:
+        """Number of devices of spare columns in all."""
+        return sum(layer.spare_devices for layer in self.layers)
 
     @property
     def parameter_share(self) -> float:
@@ -131,6 +138,7 @@ class Description:
             f"{self.tiles} tiles, {self.devices:,} devices"
             + ("" if self.engine == "analognoise" else f", simulated by {self.engine}")
             + (", pairs merged after programming" if self.collapse_pairs else "")
+            + (f" and {self.spare_devices:,} in spare columns" if self.spare_devices else "")
         ]
         if self.uncounted:
             names = ", ".join(map(repr, self.uncounted))
@@ -147,6 +155,7 @@ class Description:
             "digital": [asdict(part) for part in self.digital],
             "tiles": self.tiles,
             "devices": self.devices,
+            "spare_devices": self.spare_devices,
             "parameter_share": self.parameter_share,
             "mac_share": self.mac_share,
             "uncounted": list(self.uncounted),
@@ -234,7 +243,8 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
     for name, layer in layers.items():
         state = layer.analog
         weights = sum(block.weights for _, block in state.placed)
-        cells = len(state.placed) * state.profile.tile.rows * state.profile.tile.columns
+        array, faults = state.profile.tile, state.profile.faults
+        cells = len(state.placed) * array.rows * (array.columns + (faults.spare_columns if faults else 0))
         rows.append(
             LayerOnTiles(
                 name,
@@ -248,6 +258,7 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 None if macs is None else macs.on_tiles.get(name, 0),
                 None if macs is None else macs.tile_products.get(name, 0),
                 None if macs is None else name in macs.called,
+                sum(spare_devices_of(block, state.profile) for _, block in state.placed),
             )
         )
     tile = next(iter(layers.values())).analog.tile

@@ -65,8 +65,8 @@ TrainingProfile = Annotated[
 ChangedFields = Annotated[
     list[str] | None,
     _option(
-        "What if: change a field, as in drift.t_0=10 (in those profiles that have the section). "
-        "Several: the option again.",
+        "What if: change a field, as in drift.t_0=10 (in those profiles that have the section) or "
+        "faults.stuck_at_g_max=0.001. Several: the option again.",
         "FIELD=VALUE",
         "--set",
         panel=WORK,

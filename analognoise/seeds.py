@@ -16,7 +16,7 @@ import hashlib
 import operator
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -80,11 +80,20 @@ class Stream:
 
     def normal(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
+        return self._filled(shape, device, torch.Tensor.normal_)
+
+    def uniforms(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+        """Uniform numbers in [0, 1), float32 in steps of 2^-24, of the given shape."""
+        return self._filled(shape, device, torch.Tensor.uniform_)
+
+    def _filled(
+        self, shape: tuple[int, ...], device: torch.device | str, fill: Callable[..., Tensor]
+    ) -> Tensor:
         flat = torch.empty(prod(shape), dtype=torch.float32, device=device)
         where = flat.device
         generator = _spare(where)
         for chunk, part in enumerate(flat.split(_CHUNK)) if flat.numel() > _CHUNK else ((0, flat),):
-            part.normal_(generator=_start(generator, self.key(chunk)))
+            fill(part, generator=_start(generator, self.key(chunk)))
         return flat.view(shape)
 
     def uniform(self) -> float:

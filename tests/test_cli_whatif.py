@@ -76,6 +76,28 @@ def test_noise_levels_of_a_changed_device_are_a_family(
     assert Path("out/accuracy_over_level.png").is_file()
 
 
+def test_faults(home: Path) -> None:
+    rates = ["--set", "faults.stuck_at_g_min=0.05", "--set", "faults.stuck_at_g_max=0.02"]
+    assert main(["evaluate", *MODEL, "--profile", "pcm-ibm,ideal", *rates]) == 0
+    import mine
+
+    faults = {"faults.stuck_at_g_min": 0.05, "faults.stuck_at_g_max": 0.02}
+    expected = evaluate_drift(
+        convert_to_analog(mine.build(), load_profile("pcm-ibm").replace(faults)),
+        mine.batches(),
+        ["1h"],
+        chips=3,
+    )
+    rows = pd.read_csv("out/results.csv")
+    name = "(faults.stuck_at_g_min=0.05,faults.stuck_at_g_max=0.02)"
+    assert list(rows["profile"]) == [f"pcm-ibm{name}"] * 3 + [f"ideal{name}"] * 3
+    assert list(rows["value"][:3]) == [row.value for row in expected.rows]
+    assert rows["value"][3:].nunique() > 1  # chips differ by their faults alone
+    run = json.loads(Path("out/run.json").read_text())
+    assert run["settings"]["set"] == faults
+    assert run["profiles"][f"ideal{name}"]["content"]["faults"]["stuck_at_g_min"] == 0.05
+
+
 def test_sensitivity(home: Path) -> None:
     assert main(["sensitivity", *MODEL, "--profile", "pcm-ibm", *CHANGES]) == 0
     assert set(pd.read_csv("out/results.csv")["profile"]) == {NAME}

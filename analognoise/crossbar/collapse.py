@@ -17,11 +17,16 @@ from analognoise.errors import ConversionError
 
 
 def check_collapse(profile: DeviceProfile) -> None:
-    """Nothing, where a device is used in pairs.
+    """Nothing, where a device is used in pairs and all of them work.
 
     Raises:
         ConversionError: where not.
     """
+    if profile.faults is not None:
+        raise ConversionError(
+            "collapse_pairs merges pairs as aihwkit does, which has no faults, but profile "
+            f"{profile.name!r} has [faults]: leave one of them out"
+        )
     if profile.mapping.cell not in (None, "pair"):
         raise ConversionError(
             f"collapse_pairs merges pairs of devices, but profile {profile.name!r} has "

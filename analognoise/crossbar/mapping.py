@@ -115,6 +115,13 @@ def devices_of(block: Block, profile: DeviceProfile) -> int:
     return block.weights + (groups * rows if mapping.cell == "offset-column" else 0)
 
 
+def spare_devices_of(block: Block, profile: DeviceProfile) -> int:
+    """How many devices the spare columns of a block's tile have, in the rows that it takes up."""
+    groups, _, rows = block.shape
+    spares = profile.faults.spare_columns if profile.faults else 0
+    return spares * groups * rows * len(profile.mapping.signs)
+
+
 def largest(weights: Tensor, profile: DeviceProfile, dim: int | None = None) -> Tensor:
     """The absolute weight that maps to g_max: the maximum, or the percentile that the profile asks for.
 

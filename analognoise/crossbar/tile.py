@@ -11,6 +11,7 @@ from torch import Tensor
 
 from analognoise.crossbar.collapse import check_collapse, merge_pairs
 from analognoise.crossbar.compensation import check_compensation, factor, read_out
+from analognoise.crossbar.faults import StuckDevices, draw_faults
 from analognoise.crossbar.mapping import scales, to_devices, to_weights
 from analognoise.crossbar.periphery.irdrop import behind_wires
 from analognoise.crossbar.periphery.readnoise import weight_variance
@@ -54,7 +55,8 @@ class CrossbarTile:
         return {"collapse_pairs": True} if self.collapse_pairs else {}
 
     def program(self, weights: Tensor, stream: Stream, layer_max: Tensor | None = None) -> ProgrammedTile:
-        """Write the weights' target conductances once, with programming noise, and fix every device's drift.
+        """Write the weights' target conductances once, with programming noise, and fix every device's drift
+        and the faults.
 
         Args:
             weights: ``[columns, rows]`` or ``[groups, columns, rows]``, any float type; computed in float32.
@@ -73,9 +75,10 @@ class CrossbarTile:
         state, coefficients = law_of(profile).write(
             target, lambda process: stream.at(process=process).normal(shape, device)
         )
+        faults = draw_faults(target, scale, profile, stream)
         if self.collapse_pairs:
             state, scale = merge_pairs(state, coefficients, scale, profile)
-        return ProgrammedTile(profile, self.compensation, state, coefficients, scale, stream)
+        return ProgrammedTile(profile, self.compensation, state, coefficients, scale, stream, faults)
 
 
 class Reading(NamedTuple):
@@ -119,6 +122,7 @@ class ProgrammedTile:
             for relaxation and retention), or None for a device without drift.
         scale: weight units per conductance unit.
         stream: key of the tile; the read noise of a drift time is drawn from it at that time.
+        faults: the devices that are stuck, whatever was written to them; None where all are healthy.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class ProgrammedTile:
         coefficients: Tensor | None,
         scale: Tensor,
         stream: Stream,
+        faults: StuckDevices | None = None,
     ) -> None:
         self.profile = profile
         self.compensation = compensation
@@ -136,6 +141,7 @@ class ProgrammedTile:
         self.coefficients = coefficients
         self.scale = scale
         self.stream = stream
+        self.faults = faults
         # Generators differ between device types: read noise goes on being drawn where the chip was
         # programmed.
         self.drawn_on = state.device
@@ -147,7 +153,7 @@ class ProgrammedTile:
     @property
     def programmed(self) -> Tensor:
         """Conductances ``[devices, groups, columns, rows]`` right after programming, without drift."""
-        return law_of(self.profile).programmed(self.state, self.coefficients)
+        return self._with_faults(law_of(self.profile).programmed(self.state, self.coefficients))
 
     def programmed_weights(self) -> Tensor:
         """Net weights ``[groups, columns, rows]`` right after programming: no drift, no read noise."""
@@ -166,7 +172,7 @@ class ProgrammedTile:
             return stream.normal(shape, self.drawn_on).to(device)
 
         law = law_of(self.profile)
-        return law.conductances(self.state, self.coefficients, seconds, draw, self._level)
+        return self._with_faults(law.conductances(self.state, self.coefficients, seconds, draw, self._level))
 
     def weights_at(self, seconds: float) -> Tensor:
         """Net weights ``[groups, columns, rows]`` at a drift time, times the factor of the drift
@@ -188,12 +194,24 @@ class ProgrammedTile:
             scale = scale * alpha
         return Reading(weights, scale, variance)
 
+    @property
+    def stuck_weights(self) -> Tensor | None:
+        """Which weights ``[groups, columns, rows]`` have a stuck device of their own; None where none has."""
+        if self.faults is None:
+            return None
+        found = self.faults.where(tuple(self.state.shape)).any(dim=0)
+        return found[:, :-1] if self.profile.mapping.cell == "offset-column" else found
+
     def to(self, device: torch.device) -> ProgrammedTile:
         """Move the tile's state; what is drawn later stays the same."""
         self.state = self.state.to(device)
         self.coefficients = None if self.coefficients is None else self.coefficients.to(device)
         self.scale = self.scale.to(device)
         self.reference = self.reference.to(device)
+        self.faults = None if self.faults is None else self.faults.to(device)
         if isinstance(self._level, Tensor):
             self._level = self._level.to(device)
         return self
+
+    def _with_faults(self, conductances: Tensor) -> Tensor:
+        return conductances if self.faults is None else self.faults.put(conductances)

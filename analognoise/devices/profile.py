@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from analognoise.devices.base import BaseCurve, Frozen, canonical_json
+from analognoise.devices.faults import Faults
 from analognoise.devices.periphery import Periphery
 from analognoise.devices.problems import Problem, explain, show
 from analognoise.devices.sections import (
@@ -68,6 +69,7 @@ class DeviceProfile(Frozen):
     read: Read | None = None
     law: Law | None = None
     tile: TileSize = TileSize()
+    faults: Faults | None = None
     periphery: Periphery | None = None
     validity: Validity | None = None
 
@@ -277,6 +279,8 @@ class DeviceProfile(Frozen):
             )
         if self.retention and self.programming:
             raise Problem("programming", "is given but the first age of retention stands for it")
+        if self.faults:
+            self.faults.check_map(self.tile, self.mapping)
         first, last = self.valid_times
         for time in (self.validity and self.validity.default_times) or ():
             if not first <= time <= last:

@@ -124,6 +124,13 @@ class WeightMapping(Frozen):
         """Factor of each pair of a weight."""
         return self.pairs or (1.0,)
 
+    @property
+    def signs(self) -> tuple[float, ...]:
+        """Share of each device of a weight in its net conductance: f and -f for each pair."""
+        if self.cell not in (None, "pair"):
+            return (1.0,)
+        return tuple(sign * f for f in self.significances for sign in (1.0, -1.0))
+
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         for index, value in enumerate(self.pairs or ()):

@@ -6,15 +6,19 @@ tables tell it from the original.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
-from analognoise.devices.base import canonical_json
+from pydantic import ValidationError
+
+from analognoise.devices.base import Frozen, canonical_json
 from analognoise.devices.problems import show
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ProfileError, nearest
@@ -85,7 +89,8 @@ class Changes:
         return {name: values for name, values in found.items() if values}
 
     def apply(self, profiles: Sequence[DeviceProfile]) -> list[DeviceProfile]:
-        """The profiles, each with those changes that concern it: ``ideal`` has no drift to change.
+        """The profiles, each with those changes that concern it: ``ideal`` has no drift to change, but it can
+        be given faults.
 
         Raises:
             ProfileError: when a change concerns none of them, a field does not exist, or a changed profile is
@@ -123,7 +128,23 @@ class Changes:
 
 def _concerns(path: str, profile: DeviceProfile) -> bool:
     section, dot, _ = path.partition(".")
-    return section in profile.as_dict() if dot else section in DeviceProfile.model_fields
+    if not dot:
+        return section in DeviceProfile.model_fields
+    return section in profile.as_dict() or _can_be_added(section)
+
+
+@cache
+def _can_be_added(section: str) -> bool:
+    """Whether a section needs none of its fields: every device can be given faults, but a drift needs
+    exponents.
+    """
+    field = DeviceProfile.model_fields.get(section)
+    for kind in get_args(field.annotation) if field else ():
+        if isinstance(kind, type) and issubclass(kind, Frozen):
+            with contextlib.suppress(ValidationError):
+                kind()
+                return True
+    return False
 
 
 def _has(effect: str, profile: DeviceProfile) -> bool:

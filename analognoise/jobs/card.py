@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.devices.behaviour import Behaviour, behaviour
+from analognoise.devices.problems import show
 from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
 from analognoise.jobs.output import Output, plain
@@ -193,7 +193,7 @@ def as_toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_toml, value))}]"
     if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)
+        return show(value)  # shortened: a yield map is long
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 

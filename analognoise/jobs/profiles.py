@@ -158,7 +158,7 @@ def _check(file: str) -> Checked:
 
 def effects_of(profile: DeviceProfile) -> list[str]:
     """The sections of a profile that say what a device does."""
-    names = ("programming", "drift", "relaxation", "retention", "read", "law", "periphery")
+    names = ("programming", "drift", "relaxation", "retention", "read", "law", "faults", "periphery")
     return [name for name in names if getattr(profile, name) is not None]
 
 

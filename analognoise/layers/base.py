@@ -356,6 +356,17 @@ class AnalogLayer(nn.Module):
             part.copy_(tile.reading(seconds).weights)
         return out
 
+    def stuck(self, tiles: list[ProgrammedTile]) -> dict[str, Tensor]:
+        """Which weights have a stuck device, by Parameter; nothing where all devices work."""
+        masks = [tile.stuck_weights for tile in tiles]
+        if all(mask is None for mask in masks):
+            return {}
+        found = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in self.empty_weights().items()}
+        for part, mask in zip(self._parts(found), masks, strict=True):
+            if mask is not None:
+                part.copy_(mask)
+        return found
+
     def _parts(self, weights: dict[str, Tensor]) -> list[Tensor]:
         """The view of ``weights`` (by Parameter) that each tile holds."""
         matrices = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from analognoise.conversion import require_analog, sample_weights
+from analognoise.conversion import require_analog, sample_chip
 from analognoise.errors import MethodError, ModelError, TrainingError
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_gradient, check_number
@@ -85,6 +85,10 @@ class ProfileNoise(WrappedOptimizer):
     uniform in its logarithm, computes the gradient at that chip's weights, and applies it to the digital
     weights. Where a device is known for a shorter time only, the drift times stay within that.
 
+    Devices of the chip may be stuck: a weight with such a device gets no gradient in that step, as a
+    connection that DropConnect leaves out (Wan et al., ICML 2013), because its value there does not follow
+    the digital one.
+
     Args:
         base: optimizer instance over parameters of ``model``.
         model: a converted model (:func:`analognoise.convert_to_analog`).
@@ -122,6 +126,7 @@ class ProfileNoise(WrappedOptimizer):
             names = ", ".join(dict.fromkeys(layer.analog.profile.name for layer in layers))
             raise MethodError(f"ProfileNoise: at none of the times {times!r} is the device known ({names})")
         self.times = (shortest, longest)
+        self._stuck: dict[Tensor, Tensor] = {}  # of a step's chip: which entries of a weight are stuck
 
     @property
     def _needs_closure(self) -> bool:
@@ -136,7 +141,7 @@ class ProfileNoise(WrappedOptimizer):
 
     def _perturb(self) -> None:
         try:
-            drawn = sample_weights(
+            drawn, stuck = sample_chip(
                 self.model, seed=self.seed, step=self.steps, seconds=self.drift_time(self.steps)
             )
         except ModelError as error:
@@ -147,7 +152,16 @@ class ProfileNoise(WrappedOptimizer):
         copies = [weight.clone() for weight in weights]
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_copy_(weights, [value for name, value in drawn.items() if name in self._chip])
+        self._stuck = {self._chip[name]: mask for name, mask in stuck.items() if name in self._chip}
         forget_casts()
+
+    def _gradients(self, closure: Closure | None) -> tuple[Any, bool]:
+        loss, usable = super()._gradients(closure)
+        for weight, mask in self._stuck.items():
+            if weight.grad is not None:
+                weight.grad.masked_fill_(mask, 0)
+        self._stuck = {}
+        return loss, usable
 
 
 class RandomWeightPerturbation(WrappedOptimizer):

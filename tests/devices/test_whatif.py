@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from analognoise.devices.catalog import load_profile
+from analognoise.devices.faults import Faults
 from analognoise.devices.physics import programming_sigma
 from analognoise.devices.whatif import Changes
 from analognoise.errors import ProfileError
@@ -71,6 +72,19 @@ def test_each_profile_takes_what_concerns_it() -> None:
     assert not Changes()
 
 
+def test_a_section_without_required_fields_can_be_given_to_every_profile() -> None:
+    profiles = [load_profile("pcm-ibm"), load_profile("ideal")]
+    found = Changes.parse(["faults.stuck_at_g_max=0.01", "faults.spare_columns=2"]).apply(profiles)
+    assert [p.name for p in found] == [
+        f"{name}(faults.stuck_at_g_max=0.01,faults.spare_columns=2)" for name in ("pcm-ibm", "ideal")
+    ]
+    for profile, original in zip(found, profiles, strict=True):
+        assert profile.faults == Faults(stuck_at_g_max=0.01, spare_columns=2)
+        assert profile.replace({"faults": None}) == original.replace({"name": profile.name})
+    found = Changes.parse(["periphery.preset=standard-8bit"]).apply(profiles)
+    assert all(profile.surroundings is not None for profile in found)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "scale", "message"),
     [
@@ -87,6 +101,8 @@ def test_each_profile_takes_what_concerns_it() -> None:
             [],
             r"--set drift\.t_0: no profile here \('gaussian'\) has a \[drift\]",
         ),
+        ("ideal", ["read.t_read=1"], [], r"--set read\.t_read: no profile here \('ideal'\) has a \[read\]"),
+        ("ideal", ["faults.stuck=1"], [], r"unknown field faults\.stuck = 1 \(did you mean 'stuck_at_"),
         ("pcm-ibm", ["drift.t_0=-1"], [], r"drift\.t_0 is -1 but must be greater than 0"),
         ("pcm-ibm", ["drift.t_0=soon"], [], r'drift\.t_0 is "soon" but must be a number'),
         ("pcm-ibm", ["drift.t_0=1 2"], [], r"--set drift\.t_0=1 2: the value is not TOML"),

@@ -147,6 +147,15 @@ def test_wrong_use_is_refused():
         to_noise_model("pcm-imb")
     with pytest.raises(ConversionError, match="one device for each weight"):
         to_noise_model("reram-cmo-2pct", collapse_pairs=True)
+    faulty = load_profile("pcm-ibm").replace({"faults.stuck_at_g_min": 0.1})
+    with pytest.raises(ConversionError, match=r"profile 'pcm-ibm' has \[faults\], which aihwkit's inference"):
+        to_noise_model(faulty)
+    with pytest.raises(ConversionError, match=r"profile 'pcm-ibm' has \[faults\]: leave one of them out"):
+        an.convert_to_analog(torch.nn.Linear(3, 2), faulty, collapse_pairs=True)
+    with pytest.raises(
+        ConversionError, match=r"profile 'pcm-ibm' has \[faults\], which aihwkit's inference tiles"
+    ):
+        an.convert_to_analog(torch.nn.Linear(3, 2), faulty, engine="aihwkit")
     with pytest.raises(ConversionError, match="unknown drift compensation"):
         to_rpu_config("pcm-ibm", compensation="all")
     model = to_noise_model("reram-wan-2022")

@@ -51,7 +51,8 @@ def to_noise_model(
     Raises:
         MissingPackageError: without aihwkit.
         ProfileError: when the profile cannot be loaded.
-        ConversionError: when ``collapse_pairs`` is asked for a device that is not used in pairs.
+        ConversionError: when the profile has faults, or ``collapse_pairs`` is asked for a device that is not
+            used in pairs.
     """
     return _module("noise_model").ProfileNoiseModel(load_profile(profile), collapse_pairs, layer_max)
 

@@ -126,6 +126,8 @@ class AihwkitProgrammedTile:
         device: where its weights are wanted.
     """
 
+    stuck_weights = None  # aihwkit knows no faults
+
     def __init__(
         self, profile: DeviceProfile, tiles: list[Any], stream: Stream, device: torch.device
     ) -> None:

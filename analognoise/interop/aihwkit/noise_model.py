@@ -13,6 +13,7 @@ from analognoise.crossbar.collapse import check_collapse, merge_pairs
 from analognoise.crossbar.mapping import scales, to_devices, to_weights
 from analognoise.devices.laws import Draw, law_of
 from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import ConversionError
 
 
 class ProfileConverter(BaseConductanceConverter):
@@ -74,6 +75,9 @@ class ProfileNoiseModel(BaseNoiseModel):
         collapse_pairs: merge pairs after programming, and split them again at drift.
         layer_max: as for :class:`ProfileConverter`.
 
+    Raises:
+        ConversionError: for a device with faults, or for pairs to merge where it is not used in pairs.
+
     Attributes:
         profile: the device.
         collapse_pairs: as given.
@@ -84,6 +88,11 @@ class ProfileNoiseModel(BaseNoiseModel):
     def __init__(
         self, profile: DeviceProfile, collapse_pairs: bool = False, layer_max: float | None = None
     ) -> None:
+        if profile.faults is not None:
+            raise ConversionError(
+                f"profile {profile.name!r} has [faults], which aihwkit's inference tiles cannot have: take "
+                "the engine 'analognoise', or the profile without them, profile.replace({'faults': None})"
+            )
         if collapse_pairs:
             check_collapse(profile)
         super().__init__(ProfileConverter(profile, layer_max))
