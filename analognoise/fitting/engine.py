@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
-from analognoise.errors import ProfileError
+from analognoise.errors import DataError, ProfileError
 from analognoise.fitting.cells import FOLDS, Ages, Cells, Levels, Plan, Ratios, Summary, edges_of, summarise
 from analognoise.fitting.choice import Choice, Parts, choose, smooth
 from analognoise.fitting.forms import Fitted, Target, fit_form
@@ -102,6 +102,13 @@ class Engine:
             *((NU_MEAN, NU_STD) if self._has_drift() else ()),
             *((READ,) if self.data.noise is not None and np.nanmax(self.data.noise.ratio) > 0 else ()),
         )
+
+        for field in self.fields:
+            if not len(self.target(field, None)[0].x):
+                raise DataError(
+                    f"{measured.where}: nothing is left to fit {field} to: at no target do {_STATES} devices "
+                    "differ, so that these are either very few or computed values, not measured ones"
+                )
 
     def run(self) -> Outcome:
         """Fit."""

@@ -60,7 +60,7 @@ def fit_profile(
         t_read: duration of a read (default: 250 ns). It says how read noise grows between the measured ages
             and beyond them.
         g_max: the largest target that the profile allows (default: the largest measured).
-        g_min: the smallest (default: the smallest measured, 0 where that is below 1 % of g_max).
+        g_min: the smallest (default: the smallest measured; 0 where that is below 1 % of g_max, or is g_max).
         curves: a form to take for a curve instead of the best, as in ``{"nu_mean": "log"}``: ``sigma``,
             ``nu_mean``, ``nu_std``, ``relative_sigma`` to constant, polynomial, log, power, saturation or
             table.
@@ -152,7 +152,9 @@ def _range(measured: Measurements, g_max: float | None, g_min: float | None) -> 
             f"g_max is {top:g} but the largest target is {largest:g}: leave out what lies above, or give "
             "a larger g_max"
         )
-    low = (smallest if smallest >= _SMALL * top else 0.0) if g_min is None else float(g_min)
+    low = smallest if g_min is None else float(g_min)
+    if g_min is None and (smallest < _SMALL * top or smallest == top):
+        low = 0.0
     return {"g_max": top, "g_min": low}
 
 

@@ -221,6 +221,13 @@ def test_what_one_age_and_single_reads_cannot_tell(measure: Measure) -> None:
     assert (fit.profile.conductance.g_min, fit.profile.conductance.g_max) == (2.0, 10.0)
 
 
+def test_one_target_is_the_whole_range(measure: Measure) -> None:
+    fit = fit_profile(measure(DeviceProfile.from_dict(SIMPLE), [5.0], 30, [10.0], 2, seed=11))
+    assert (fit.profile.conductance.g_min, fit.profile.conductance.g_max) == (0.0, 5.0)
+    assert fit["programming.sigma"].form == "constant"
+    assert "Targets below 5 uS: none was measured, curves go on from there." in fit.not_told
+
+
 def test_what_is_noticed(measure: Measure) -> None:
     data = measure(DeviceProfile.from_dict(SIMPLE), LEVELS, 200, [10.0, 600.0, 36000.0], 3, seed=7)
     assert fit_profile(data, curves=CONSTANT).remarks == ()
@@ -334,5 +341,8 @@ def test_wrong_arguments(measure: Measure) -> None:
         DataError, match=r"holds 9 programmed devices, but a spread cannot be told from fewer than 10"
     ):
         fit_profile(data.head(9))
+    exact = data.assign(conductance_uS=data["target_uS"])
+    with pytest.raises(DataError, match=r"nothing is left to fit programming\.sigma to"):
+        fit_profile(exact)
     with pytest.raises(DataError, match="every target_uS is 0"):
         fit_profile(data.assign(target_uS=0.0))
