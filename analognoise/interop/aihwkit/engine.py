@@ -248,8 +248,9 @@ def _check_config(config: InferenceRPUConfig) -> None:
     name = type(config).__name__
     if not config.forward.is_perfect:
         raise ConversionError(
-            f"{name}: forward.is_perfect is False, but only devices and compensation are aihwkit's here, "
-            "converters and noise of its forward pass are not: set forward.is_perfect = True"
+            f"{name}: forward.is_perfect is False, but only devices and compensation are aihwkit's here: set "
+            "forward.is_perfect = True, or give read_rpu_config(config).profile in its place, which has the "
+            "converters"
         )
     try:
         _new_tile(config, 1, 1)
