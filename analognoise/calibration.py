@@ -148,6 +148,11 @@ def ranges(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def range_names(model: nn.Module) -> list[str]:
+    """The names of all ranges that data or training give, whether they have a value or not."""
+    return [_join(name, key) for name, periphery in _peripheries(model).items() for key in periphery.ranges]
+
+
 def set_ranges_(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     """Put back ranges that :func:`ranges` gave, in place.
 

@@ -37,6 +37,7 @@ class LayerOnTiles:
         called: whether that forward called the layer; False means that its tiles were not read. None without
             an example.
         spare_devices: devices of spare columns beside them, in the rows that hold weights.
+        periphery: converters and whatever else surrounds the tiles, in words; empty where nothing does.
     """
 
     name: str
@@ -51,6 +52,7 @@ class LayerOnTiles:
     tile_products: int | None = None
     called: bool | None = None
     spare_devices: int = 0
+    periphery: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Description:
             + (", pairs merged after programming" if self.collapse_pairs else "")
             + (f" and {self.spare_devices:,} in spare columns" if self.spare_devices else "")
         ]
+        around = dict.fromkeys(layer.periphery for layer in self.layers)
+        lines += [f"periphery: {text}" for text in around if text]
         if self.uncounted:
             names = ", ".join(map(repr, self.uncounted))
             lines.append(f"no share of the multiply-accumulates is known: those of {names} cannot be counted")
@@ -259,6 +263,7 @@ def describe(model: nn.Module, inputs: Any = None, *, forward: Forward | None = 
                 None if macs is None else macs.tile_products.get(name, 0),
                 None if macs is None else name in macs.called,
                 sum(spare_devices_of(block, state.profile) for _, block in state.placed),
+                state.profile.surroundings.summary() if state.profile.surroundings else "",
             )
         )
     tile = next(iter(layers.values())).analog.tile

@@ -81,6 +81,24 @@ ScaledEffects = Annotated[
         panel=WORK,
     ),
 ]
+PeripheryName = Annotated[
+    str | None,
+    _option(
+        "Converters, noise of products and wires in place of the profile's own: none or standard-8bit.",
+        "PRESET",
+        "--periphery",
+        panel=WORK,
+    ),
+]
+CalibrationData = Annotated[
+    str | None,
+    _option(
+        "Your function that returns batches for the converters' ranges (default: the task's training data, "
+        "or the test data).",
+        _CALLABLE,
+        panel=WORK,
+    ),
+]
 TaskName = Annotated[
     str | None, _option("digits, or module:callable of yours that returns a Task.", "NAME", panel=WORK)
 ]

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from analognoise.calibration import calibrate_, needs_calibration
 from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
 from analognoise.conversion import convert_to_analog, for_training, keeping_digital
 from analognoise.devices.profile import DeviceProfile
@@ -139,12 +140,17 @@ class EvaluateJob:
         return self.chips * len(self.times)
 
     def run(self, emit: Emit) -> dict[str, Any]:
-        """Evaluate; emits the new rows of each chip as a list. Returns the rows' run id and the warnings."""
+        """Evaluate; emits the new rows of each chip as a list. Returns the rows' run id and the warnings.
+
+        Converters that take their ranges from data take them from the training data.
+        """
         task = _task(self.source)
         model = task.build(self.training.seed)
         load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
         chosen = keeping_digital(model, self.training.digital)
         analog = convert_to_analog(model, self.profile, filter_fn=chosen, compensation=self.compensation)
+        if needs_calibration(analog):
+            calibrate_(analog, task.train(self.training.seed, self.training.batch_size), forward=task.forward)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             report = evaluate_drift(

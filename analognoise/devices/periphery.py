@@ -162,6 +162,21 @@ class Periphery(Frozen):
         """Whether anything is drawn at each product."""
         return self.resolved.out_noise is not None or self.resolved.w_noise is not None
 
+    def summary(self) -> str:
+        """In a line, as ``8-bit DAC (calibrated), 8-bit ADC (±10), output noise 0.04``; empty for none."""
+        found, parts = self.resolved, []
+        for name, converter in (("DAC", found.dac), ("ADC", found.adc)):
+            if converter is not None:
+                bits = f"{converter.bits}-bit " if converter.bits else ""
+                fixed = converter.range == "fixed"
+                parts.append(f"{bits}{name} ({f'±{converter.bound:g}' if fixed else converter.range})")
+        if found.out_noise:
+            parts.append(f"output noise {found.out_noise:g}")
+        parts += ["read noise at each product"] * (found.w_noise is not None)
+        parts += ["IR drop"] * (found.ir_drop is not None)
+        parts += ["bit-serial inputs"] * (found.input_mode is not None)
+        return ", ".join(parts)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.preset is not None and self.preset not in PERIPHERIES:

@@ -19,6 +19,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from analognoise.devices.base import Frozen, canonical_json
+from analognoise.devices.periphery import PERIPHERIES
 from analognoise.devices.problems import show
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ProfileError, nearest
@@ -37,13 +38,17 @@ class Changes:
     Attributes:
         fields: new values by dotted path, ``{"drift.t_0": 10}``.
         factors: factors by effect, ``{"programming": 2.0}``; see :meth:`DeviceProfile.scaled`.
+        periphery: a preset in place of the profile's own periphery, before anything else; None leaves it.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
+    periphery: str | None = None
 
     @classmethod
-    def parse(cls, settings: Iterable[str] = (), factors: Iterable[str] = ()) -> Changes:
+    def parse(
+        cls, settings: Iterable[str] = (), factors: Iterable[str] = (), periphery: str | None = None
+    ) -> Changes:
         """Read ``drift.t_0=10`` and ``programming=2,drift=0.5``; values as in TOML, words without quotes.
 
         Raises:
@@ -78,14 +83,19 @@ class Changes:
             if effect in scales:
                 raise ProfileError(f"--scale {effect} is given twice: leave one out")
             scales[effect] = _factor(text, value)
-        return cls(fields, scales)
+        if periphery is not None and periphery not in PERIPHERIES:
+            raise ProfileError(
+                f"--periphery {periphery!r} is unknown{nearest(periphery, PERIPHERIES)}: known are "
+                f"{', '.join(PERIPHERIES)}"
+            )
+        return cls(fields, scales, periphery)
 
     def __bool__(self) -> bool:
-        return bool(self.fields or self.factors)
+        return bool(self.fields or self.factors or self.periphery)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for run.json; empty where nothing is changed."""
-        found = {"set": dict(self.fields), "scale": dict(self.factors)}
+        found = {"set": dict(self.fields), "scale": dict(self.factors), "periphery": self.periphery}
         return {name: values for name, values in found.items() if values}
 
     def apply(self, profiles: Sequence[DeviceProfile]) -> list[DeviceProfile]:
@@ -96,6 +106,7 @@ class Changes:
             ProfileError: when a change concerns none of them, a field does not exist, or a changed profile is
                 not valid.
         """
+        profiles = [self._surrounded(profile) for profile in profiles]
         for path in self.fields:
             if not any(_concerns(path, profile) for profile in profiles):
                 section = path.partition(".")[0]
@@ -112,6 +123,16 @@ class Changes:
             if not any(_has(effect, profile) for profile in profiles):
                 raise ProfileError(f"--scale {effect}: {_none_of(profiles)} has such an effect")
         return [self._applied(profile) for profile in profiles]
+
+    def _surrounded(self, profile: DeviceProfile) -> DeviceProfile:
+        """The profile with the periphery that is asked for."""
+        if self.periphery is None:
+            return profile
+        changed = profile.replace({"periphery": {"preset": self.periphery}})
+        if changed == profile:
+            return profile
+        base, at, level = profile.name.partition("@")
+        return changed.replace({"name": f"{base}({self.periphery}){at}{level}"})
 
     def _applied(self, profile: DeviceProfile) -> DeviceProfile:
         fields = {path: value for path, value in self.fields.items() if _concerns(path, profile)}

@@ -8,8 +8,9 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from analognoise.calibration import set_ranges_
 from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
 from analognoise.copying import NotCopiedError
 from analognoise.devices.profile import drift_times
@@ -38,6 +39,7 @@ def layer_sensitivity(
     forward: Forward | None = None,
     filter_fn: Filter | None = None,
     compensation: str = "global",
+    ranges: Mapping[str, Tensor] | None = None,
     out: str | PathLike[str] | ResultStore | None = None,
     higher_is_better: bool | None = None,
     workers: int = 1,
@@ -62,7 +64,9 @@ def layer_sensitivity(
         metric: "accuracy", "loss", "perplexity", or a function ``(output, batch) -> (sum, count)``.
         forward: ``forward(model, batch) -> output``.
         filter_fn: ``filter_fn(module, name) -> bool`` chooses the layers; the others stay digital throughout.
-        compensation: drift compensation, "global" or "none".
+        compensation: drift compensation, "global", "column" or "none".
+        ranges: of converters that take theirs from data, as :func:`analognoise.ranges` gives them for the
+            model with all these layers on tiles.
         out: a CSV file that gets each chip's rows as soon as they are known; a call that was killed goes on
             with it. Its column ``method`` says what was on tiles: "all", "only conv1", "all but conv1".
         higher_is_better: direction of a metric of your own (True if not given).
@@ -88,6 +92,8 @@ def layer_sensitivity(
         raise ConversionError(
             f"{error.reason}: it is copied for each choice of layers, so keep such attributes out of it"
         ) from error
+    known_ranges = dict(ranges or {})
+    set_ranges_(full, known_ranges)
     devices = {name: layer.analog.profile for name, layer in analog_layers(full).items()}
     seconds = drift_times(devices.values(), times)
     workers = whole_number("workers", workers, 1)
@@ -95,7 +101,18 @@ def layer_sensitivity(
         shared = data if isinstance(data, EvaluationData) else EvaluationData(data, device_of(full))
     parts = [
         Part(
-            model, devices, chosen, compensation, shared, measured, int(seed), forward, label, seconds, chips
+            model,
+            devices,
+            chosen,
+            compensation,
+            known_ranges,
+            shared,
+            measured,
+            int(seed),
+            forward,
+            label,
+            seconds,
+            chips,
         )
         for label, chosen in choices(list(devices))
     ]

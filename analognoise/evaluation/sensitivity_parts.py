@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from analognoise.calibration import range_names, set_ranges_
 from analognoise.conversion import convert_to_analog
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError
@@ -33,6 +34,7 @@ class Part:
         devices: of every layer that can be on tiles.
         chosen: layers on tiles.
         compensation: drift compensation.
+        ranges: of converters, for all layers.
         data: what is passed through.
         metric: what is measured.
         seed: root seed of the chips.
@@ -47,6 +49,7 @@ class Part:
     devices: Mapping[str, DeviceProfile]
     chosen: frozenset[str]
     compensation: str
+    ranges: Mapping[str, Tensor]
     data: EvaluationData
     metric: Metric
     seed: int
@@ -75,6 +78,8 @@ class Part:
             filter_fn=lambda module, name: name in self.chosen,
             compensation=self.compensation,
         )
+        names = range_names(analog)
+        set_ranges_(analog, {name: self.ranges[name] for name in names if name in self.ranges})
         evaluation = DriftEvaluation(
             analog,
             self.data,

@@ -48,7 +48,7 @@ def compare_methods(
     task: str,
     *,
     profiles: Sequence[str],
-    changes: WhatIf = ((), ()),
+    changes: WhatIf = ((), (), None),
     methods: Sequence[str],
     out: Path,
     say: Say = print,
@@ -59,7 +59,7 @@ def compare_methods(
     Args:
         task: a task's name, or ``module:callable``.
         profiles: names or files.
-        changes: of profiles, as ``--set`` and ``--scale`` take them.
+        changes: of profiles, as ``--set``, ``--scale`` and ``--periphery`` take them.
         methods: recipes.
         out: output folder.
         say: gets lines for the user.

@@ -23,6 +23,7 @@ from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.store import ResultStore
+from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.folder import JobFolder, unasked
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.report import FILES, RESULTS_FILE, write_summary
@@ -104,7 +105,7 @@ class Evaluated(Output):
 def evaluate_model(
     *,
     profiles: Sequence[str],
-    changes: WhatIf = ((), ()),
+    changes: WhatIf = ((), (), None),
     task: str | None = None,
     model: str | None = None,
     data: str | None = None,
@@ -119,6 +120,7 @@ def evaluate_model(
     engine: str = "analognoise",
     collapse_pairs: bool = False,
     digital: Sequence[str] = (),
+    calibration: str | None = None,
     batch_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
@@ -130,7 +132,7 @@ def evaluate_model(
 
     Args:
         profiles: names or files, or ``PATTERN=PROFILE,…`` for a device by layer.
-        changes: of profiles, as ``--set`` and ``--scale`` take them.
+        changes: of profiles, as ``--set``, ``--scale`` and ``--periphery`` take them.
         task: a task's name, or ``module:callable``; either this or ``model``.
         model: ``module:callable`` that returns the model.
         data: ``module:callable`` that returns test batches; a task's own by default.
@@ -145,6 +147,8 @@ def evaluate_model(
         engine: whose tiles hold the weights.
         collapse_pairs: merge the devices of a pair after programming, as aihwkit does.
         digital: patterns of layer names that stay digital.
+        calibration: ``module:callable`` that returns batches for converters' ranges; by default a task's
+            training data, or the test data.
         batch_size: for ``data``, if it takes one.
         device: where torch computes.
         threads: of torch.
@@ -194,6 +198,9 @@ def evaluate_model(
             )
             for item in placements
         ]
+        source = calibrate_all(
+            analogs, calibration, found, batches, batch_size=batch_size, seed=seed, forward=run, say=say
+        )
         store = None if folder is None else _store(folder, analogs, batches, Metric.of(measured), seed, run)
         reports = []
         for analog, own in zip(analogs, seconds, strict=True):
@@ -223,6 +230,8 @@ def evaluate_model(
             say(f"evaluation: {unasked(others, rows['time_s'], chips)}")
         settings = _settings(placements, found, model, data, weights, reports, device, threads)
         settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
+        if source is not None:
+            settings["calibration"] = source
         settings["weights_file"] = None if weights is None else str(weights)
         models = {report.rows[0].profile: report.describe for report in reports}
         write_summary(folder.path, rows, settings, models)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from analognoise.calibration import ranges
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.description import Description
 from analognoise.devices.whatif import Changes
@@ -21,6 +22,7 @@ from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
 from analognoise.evaluation.store import HEADER, ResultStore, format_rows
+from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.evaluate import test_data
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
 from analognoise.jobs.output import Output, plain
@@ -85,7 +87,7 @@ def rank_layers(
     *,
     profile: str,
     out: Path,
-    changes: WhatIf = ((), ()),
+    changes: WhatIf = ((), (), None),
     task: str | None = None,
     model: str | None = None,
     data: str | None = None,
@@ -97,6 +99,7 @@ def rank_layers(
     seed: int = 0,
     compensation: str = "global",
     digital: Sequence[str] = (),
+    calibration: str | None = None,
     batch_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
@@ -109,11 +112,11 @@ def rank_layers(
     Args:
         profile: a name, a file, or ``PATTERN=PROFILE,…`` for a device by layer.
         out: folder for everything.
-        changes: of the profile, as ``--set`` and ``--scale`` take them.
+        changes: of the profile, as ``--set``, ``--scale`` and ``--periphery`` take them.
         digital: patterns of layer names that stay digital throughout.
         workers: processes; they change no result.
-        task, model, data, weights, times, chips, metric, forward, seed, compensation, batch_size, device,
-            threads, force, say: as for :func:`analognoise.jobs.evaluate.evaluate_model`.
+        task, model, data, weights, times, chips, metric, forward, seed, compensation, calibration,
+            batch_size, device, threads, force, say: as for :func:`analognoise.jobs.evaluate.evaluate_model`.
 
     Raises:
         AnalogNoiseError: of the class that fits, before anything is written.
@@ -147,7 +150,10 @@ def rank_layers(
         refuse_broken(network, shared, Metric.of(measured).measure, named, run)
         kept = keeping_digital(network, digital)
         # Only to hear now whether it converts, before --force removes anything.
-        convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)
+        whole = convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)
+        source = calibrate_all(
+            [whole], calibration, found, shared, batch_size=batch_size, seed=seed, forward=run, say=say
+        )
         if force:
             folder.open()
         store = stack.enter_context(ResultStore(out / RESULTS_FILE))
@@ -162,6 +168,7 @@ def rank_layers(
             forward=run,
             filter_fn=kept,
             compensation=compensation,
+            ranges=ranges(whole),
             out=store,
             workers=workers,
             progress=sys.stderr.isatty(),
@@ -195,6 +202,7 @@ def rank_layers(
         "device": device,
         "threads": threads,
         **changed.to_dict(),
+        **({} if source is None else {"calibration": source}),
     }
     models = {
         report.everything[0].profile: report.description.to_dict() | {"not_read": list(report.not_read)}

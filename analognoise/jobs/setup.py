@@ -24,7 +24,7 @@ from analognoise.tasks import Task, get_task, load_callable, load_data, load_mod
 from analognoise.tasks.weights import file_digest
 
 Say = Callable[[str], None]
-WhatIf = tuple[Sequence[str], Sequence[str]]  # texts of --set, and of --scale
+WhatIf = tuple[Sequence[str], Sequence[str], str | None]  # texts of --set, --scale and --periphery
 _UNCHANGED = Changes()
 
 

@@ -226,11 +226,20 @@ class AnalogLayer(nn.Module):
 
         Returns:
             ``[..., columns]``, or ``[..., groups, columns]``.
+
+        Raises:
+            RuntimeError: when the last axis is not as long as the matrix has rows.
         """
         if not self.in_periphery:
             return matrix_product(input, self.matrix_of(name, self.weight_now(name))[:, columns])
         around = self._analognoise.periphery
         assert around is not None
+        rows = around.frames[name].rows[-1][1]
+        if input.shape[-1:] != (rows,):  # parts are cut out by their rows, and would not notice
+            raise RuntimeError(
+                f"layer {self._analognoise.name!r}: inputs of shape {tuple(input.shape)} do not fit a matrix "
+                f"of {rows} rows"
+            )
         with no_autocast(input.device):
             given = input.to(torch.float64 if self.target(name).dtype == torch.float64 else torch.float32)
             output = around.product(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from analognoise.layers.periphery import no_autocast
+from analognoise.layers.periphery import no_autocast, with_bias
 
 if TYPE_CHECKING:
     from analognoise.layers.base import AnalogLayer
@@ -38,9 +38,8 @@ def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
             output = _by_channels(layer, given, layer.padding)
         else:
             output = _by_channels(layer, _padded(layer, given), 0)
-    if layer.bias is not None:
-        output = output + layer.bias.view(-1, *(1,) * spatial)
-    output = output.to(input.dtype)
+        bias = None if layer.bias is None else layer.bias.view(-1, *(1,) * spatial)
+        output = with_bias(output, bias).to(input.dtype)
     return output if batched else output.squeeze(0)
 
 

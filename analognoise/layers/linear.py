@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.periphery import with_bias
 from analognoise.layers.registry import register_analog_layer
 
 
@@ -32,8 +33,7 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``."""
         if self.in_periphery:
-            output = self.multiply(input)
-            return output if self.bias is None else output + self.bias
+            return with_bias(self.multiply(input), self.bias)
         return functional.linear(input, self.weight_now(), self.bias)
 
 
@@ -62,6 +62,5 @@ class AnalogBilinear(AnalogLayer, nn.Bilinear):
         """``[..., in1_features]`` and ``[..., in2_features]`` to ``[..., out_features]``."""
         if self.in_periphery:
             products = self.multiply(input2).unflatten(-1, (self.out_features, self.in1_features))
-            output = (products @ input1.unsqueeze(-1)).squeeze(-1)
-            return output if self.bias is None else output + self.bias
+            return with_bias((products @ input1.unsqueeze(-1)).squeeze(-1), self.bias)
         return functional.bilinear(input1, input2, self.weight_now(), self.bias)

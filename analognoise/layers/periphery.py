@@ -309,7 +309,11 @@ class LayerPeriphery:
 
 def _columns(part: Prepared, columns: slice) -> Prepared:
     variance = None if part.variance is None else part.variance[:, columns]
-    return Prepared(part.weights[:, columns], part.back[:, columns], variance, part.bound, part.out_bound)
+    back = None if part.back is None else part.back[:, columns]
+    noise = part.noise
+    if isinstance(noise, Tensor) and noise.dim():
+        noise = noise[:, columns]
+    return Prepared(part.weights[:, columns], back, noise, variance, part.bound, part.out_bound)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -329,3 +333,10 @@ def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
 def columns_of(factors: Tensor) -> Tensor:
     """``[groups, columns, 1]`` in a shape that broadcasts to what :func:`matrix_product` gives."""
     return factors.squeeze(-1) if len(factors) > 1 else factors.view(-1)
+
+
+def with_bias(outputs: Tensor, bias: Tensor | None) -> Tensor:
+    """Outputs of a product, which nobody else holds, and a bias that broadcasts to them."""
+    if bias is None:
+        return outputs
+    return outputs + bias if torch.is_grad_enabled() else outputs.add_(bias)

@@ -17,6 +17,7 @@ def share_on_tiles(model: Mapping[str, Any]) -> str:
     macs = "" if share is None else f"{100 * share:.1f} % of the multiply-accumulates and "
     layers, engine = len(model["layers"]), model.get("engine", "analognoise")
     uncounted = ", ".join(map(repr, model.get("uncounted", ())))  # descriptions of older runs have none
+    around = " / ".join(dict.fromkeys(filter(None, (layer.get("periphery") for layer in model["layers"]))))
     unknown = f" (multiply-accumulates of {uncounted} cannot be counted)" if uncounted else ""
     return (
         f"{macs}{100 * model['parameter_share']:.1f} % of the parameters are on tiles: "
@@ -24,6 +25,7 @@ def share_on_tiles(model: Mapping[str, Any]) -> str:
         f"{model['devices']:,} devices{unknown}"
         + ("" if engine == "analognoise" else f", simulated by {engine}")
         + (", pairs merged after programming" if model.get("collapse_pairs") else "")
+        + (f"; periphery: {around}" if around else "")
     )
 
 

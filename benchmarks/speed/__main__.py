@@ -10,7 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.speed import evaluation, programming
+from benchmarks.speed import evaluation, periphery, programming
 
 
 def main(
@@ -19,20 +19,32 @@ def main(
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Time drift evaluation and programming; exit with 1 when an evaluation costs more than its limit."""
+    """Time drift evaluation, programming and periphery; exit with 1 when one costs more than its limit."""
     torch.set_num_threads(threads)
     evaluations = evaluation.measure(chips, repeats)
     onto_chip = programming.measure(repeats)
+    surrounded = periphery.measure(repeats)
     if as_json:
         settings = {"chips": chips, "times": evaluation.TIMES, "threads": threads}
-        print(json.dumps({**settings, "evaluation": evaluations, "programming": onto_chip}, indent=1))
+        print(
+            json.dumps(
+                {**settings, "evaluation": evaluations, "programming": onto_chip, "periphery": surrounded},
+                indent=1,
+            )
+        )
     else:
         console = Console()
         console.print(evaluation.table(evaluations, chips))
         console.print(programming.table(onto_chip))
+        console.print(periphery.table(surrounded))
     ratio = evaluations["analognoise"]["ratio"]
     if ratio > evaluation.LIMIT:
         print(f"over the limit: {ratio:.2f} × the plain passes, {evaluation.LIMIT} wanted", file=sys.stderr)
+        raise typer.Exit(1)
+    ratio = periphery.slowest_converters(surrounded)
+    if ratio > periphery.LIMIT:
+        wanted = f"{periphery.LIMIT} wanted"
+        print(f"over the limit: {ratio:.2f} × the evaluation without converters, {wanted}", file=sys.stderr)
         raise typer.Exit(1)
 
 

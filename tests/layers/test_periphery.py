@@ -380,6 +380,15 @@ def test_layers_of_ones_own_take_part_or_are_refused_by_name():
         _DERIVED.clear()
 
 
+def test_inputs_of_another_width_are_refused():
+    for layer, x in ((nn.Linear(3, 2), torch.randn(4, 5)), (nn.Conv2d(4, 2, 3), torch.randn(1, 5, 6, 6))):
+        for dac in ({"bits": 8}, {"bits": 8, "range": "fixed", "bound": 1.0}):
+            for rows in (512, 18 if layer.weight.ndim == 4 else 2):
+                analog = on_tiles(nn.Sequential(layer), {"dac": dac}, rows=rows)
+                with pytest.raises(RuntimeError):
+                    analog(x)
+
+
 def test_a_range_from_data_must_be_there():
     analog = on_tiles(nn.Sequential(nn.Linear(3, 2)), {"dac": {"bits": 8, "range": "calibrated"}})
     with pytest.raises(

@@ -55,14 +55,17 @@ class Prepared:
 
     Attributes:
         weights: ``[groups, columns, rows]``, output steps per input step.
-        back: ``[groups, columns, 1]``, weight units per output step (times the bound of the inputs).
+        back: ``[groups, columns, 1]``, weight units per output step (times the bound of each vector, if it
+            has one); None where outputs are in weight units already.
+        noise: ``[groups, columns, 1]`` or a number, standard deviation of the outputs' noise in steps.
         variance: of the weights at one product, ``[groups, columns, rows]``; None without read noise.
         bound: of the inputs; None where each vector has its own.
         out_bound: of the outputs, in parts of a full input on a full weight; None for no limit.
     """
 
     weights: Tensor
-    back: Tensor
+    back: Tensor | None
+    noise: Bound
     variance: Tensor | None
     bound: Bound | None
     out_bound: Bound | None
@@ -104,15 +107,21 @@ class Surroundings:
             out_bound: of the outputs, None without limit.
         """
         per_input = 1.0 if self.in_levels is None or self.serial else 1.0 / self.in_levels
-        per_output = self._steps(out_bound)
-        back = scale / per_output
-        if self.serial:
-            assert self.in_levels is not None
-            back = back / self.in_levels
+        last = 1.0 if not self.serial else 1.0 / (self.in_levels or 1)
+        back: Tensor | None = None
+        if self.periphery.adc is None and bound is not None:
+            # Nothing is done to outputs but that noise is added: they may as well be in weight units at once.
+            step: Bound = scale * bound * last
+            factor: Bound = per_input * bound * last
+        else:
+            step = self._steps(out_bound)
+            factor = step * per_input / scale
+            back = scale * last / step if bound is None else scale * bound * last / step
         return Prepared(
-            weights * (per_output * per_input / scale),
+            weights * factor,
             back,
-            None if variance is None else variance * (per_output * per_input) ** 2,
+            self.out_noise * step,
+            None if variance is None else variance * (step * per_input) ** 2,
             bound,
             out_bound,
         )
@@ -137,12 +146,12 @@ class Surroundings:
         bound = self.peak(inputs) if part.bound is None else part.bound
         steps = self._converted(inputs, bound)
         if not self.serial:
-            outputs = self._read(steps, part, product, draw, 0)
+            outputs = self._read(steps, part, product, spread, draw, 0)
         else:
-            outputs = self._read_bits(steps, part, product, draw)
-        if part.bound is not None:
-            return _times(outputs, spread(part.back * bound))
-        return _times(_times(outputs, spread(part.back)), bound)
+            outputs = self._read_bits(steps, part, product, spread, draw)
+        if part.back is not None:
+            outputs = _times(outputs, spread(part.back))
+        return outputs if part.bound is not None else _times(outputs, bound)
 
     def peak(self, inputs: Tensor) -> Tensor:
         """The largest absolute value of each vector, 1 for vectors of zeros."""
@@ -154,34 +163,51 @@ class Surroundings:
             return inputs
         return limited(inputs * ((self.in_levels or 1) / bound), self.in_levels, 1.0)
 
-    def _read(self, steps: Tensor, part: Prepared, product: Multiply, draw: Draw, plane: int) -> Tensor:
+    def _read(
+        self,
+        steps: Tensor,
+        part: Prepared,
+        product: Multiply,
+        spread: Callable[[Tensor], Tensor],
+        draw: Draw,
+        plane: int,
+    ) -> Tensor:
         outputs = product(steps, part.weights)
         if self.noisy:
-            noise = self._noise(steps, part, product, draw, plane, outputs)
-            outputs = outputs + noise if outputs.requires_grad else outputs.add_(noise)
+            with torch.no_grad():
+                normal = draw(outputs.shape, outputs.device, plane).to(outputs.dtype)
+                spread_of = self._spread_of_noise(steps, part, product, spread)
+            outputs = _added(outputs, normal, spread_of)
         if self.periphery.adc is None:
             return outputs
         return limited(outputs, self.out_levels, part.out_bound)
 
-    @torch.no_grad()
-    def _noise(
-        self, steps: Tensor, part: Prepared, product: Multiply, draw: Draw, plane: int, outputs: Tensor
-    ) -> Tensor:
-        """Noise of the outputs and of the devices' reading, as one normal for each output."""
-        normal = draw(outputs.shape, outputs.device, plane).to(outputs.dtype)
-        fixed = self.out_noise * self._steps(part.out_bound)
+    def _spread_of_noise(
+        self, steps: Tensor, part: Prepared, product: Multiply, spread: Callable[[Tensor], Tensor]
+    ) -> Bound:
+        """Standard deviation of outputs' noise and of the devices' reading, to be drawn as one normal."""
+        fixed = spread(part.noise) if isinstance(part.noise, Tensor) and part.noise.dim() else part.noise
         if part.variance is None:
-            return normal.mul_(fixed)
+            return fixed
         variance = product(steps.square(), part.variance)
-        return variance.add_(fixed**2).clamp_(min=0).sqrt_().mul_(normal)
+        if self.out_noise:
+            variance += fixed**2
+        return variance.clamp_(min=0).sqrt_()
 
-    def _read_bits(self, steps: Tensor, part: Prepared, product: Multiply, draw: Draw) -> Tensor:
+    def _read_bits(
+        self,
+        steps: Tensor,
+        part: Prepared,
+        product: Multiply,
+        spread: Callable[[Tensor], Tensor],
+        draw: Draw,
+    ) -> Tensor:
         """Bit after bit, each a product by itself; the converted outputs are shifted and added digitally."""
         assert self.in_levels is not None
         with torch.no_grad():
             total: Tensor | None = None
             for number, plane in enumerate(bit_planes(steps.detach(), self.in_levels)):
-                outputs = self._read(plane, part, product, draw, number).mul_(2**number)
+                outputs = self._read(plane, part, product, spread, draw, number).mul_(2**number)
                 total = outputs if total is None else total.add_(outputs)
             assert total is not None
         if not torch.is_grad_enabled():
@@ -199,3 +225,12 @@ class Surroundings:
 
 def _times(values: Tensor, factor: Bound) -> Tensor:
     return values * factor if torch.is_grad_enabled() else values.mul_(factor)
+
+
+def _added(values: Tensor, normal: Tensor, spread: Bound) -> Tensor:
+    """Values and normals of a standard deviation, in one go."""
+    if values.requires_grad:
+        return values + normal * spread
+    return (
+        values.addcmul_(normal, spread) if isinstance(spread, Tensor) else values.add_(normal, alpha=spread)
+    )
