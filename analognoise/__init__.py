@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analognoise.errors import AnalogNoiseError
     from analognoise.evaluation import DriftReport, SensitivityReport, evaluate_drift, layer_sensitivity
     from analognoise.fitting import ProfileFit, fit_profile
+    from analognoise.landscape import Sharpness, sharpness
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
     from analognoise.tasks import Task, load_weights, save_weights
     from analognoise.training import (
@@ -59,6 +60,7 @@ _HOMES = {
     "SAM": "training",
     "SAMSON": "training",
     "SensitivityReport": "evaluation",
+    "Sharpness": "landscape",
     "Task": "tasks",
     "calibrate_": "calibration",
     "compare": "comparison",
@@ -85,6 +87,7 @@ _HOMES = {
     "save_chip": "chip_file",
     "save_weights": "tasks",
     "set_ranges_": "calibration",
+    "sharpness": "landscape",
 }
 
 __all__ = [
@@ -105,6 +108,7 @@ __all__ = [
     "ProfileNoise",
     "RandomWeightPerturbation",
     "SensitivityReport",
+    "Sharpness",
     "Task",
     "calibrate_",
     "compare",
@@ -131,6 +135,7 @@ __all__ = [
     "save_chip",
     "save_weights",
     "set_ranges_",
+    "sharpness",
 ]
 
 

@@ -40,6 +40,7 @@ ORDER = [
         "report",
         "fitting",
         "evaluation",
+        "landscape",
         "tasks",
         "comparison",
         "interop",

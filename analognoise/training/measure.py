@@ -26,6 +26,7 @@ __all__ = [
     "Measure",
     "Metric",
     "default_forward",
+    "labels_in",
     "loss_of",
     "measure",
     "measure_batch",
@@ -124,7 +125,7 @@ def measure_batch(
     measured = metrics.Metric.of(metric)
     if measured.function is not None or measured.name == "accuracy":
         return measured.measure(output, batch)
-    size = _labels_in(batch)
+    size = labels_in(batch)
     # The mean over no label is NaN.
     return (loss_of(loss, output, batch) * size if size else 0.0), size
 
@@ -193,7 +194,7 @@ def size_of(batch: Any) -> int:
     return len(target) if isinstance(target, Tensor) and target.ndim else 1
 
 
-def _labels_in(batch: Any) -> int:
+def labels_in(batch: Any) -> int:
     """Number of labels that count, or of samples where the targets are no class numbers."""
     target = target_of(batch)
     if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
