@@ -151,6 +151,8 @@ def test_what_is_switched_off_in_the_starting_file_is_valid_when_switched_on() -
     assert aging.retention is not None
     surrounded = profile(periphery=on["periphery"])
     assert surrounded.surroundings is not None
+    broken = profile(faults=re.sub("(?m)^map.*", "", on["faults"]))
+    assert broken.faults is not None
     # Values that are switched off are those that hold without them.
     for name, change in (
         ("mapping", re.sub("(?m)^clip_percentile.*", "", on["mapping"])),
