@@ -93,8 +93,8 @@ PeripheryName = Annotated[
 CalibrationData = Annotated[
     str | None,
     _option(
-        "Your function that returns batches for the converters' ranges (default: the task's training data, "
-        "or the test data).",
+        "Your function that returns batches for recalibrations (no test data) and for the converters' ranges "
+        "(default: the task's training data; for ranges also the test data).",
         _CALLABLE,
         panel=WORK,
     ),
@@ -137,6 +137,17 @@ Times = Annotated[
 Chips = Annotated[int, _option("Chips to program, up to 100000.", "N")]
 Compensation = Annotated[
     str, _option("Drift compensation: global (a factor per tile), column or none.", "KIND")
+]
+Compensations = Annotated[
+    str,
+    _option(
+        "Drift compensation: global (a factor per tile), column, none, or by unlabelled inputs batchnorm or "
+        "affine, alone or as in global+batchnorm. Several: with commas, each evaluated.",
+        "LIST",
+    ),
+]
+CalibrationBatches = Annotated[
+    int, _option("Recalibrations use the first N batches of --calibration, or of training.", "N")
 ]
 Engine = Annotated[
     str,

@@ -250,7 +250,6 @@ def test_a_damaged_model_is_trained_again(copied, finished):
         ({"evaluation_seed": 1}, r"evaluation_seed is 0 there and 1 here"),
         ({"batch_size": 32}, r"batch_size is 64 there and 32 here"),
         ({"digital": ["conv1"]}, r"digital is only here"),
-        ({"compensation": "none"}, r"compensation is global there and none here"),
     ],
 )
 def test_another_run_is_left_alone(copied, no_work, changes, message):

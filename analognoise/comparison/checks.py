@@ -8,31 +8,34 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from analognoise.comparison.settings import Contender, Settings, Training
+from analognoise.comparison.settings import Contender, Settings, Training, recalibrates
 from analognoise.conversion import convert_to_analog, keeping_digital
+from analognoise.crossbar.compensation import compensation_list, name_chips, split_compensation
 from analognoise.description import describe
 from analognoise.devices.catalog import load_profile, split_profiles
 from analognoise.devices.profile import DeviceProfile, drift_times
-from analognoise.errors import AnalogNoiseError, DataError, MethodError, ModelError, ProfileError, nearest
+from analognoise.errors import AnalogNoiseError, DataError, MethodError, ModelError, ProfileError
 from analognoise.evaluation.broken import refuse_broken
+from analognoise.evaluation.calibration import CalibrationData
+from analognoise.evaluation.cost import compensation_cost, described
 from analognoise.evaluation.data import EvaluationData, update_digest
 from analognoise.evaluation.drift import MOST_CHIPS
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Metric, default_forward
+from analognoise.evaluation.recalibration import Recalibration
 from analognoise.evaluation.statistics import check_confidence
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, TensorBatches, get_task
 from analognoise.tasks.loading import check_batches
 from analognoise.training.measure import measure_batch
 from analognoise.training.recipes import Recipe, parse_method
-
-COMPENSATIONS = ("global", "none")
 
 
 def settle(
@@ -47,7 +50,8 @@ def settle(
     epochs: int | None,
     lr: float | None,
     batch_size: int | None,
-    compensation: str,
+    compensation: str | Iterable[str],
+    calibration_batches: int,
     confidence: float,
     workers: int | None,
     digital: Iterable[str] = (),
@@ -64,15 +68,12 @@ def settle(
         ("epochs", epochs),
         ("batch_size", batch_size),
         ("workers", workers),
+        ("calibration_batches", calibration_batches),
     ):
         if value is not None or name == "chips":
             whole_number(name, value)
     check_confidence(confidence)
-    if compensation not in COMPENSATIONS:
-        raise DataError(
-            f"unknown drift compensation {compensation!r}{nearest(str(compensation), COMPENSATIONS)}: "
-            f"known are {', '.join(COMPENSATIONS)}"
-        )
+    compensations = compensation_list(compensation)
     devices = _devices(profiles)
     seconds = drift_times(devices, times)
     found = get_task(task)
@@ -120,6 +121,11 @@ def settle(
     count = _workers(workers, len(trainings))
     if count > 1 and isinstance(task, Task):
         _check_pickles(task)
+    tested, calibrating = _test_data(found), None
+    if recalibrates(compensations):
+        inputs = found.train(training_seeds[0], size)
+        calibrating = CalibrationData(inputs, torch.device("cpu"), calibration_batches, found.forward)
+        calibrating.refuse_test_data(tested)
     return Settings(
         source=task,
         task=found,
@@ -132,12 +138,13 @@ def settle(
         epochs=found.epochs if epochs is None else epochs,
         lr=float(found.lr if lr is None else lr),
         batch_size=size,
-        compensation=compensation,
+        compensations=compensations,
+        calibration_batches=calibration_batches,
         confidence=float(confidence),
         workers=count,
         trainings=trainings,
-        test_data=_test_data(found).fingerprint,
-        model=_model(found, devices, compensation, kept),
+        test_data=tested.fingerprint,
+        model=_model(found, devices, compensations, kept, calibrating),
         digital=kept,
     )
 
@@ -252,17 +259,27 @@ def _build(task: Task, seed: int) -> nn.Module:
 
 
 def _model(
-    task: Task, profiles: tuple[DeviceProfile, ...], compensation: str, digital: tuple[str, ...]
+    task: Task,
+    profiles: tuple[DeviceProfile, ...],
+    compensations: tuple[str, ...],
+    digital: tuple[str, ...],
+    calibrating: CalibrationData | None,
 ) -> dict[str, Any]:
-    """What is on tiles under each profile; raises where there is nothing to convert."""
+    """What is on tiles under each profile and compensation; raises where there is nothing to convert, or to
+    recalibrate.
+    """
     model = _build(task, 0)
     chosen = keeping_digital(model, digital)
     batch = next(iter(task.test or ()))
     found: dict[str, Any] = {"class": type(model).__name__, "profiles": {}}
-    for profile in profiles:
-        analog = convert_to_analog(model, profile, filter_fn=chosen, compensation=compensation)
+    forward = task.forward or default_forward
+    for profile, name in product(profiles, compensations):
+        tile, kind = split_compensation(name)
+        analog = convert_to_analog(model, profile, filter_fn=chosen, compensation=tile)
+        correction = Recalibration(analog, kind, calibrating, forward, 0) if kind and calibrating else None
         try:
-            description = describe(analog, batch, forward=task.forward or default_forward)
+            description = describe(analog, batch, forward=forward)
+            cost = compensation_cost(analog, description, batch, correction)
         except AnalogNoiseError:
             raise
         except Exception as problem:
@@ -270,7 +287,8 @@ def _model(
                 f"the model of task {task.name!r} cannot compute a batch of its test data: "
                 f"{type(problem).__name__}: {problem}"
             ) from problem
-        found["profiles"][profile.name] = description.to_dict()
+        left_out = correction.left_out if correction else ()
+        found["profiles"][name_chips(profile.name, name)] = described(description, name, cost, left_out)
     return found
 
 

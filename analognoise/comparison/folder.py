@@ -30,7 +30,7 @@ _PICTURES = ("*_over_time.png", "*_over_level.png")
 _LIBRARIES = ("analognoise", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
 _ELSE = "choose another folder, or start over with force (--force)"
 # What a later call may ask for more or less of; all else must be as it was.
-_EXTENT = ("methods", "profiles", "times_s", "chips", "training_seeds", "trainings")
+_EXTENT = ("methods", "profiles", "times_s", "chips", "training_seeds", "trainings", "compensation")
 _ENDINGS = (".safetensors", ".json")
 
 
@@ -255,11 +255,13 @@ def _common(side: dict[str, Any], there: dict[str, Any], here: dict[str, Any]) -
     """The settings of one side without what only one of two runs asks for."""
     methods = {method["name"]: method for method in side["methods"]}
     named = {method["name"] for method in here["methods"]}
+    # What only one of the two recalibrates by stands in no row of the other.
+    alone = {"calibration_batches"} & (there.keys() ^ here.keys())
     shared = {key: there[key].keys() & here[key].keys() for key in ("profiles", "trainings")}
     return {
         "methods": [methods[item["name"]] for item in there["methods"] if item["name"] in named],
         "profiles": {name: side["profiles"][name] for name in sorted(shared["profiles"])},
-        **{key: value for key, value in side.items() if key not in _EXTENT},
+        **{key: value for key, value in side.items() if key not in alone.union(_EXTENT)},
         "trainings": {stem: side["trainings"][stem] for stem in sorted(shared["trainings"])},
     }
 

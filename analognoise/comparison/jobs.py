@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from analognoise.calibration import calibrate_, needs_calibration
-from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
+from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Chips, Training
 from analognoise.conversion import convert_to_analog, for_training, keeping_digital
-from analognoise.devices.profile import DeviceProfile
+from analognoise.crossbar.compensation import split_compensation
 from analognoise.errors import TrainingError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
@@ -105,34 +105,34 @@ class EvaluateJob:
     Attributes:
         source: the task.
         training: how the model was trained.
-        profile: the device.
+        on: the device, and the drift compensation.
         folder: where the model's file is.
         times: drift times in seconds.
         chips: number of chips.
         seed: root seed of the chips; the same for every model, so that chip c is the same draw for all.
-        compensation: drift compensation.
+        calibration_batches: how many training batches a recalibration uses.
         known: rows that are there already.
     """
 
     source: str | Task
     training: Training
-    profile: DeviceProfile
+    on: Chips
     folder: str
     times: tuple[float, ...]
     chips: int
     seed: int
-    compensation: str
+    calibration_batches: int
     known: tuple[Row, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Profile, method and training seed: what the rows of the job have in common."""
-        return self.profile.name, self.training.method, self.training.seed
+        return self.on.name, self.training.method, self.training.seed
 
     @property
     def title(self) -> str:
         """What the job does, in words."""
-        return f"{self.training.method}, seed {self.training.seed}, on {self.profile.name}"
+        return f"{self.training.method}, seed {self.training.seed}, on {self.on.name}"
 
     @property
     def size(self) -> int:
@@ -148,9 +148,11 @@ class EvaluateJob:
         model = task.build(self.training.seed)
         load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
         chosen = keeping_digital(model, self.training.digital)
-        analog = convert_to_analog(model, self.profile, filter_fn=chosen, compensation=self.compensation)
+        tile, recalibration = split_compensation(self.on.compensation)
+        analog = convert_to_analog(model, self.on.profile, filter_fn=chosen, compensation=tile)
         if needs_calibration(analog):
             calibrate_(analog, task.train(self.training.seed, self.training.batch_size), forward=task.forward)
+        inputs = task.train(self.training.seed, self.training.batch_size) if recalibration else None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             report = evaluate_drift(
@@ -164,6 +166,9 @@ class EvaluateJob:
                 out=Relay(self.known, emit),
                 method=self.training.method,
                 training_seed=self.training.seed,
+                recalibrate=recalibration,
+                calibration=inputs,
+                calibration_batches=self.calibration_batches,
             )
         return {"run_id": report.run_id, "warnings": [str(item.message) for item in caught]}
 

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from analognoise.comparison.folder import RESULTS, RUN, SUMMARY, TEXT, read_run
+from analognoise.crossbar.compensation import name_chips
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import read_results
 from analognoise.report.onchip import analog_lines, analog_markdown
@@ -72,7 +73,7 @@ class Comparison:
 
     @property
     def compensation(self) -> str:
-        """The drift compensation used."""
+        """The drift compensations used, with commas."""
         return str(self.run["settings"]["compensation"])
 
     @property
@@ -143,7 +144,9 @@ def _asked(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     still = results.groupby("profile")["time_s"].transform("max") == 0
     kept = (
         results["method"].isin(methods)
-        & results["profile"].isin(settings["profiles"])
+        & results["profile"].isin(
+            [name_chips(p, c) for p in settings["profiles"] for c in settings["compensation"].split(",")]
+        )
         & results["training_seed"].isin(settings["training_seeds"])
         & (results["chip"] < settings["chips"])
         & (results["time_s"].isin(settings["times_s"]) | still)

@@ -16,6 +16,7 @@ from analognoise.comparison.folder import Folder
 from analognoise.comparison.jobs import EvaluateJob, TrainJob
 from analognoise.comparison.outcome import Comparison, Failure, conclude
 from analognoise.comparison.settings import Contender, Settings, Training, stem_of
+from analognoise.crossbar.compensation import split_name
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError, TrainingError
 from analognoise.evaluation.store import ResultStore, Row
@@ -64,7 +65,8 @@ def compare(
     lr: float | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
-    compensation: str = "global",
+    compensation: str | Iterable[str] = "global",
+    calibration_batches: int = 10,
     digital: Iterable[str] = (),
     evaluation_seed: int = 0,
     confidence: float = 0.95,
@@ -97,7 +99,10 @@ def compare(
         lr: learning rate at the start; None takes the task's.
         batch_size: None takes the task's.
         workers: processes; None takes one per core.
-        compensation: drift compensation, "global", "column" or "none".
+        compensation: drift compensations: "global", "column", "none", "batchnorm", "affine", or as in
+            "global+batchnorm". Every model is evaluated with each; all but "global" stand behind the
+            profile's name in rows and tables.
+        calibration_batches: how many training batches (without labels) a recalibration uses.
         digital: patterns of layer names (``"head*"``) that stay digital, in training (no noise, no clipping)
             and on chips.
         evaluation_seed: root seed of the chips.
@@ -124,6 +129,7 @@ def compare(
         lr=lr,
         batch_size=batch_size,
         compensation=compensation,
+        calibration_batches=calibration_batches,
         confidence=confidence,
         workers=workers,
         digital=digital,
@@ -142,21 +148,21 @@ def _known_rows(rows: Iterable[Row], folder: Folder, settings: Settings) -> tupl
         ResultsError: when one is neither.
     """
     expected = {
-        (p.name, t.method, t.seed): settings.times_of(p)
+        (on.name, t.method, t.seed): settings.times_of(on.profile)
         for t in settings.trainings
-        for p in settings.profiles_of(t)
+        for on in settings.chips_of(t)
     }
     asked: list[Row] = []
     others: list[Row] = []
     trained, devices = folder.trained, folder.devices
     for row in rows:
         seed = -1 if row.training_seed is None else row.training_seed
+        device = split_name(row.profile)[0]
         times = expected.get((row.profile, row.method, seed), ())
         if row.time_s in times and row.chip < settings.chips:
             asked.append(row)
         elif times or (
-            row.profile in devices
-            and trained & {stem_of(row.method, seed), stem_of(row.method, seed, row.profile)}
+            device in devices and trained & {stem_of(row.method, seed), stem_of(row.method, seed, device)}
         ):
             others.append(row)
         else:
@@ -178,13 +184,13 @@ class _Run:
         self.records = {training: folder.record(training) for training in settings.trainings}
         # Rows of a model that must be trained again go: they would be another model's.
         lost = {
-            (t.method, t.seed, p.name)
+            (t.method, t.seed, on.profile.name)
             for t, record in self.records.items()
             if record is None
-            for p in settings.profiles_of(t)
+            for on in settings.chips_of(t)
         }
         kept, self.others = (
-            [row for row in rows if (row.method, row.training_seed, row.profile) not in lost]
+            [row for row in rows if (row.method, row.training_seed, split_name(row.profile)[0]) not in lost]
             for rows in (asked, others)
         )
         if len(kept) + len(self.others) < len(self.store):
@@ -243,7 +249,7 @@ class _Run:
         settings = self.settings
         names: dict[str, tuple[set[Any], list[Any]]] = {
             "method": ({c.name for c in settings.contenders}, [row.method for row in self.others]),
-            "profile": ({p.name for p in settings.profiles}, [row.profile for row in self.others]),
+            "profile": ({on.name for on in settings.chips_of_all}, [row.profile for row in self.others]),
             "training seed": (set(settings.seeds), [row.training_seed for row in self.others]),
             "time": (
                 {format_time(time) for time in (0.0, *settings.times)},
@@ -264,15 +270,15 @@ class _Run:
             EvaluateJob(
                 source=settings.source,
                 training=training,
-                profile=profile,
+                on=on,
                 folder=str(self.folder.models),
-                times=settings.times_of(profile),
+                times=settings.times_of(on.profile),
                 chips=settings.chips,
                 seed=settings.evaluation_seed,
-                compensation=settings.compensation,
-                known=tuple(self.rows.get((profile.name, training.method, training.seed), ())),
+                calibration_batches=settings.calibration_batches,
+                known=tuple(self.rows.get((on.name, training.method, training.seed), ())),
             )
-            for profile in settings.profiles_of(training)
+            for on in settings.chips_of(training)
         ]
 
     def _evaluations(self, training: Training) -> list[EvaluateJob]:
@@ -330,11 +336,11 @@ class _Run:
                 failures.append(Failure(training.method, training.seed, target, record["error"]))
         ordered = [
             row
-            for profile in self.settings.profiles
+            for on in self.settings.chips_of_all
             for training in self.settings.trainings
-            if profile in self.settings.profiles_of(training)
+            if on in self.settings.chips_of(training)
             for row in sorted(
-                self.rows.get((profile.name, training.method, training.seed), ()),
+                self.rows.get((on.name, training.method, training.seed), ()),
                 key=lambda row: (row.chip, row.time_s),
             )
         ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
 from analognoise.evaluation.metrics import Metric
 from analognoise.tasks import Task
@@ -95,6 +97,19 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Chips:
+    """What a trained model is evaluated on: chips of one device with one drift compensation."""
+
+    profile: DeviceProfile
+    compensation: str
+
+    @property
+    def name(self) -> str:
+        """What rows call them."""
+        return name_chips(self.profile.name, self.compensation)
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole comparison, checked; see :func:`analognoise.comparison.compare` for the fields.
 
@@ -115,7 +130,8 @@ class Settings:
     epochs: int
     lr: float
     batch_size: int | None
-    compensation: str
+    compensations: tuple[str, ...]
+    calibration_batches: int
     confidence: float
     workers: int
     trainings: tuple[Training, ...]
@@ -127,9 +143,14 @@ class Settings:
         """Drift times to evaluate at; one only, 0 s, for a device on which nothing depends on time."""
         return self.times if profile.has_drift else (0.0,)
 
-    def profiles_of(self, training: Training) -> tuple[DeviceProfile, ...]:
-        """The devices a model is evaluated on: all, or the one that it was trained for."""
-        return self.profiles if training.profile is None else (training.profile,)
+    @property
+    def chips_of_all(self) -> tuple[Chips, ...]:
+        """Every device with every compensation."""
+        return tuple(Chips(profile, name) for profile in self.profiles for name in self.compensations)
+
+    def chips_of(self, training: Training) -> tuple[Chips, ...]:
+        """What a model is evaluated on: all devices, or the one that it was trained for."""
+        return tuple(c for c in self.chips_of_all if training.profile in (None, c.profile))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: all that results depend on, besides versions."""
@@ -152,7 +173,8 @@ class Settings:
             "weight_decay": WEIGHT_DECAY,
             "schedule": SCHEDULE,
             "metric": Metric.of(self.task.metric).name,
-            "compensation": self.compensation,
+            "compensation": ",".join(self.compensations),
+            **({"calibration_batches": self.calibration_batches} if recalibrates(self.compensations) else {}),
             "confidence": self.confidence,
             "test_data": self.test_data,
             **_unless_empty(self.digital),
@@ -173,6 +195,11 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "hyperparameters": recipe.hyperparameters,
         "gradients_per_step": recipe.gradients_per_step,
     }
+
+
+def recalibrates(compensations: Iterable[str]) -> bool:
+    """Whether any of them needs calibration inputs."""
+    return any(split_compensation(name)[1] for name in compensations)
 
 
 def _unless_empty(digital: tuple[str, ...]) -> dict[str, list[str]]:

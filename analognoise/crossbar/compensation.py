@@ -13,6 +13,8 @@ unlabelled inputs (:mod:`analognoise.evaluation.recalibration`). Both together g
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from analognoise.errors import ConversionError, nearest
@@ -69,6 +71,32 @@ def name_compensation(tile: str, recalibration: str | None) -> str:
 def name_chips(profile: str, compensation: str) -> str:
     """What results call the chips of a device: its name, and the compensation where it is not the default."""
     return profile if compensation == DEFAULT else f"{profile} ({compensation})"
+
+
+def split_name(chips: str) -> tuple[str, str | None]:
+    """Device and compensation out of what :func:`name_chips` gave; None where none is named."""
+    device, bracket, rest = chips.rpartition(" (")
+    try:
+        split_compensation(rest.removesuffix(")"))
+    except ConversionError:
+        return chips, None
+    return (device, rest.removesuffix(")")) if bracket else (chips, None)
+
+
+def compensation_list(texts: str | Iterable[str]) -> tuple[str, ...]:
+    """Compensations by name, out of one text with commas or several.
+
+    Raises:
+        ConversionError: when there is none, one is unknown, or one is there twice.
+    """
+    parts = texts.split(",") if isinstance(texts, str) else texts
+    found = [name_compensation(*split_compensation(str(part))) for part in parts if str(part).strip()]
+    if not found:
+        raise ConversionError(f"no drift compensation given: name at least one, for example {DEFAULT}")
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice:
+        raise ConversionError(f"drift compensation {twice!r} is given twice: leave one out")
+    return tuple(found)
 
 
 def read_out(weights: Tensor, compensation: str = "global") -> Tensor:

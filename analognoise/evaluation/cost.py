@@ -75,6 +75,17 @@ def compensation_cost(
     return CompensationCost(reads, each, one, numbers)
 
 
+def described(
+    description: Description, compensation: str, cost: CompensationCost | None, left_out: tuple[str, ...]
+) -> dict[str, Any]:
+    """Plain values of what is on tiles, of the compensation and what it costs, and of what it leaves out."""
+    return description.to_dict() | {
+        "compensation": compensation,
+        "compensation_cost": None if cost is None else cost.to_dict(),
+        "not_recalibrated": list(left_out),
+    }
+
+
 def _of_calibration(model: nn.Module, data: CalibrationData, forward: Forward) -> int | None:
     found: list[int | None] = []
     with eager(model):

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from analognoise.description import Description
 from analognoise.errors import ResultsError
-from analognoise.evaluation.cost import CompensationCost
+from analognoise.evaluation.cost import CompensationCost, described
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import HEADER, Row, format_rows, rows_to_frame
@@ -84,12 +84,8 @@ class DriftReport:
         """What is on tiles and what stayed digital, with its share of the multiply-accumulates, what was not
         read, and the drift compensation with its cost.
         """
-        return self.description.to_dict() | {
-            "not_read": list(self.not_read),
-            "compensation": self.compensation,
-            "compensation_cost": None if self.cost is None else self.cost.to_dict(),
-            "not_recalibrated": list(self.left_out),
-        }
+        found = described(self.description, self.compensation, self.cost, self.left_out)
+        return found | {"not_read": list(self.not_read)}
 
     def summary(self) -> DriftSummary:
         """Mean, interval, standard deviation and worst chip by drift time; ``print()`` shows a table."""

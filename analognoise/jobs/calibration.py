@@ -48,8 +48,9 @@ def calibrate_all(
     if not waiting:
         if named is not None:
             raise DataError(
-                f"--calibration {named}: no converter takes its range from data; leave it out, or ask for "
-                "such a periphery, for example --periphery standard-8bit"
+                f"--calibration {named}: no converter takes its range from data, and no recalibration is "
+                "asked for; leave it out, or ask for one, for example by --periphery standard-8bit or "
+                "--compensation batchnorm"
             )
         return None
     if named is not None:

@@ -12,10 +12,13 @@ import pandas as pd
 from rich.console import RenderableType
 from torch import nn
 
+from analognoise.calibration import needs_calibration
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
+from analognoise.crossbar.compensation import compensation_list, split_compensation
 from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.broken import refuse_broken
+from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.lifetime import Lifetime, lifetime
@@ -39,6 +42,7 @@ from analognoise.jobs.setup import (
     load_forward,
     load_placements,
     metric_of,
+    torch_device,
     torch_threads,
     try_batch,
     weights_of,
@@ -117,10 +121,11 @@ def evaluate_model(
     floor: float | None = None,
     seed: int = 0,
     compensation: str = "global",
+    calibration: str | None = None,
+    calibration_batches: int = 10,
     engine: str = "analognoise",
     collapse_pairs: bool = False,
     digital: Sequence[str] = (),
-    calibration: str | None = None,
     batch_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
@@ -143,12 +148,14 @@ def evaluate_model(
         forward: ``module:callable`` of ``(model, batch)``.
         floor: for lifetimes, the share of the digital metric that must be kept.
         seed: root seed of the chips.
-        compensation: drift compensation.
+        compensation: drift compensations, with commas; the model is evaluated with each.
+        calibration_batches: how many batches of ``calibration``, or of the task's training data, a
+            recalibration uses.
         engine: whose tiles hold the weights.
         collapse_pairs: merge the devices of a pair after programming, as aihwkit does.
         digital: patterns of layer names that stay digital.
-        calibration: ``module:callable`` that returns batches for converters' ranges; by default a task's
-            training data, or the test data.
+        calibration: ``module:callable`` that returns batches for recalibrations and converters' ranges;
+            by default a task's training data, or (ranges alone) the test data.
         batch_size: for ``data``, if it takes one.
         device: where torch computes.
         threads: of torch.
@@ -162,7 +169,9 @@ def evaluate_model(
     changed = Changes.parse(*changes)
     placements = load_placements(profiles, changed)
     seconds = [item.times(times) for item in placements]
+    compensations = [split_compensation(name) for name in compensation_list(compensation)]
     whole_number("--chips", chips, 1, MOST_CHIPS)
+    whole_number("--calibration-batches", calibration_batches, 1)
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
     found = either(task, model)
@@ -187,36 +196,57 @@ def evaluate_model(
         try_batch(network, next(iter(batches)), named, run, Metric.of(measured).measure)
         refuse_broken(network, batches, Metric.of(measured).measure, named, run)
         kept = keeping_digital(network, digital)
-        analogs = [
-            convert_to_analog(
-                network,
-                item.profile,
-                filter_fn=kept,
-                compensation=compensation,
-                engine=engine,
-                collapse_pairs=collapse_pairs,
+        calibrating = None
+        recalibrated = any(kind for _, kind in compensations)
+        if recalibrated:
+            inputs = _calibration_data(found, calibration, compensation, seed, run is not None)
+            calibrating = CalibrationData(inputs, torch_device(device), calibration_batches, run)
+        variants = [
+            _Variant(
+                convert_to_analog(
+                    network,
+                    item.profile,
+                    filter_fn=kept,
+                    compensation=tile,
+                    engine=engine,
+                    collapse_pairs=collapse_pairs,
+                ),
+                own,
+                {"recalibrate": kind, "calibration": calibrating if kind else None},
             )
-            for item in placements
+            for item, own in zip(placements, seconds, strict=True)
+            for tile, kind in compensations
         ]
-        source = calibrate_all(
-            analogs, calibration, found, batches, batch_size=batch_size, seed=seed, forward=run, say=say
+        # Given for a recalibration alone, the inputs are none that a converter must need.
+        ranged = (
+            calibration if not recalibrated or any(needs_calibration(v.model) for v in variants) else None
         )
-        store = None if folder is None else _store(folder, analogs, batches, Metric.of(measured), seed, run)
-        reports = []
-        for analog, own in zip(analogs, seconds, strict=True):
-            reports.append(
-                evaluate_drift(
-                    analog,
-                    batches,
-                    times=own,
-                    chips=chips,
-                    seed=seed,
-                    metric=measured,
-                    forward=run,
-                    out=store,
-                    progress=sys.stderr.isatty(),
-                )
+        source = calibrate_all(
+            [variant.model for variant in variants],
+            ranged,
+            found,
+            batches,
+            batch_size=batch_size,
+            seed=seed,
+            forward=run,
+            say=say,
+        )
+        store = None if folder is None else _store(folder, variants, batches, Metric.of(measured), seed, run)
+        reports = [
+            evaluate_drift(
+                variant.model,
+                batches,
+                times=variant.times,
+                chips=chips,
+                seed=seed,
+                metric=measured,
+                forward=run,
+                out=store,
+                progress=sys.stderr.isatty(),
+                **variant.recalibration,
             )
+            for variant in variants
+        ]
     result = Evaluated(tuple(reports), floor, out)
     if folder is not None and store is not None:
         store.close()
@@ -232,6 +262,9 @@ def evaluate_model(
         settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
         if source is not None:
             settings["calibration"] = source
+        if calibrating is not None:
+            settings["recalibration"] = calibration or "training data of the task"
+            settings["calibration_batches"] = len(calibrating)
         settings["weights_file"] = None if weights is None else str(weights)
         models = {report.rows[0].profile: report.describe for report in reports}
         write_summary(folder.path, rows, settings, models)
@@ -254,9 +287,42 @@ def test_data(task: Task | None, data: str | None, batch_size: int | None, own_f
     return task.test
 
 
+@dataclass(frozen=True)
+class _Variant:
+    """The model on the devices of one placement, with one drift compensation.
+
+    Attributes:
+        model: converted.
+        times: drift times in seconds.
+        recalibration: its arguments for :func:`analognoise.evaluate_drift`.
+    """
+
+    model: nn.Module
+    times: tuple[float, ...]
+    recalibration: dict[str, Any]
+
+
+def _calibration_data(
+    task: Task | None,
+    calibration: str | None,
+    compensation: str,
+    seed: int,
+    own_forward: bool,
+) -> Any:
+    """The user's calibration batches, or the task's training batches."""
+    if calibration is not None:
+        return load_data(calibration, seed=seed, own_forward=own_forward)
+    if task is None:
+        raise DataError(
+            f"drift compensation {compensation!r} needs inputs that are no test data: name your function "
+            "with --calibration, as module:callable"
+        )
+    return task.train(seed, task.batch_size)
+
+
 def _store(
     folder: JobFolder,
-    analogs: Sequence[nn.Module],
+    variants: Sequence[_Variant],
     batches: EvaluationData,
     metric: Metric,
     seed: int,
@@ -264,7 +330,10 @@ def _store(
 ) -> ResultStore:
     """The results file, if all that it holds belongs to this run."""
     if folder.force or (folder.path / RESULTS_FILE).exists():
-        runs = [DriftEvaluation(analog, batches, metric, seed=seed, forward=forward) for analog in analogs]
+        runs = [
+            DriftEvaluation(v.model, batches, metric, seed=seed, forward=forward, **v.recalibration)
+            for v in variants
+        ]
         if folder.force:
             folder.open()
     store = ResultStore(folder.path / RESULTS_FILE)
@@ -301,7 +370,7 @@ def _settings(
         "seed": report.seed,
         "metric": report.metric,
         "higher_is_better": report.higher_is_better,
-        "compensation": report.description.compensation,
+        "compensation": ",".join(dict.fromkeys(item.compensation for item in reports)),
         "engine": report.description.engine,
         "collapse_pairs": report.description.collapse_pairs,
         "confidence": report.confidence,

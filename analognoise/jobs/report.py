@@ -168,7 +168,7 @@ def write_summary(
         names = [section.name for section in sections(summary) if section.kind == kind]
         shown = summary[
             summary["profile"].map(
-                lambda name, names=names: str(name).split("@")[0] in names or name in names
+                lambda name, names=names: re.sub(r"@[\d.]+%", "", str(name)) in names or name in names
             )
         ]
         if len(shown):

@@ -86,6 +86,7 @@ def analog_lines(models: Mapping[str, Mapping[str, Any]], most: int = 8) -> list
         most: as for :func:`digital_parts`.
     """
     lines = [f"{profile}: {share_on_tiles(model)}." for profile, model in models.items()]
+    lines += [f"{profile}: {compensation_line(model)}" for profile, model in _with_cost(models)]
     for profiles, model in _by_digital(models):
         where = f" on {profiles}" if len(models) > 1 else ""
         lines.append(f"Digital{where}: {digital_parts(model, most)}.")
@@ -96,6 +97,7 @@ def analog_markdown(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The same as lines of GitHub Markdown, with a table of everything that stays digital, and why."""
     lines = ["## What is analog", ""]
     lines += [f"- {profile}: {share_on_tiles(model)}" for profile, model in models.items()]
+    lines += [f"- {profile}: {compensation_line(model)}" for profile, model in _with_cost(models)]
     for profiles, model in _by_digital(models):
         rows = [["digital", "parameters", "MACs", "why"]]
         for part in model["digital"]:
@@ -105,6 +107,11 @@ def analog_markdown(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
         where = f"Digital on {profiles}:" if len(models) > 1 else "Digital:"
         lines += ["", *([where, "", grid(rows)] if len(rows) > 1 else [f"{where} nothing."])]
     return lines
+
+
+def _with_cost(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The models of which a compensation's cost is known; descriptions of older runs do not say it."""
+    return [(profile, model) for profile, model in models.items() if model.get("compensation_cost")]
 
 
 def _by_digital(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -230,7 +230,8 @@ def _section(profiles: list[str], frame: pd.DataFrame) -> Section:
         levels = [_LEVEL.fullmatch(str(row["profile"])) for row in rows]
         places = [float(match["percent"]) for match in levels if match]
         assert levels[0], "several profiles are shown together only as noise levels"
-        name = _family(levels[0]) + (f" after {time_label(seconds[0])}" if seconds[0] else "")
+        after = f" after {time_label(seconds[0])}" if seconds[0] else ""
+        name = levels[0]["base"] + after + (levels[0]["compensation"] or "")
     positions = tuple(sorted(set(places)))
     cells = {(str(row["method"]), place): _cell(row) for row, place in zip(rows, places, strict=True)}
     if len(cells) < len(rows):

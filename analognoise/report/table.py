@@ -18,6 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from analognoise.crossbar.compensation import DEFAULT, split_name
 from analognoise.report.files import write_whole
 from analognoise.report.numbers import Numbers
 from analognoise.report.summary import (
@@ -51,7 +52,7 @@ def terminal_table(
 
     Args:
         frame: summary frame with one row per method and drift time.
-        compensation: the drift compensation used, named in the caption when given.
+        compensation: the drift compensations used, with commas; the caption names the section's.
         confidence: level of the frame's intervals.
         width: columns of the terminal. A table that needs more puts the half widths on lines of their own.
             None: no limit.
@@ -144,7 +145,9 @@ def notes(section: Section, compensation: str | None, confidence: float, change:
     if broken:
         lines.append(f"Failed (training or evaluation broke down): {', '.join(map(label, broken))}.")
     if compensation is not None:
-        lines.append(f"Drift compensation: {compensation}.")
+        # Of several, each but the default stands behind the device's name.
+        named = split_name(section.name)[1] or (DEFAULT if "," in compensation else compensation)
+        lines.append(f"Drift compensation: {named}.")
     return lines
 
 
