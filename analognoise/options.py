@@ -165,6 +165,14 @@ Digital = Annotated[
     list[str] | None,
     _option("Layers that stay digital, by name or as in 'head*'. Several: the option again.", "PATTERN"),
 ]
+Sharp = Annotated[
+    bool,
+    _option(
+        "Also measure each model's sharpness, and whether it goes with what is lost on chips.",
+        None,
+        "--sharpness",
+    ),
+]
 Epochs = Annotated[int | None, _option("Passes over the training data (default: the task's).", "N")]
 Rate = Annotated[float | None, _option("Learning rate at the start (default: the task's).", "X", "--lr")]
 BatchSize = Annotated[int | None, _option("Samples in a batch (default: the task's, or the data's).", "N")]

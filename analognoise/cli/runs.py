@@ -42,6 +42,7 @@ def compare(
     compensation: o.Compensations = "global",
     calibration_batches: o.CalibrationBatches = 10,
     digital: o.Digital = None,
+    sharpness: o.Sharp = False,
     force: o.Force = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -69,6 +70,7 @@ def compare(
             compensation=compensation,
             calibration_batches=calibration_batches,
             digital=digital or (),
+            sharpness=sharpness,
             force=force,
             say=note,
         )

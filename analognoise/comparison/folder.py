@@ -31,7 +31,7 @@ _LIBRARIES = ("analognoise", "torch", "numpy", "scipy", "scikit-learn", "safeten
 _ELSE = "choose another folder, or start over with force (--force)"
 # What a later call may ask for more or less of; all else must be as it was.
 _EXTENT = ("methods", "profiles", "times_s", "chips", "training_seeds", "trainings", "compensation")
-_ENDINGS = (".safetensors", ".json")
+_ENDINGS = (".safetensors", ".json", ".sharpness.json")
 
 
 class Folder:

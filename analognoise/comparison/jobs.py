@@ -32,12 +32,13 @@ FORMAT = 1
 
 
 @lru_cache(maxsize=4)
-def _named_task(name: str) -> Task:
+def named_task(name: str) -> Task:
+    """The task of a name, made once in each process."""
     return get_task(name)
 
 
 def _task(source: str | Task) -> Task:
-    return _named_task(source) if isinstance(source, str) else source
+    return named_task(source) if isinstance(source, str) else source
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markdown import Markdown
 
-from analognoise.comparison.folder import RESULTS, RUN, SUMMARY, TEXT, read_run
+from analognoise.comparison.folder import MODELS, RESULTS, RUN, SUMMARY, TEXT, read_run
+from analognoise.comparison.sharpness import correlations, sharpness_markdown, sharpness_table
 from analognoise.crossbar.compensation import name_chips
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import read_results
@@ -58,6 +60,9 @@ class Comparison:
         paths: files by what they are: "results", "summary", "text", "run", "over_time", "over_level" (where
             there is one).
         run: the content of run.json.
+        sharpness: one row per model and kind, and
+        correlations: one per profile, time and kind: rank correlation of sharpness and what is lost; both
+            empty where sharpness was not measured.
         reused_models: models that were there already.
         reused_rows: rows that were there already.
     """
@@ -68,6 +73,8 @@ class Comparison:
     failed: tuple[Failure, ...]
     paths: dict[str, Path]
     run: dict[str, Any]
+    sharpness: pd.DataFrame
+    correlations: pd.DataFrame
     reused_models: int = 0
     reused_rows: int = 0
 
@@ -85,6 +92,9 @@ class Comparison:
         """Print the tables, what is analog, and which trainings failed."""
         console = console or Console()
         print_summary(self.summary, console, compensation=self.compensation, confidence=self.confidence)
+        sharp = sharpness_markdown(self.sharpness, self.correlations, self.confidence)
+        if sharp:
+            console.print(Markdown("\n".join(sharp)))
         for line in analog_lines(self.run["model"]["profiles"]):
             console.print(line, style="dim", markup=False)
         for failure in self.failed:
@@ -92,16 +102,14 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        rows = [
-            {key: None if pd.isna(value) else value for key, value in row.items()}
-            for row in self.summary.to_dict("records")
-        ]
         return {
             "folder": str(self.folder),
             "run_id": self.run["run_id"],
             "settings": self.run["settings"],
             "model": self.run["model"],
-            "summary": rows,
+            "summary": _plain(self.summary),
+            "sharpness": _plain(self.sharpness),
+            "correlations": _plain(self.correlations),
             "failed": [failure.to_dict() for failure in self.failed],
             "files": {name: str(path) for name, path in self.paths.items()},
             "reused": {"models": self.reused_models, "rows": self.reused_rows},
@@ -133,8 +141,13 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     paths = {"results": path / RESULTS, "summary": path / SUMMARY, "text": path / TEXT, "run": path / RUN}
     summary_csv(summary, paths["summary"])
     paths |= _pictures(path, summary)
-    write_whole(paths["text"], _text(run, summary, failed).encode())
-    return Comparison(path, results, summary, failed, paths, run, reused_models, reused_rows)
+    measured = sharpness_table(path / MODELS, run)
+    related = correlations(measured, results, settings["confidence"])
+    sharp = sharpness_markdown(measured, related, settings["confidence"])
+    write_whole(paths["text"], _text(run, summary, failed, sharp).encode())
+    return Comparison(
+        path, results, summary, failed, paths, run, measured, related, reused_models, reused_rows
+    )
 
 
 def _asked(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -170,7 +183,7 @@ def _pictures(path: Path, summary: pd.DataFrame) -> dict[str, Path]:
     return paths
 
 
-def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...]) -> str:
+def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...], sharp: list[str]) -> str:
     settings = run["settings"]
     seeds = len(settings["training_seeds"])
     lines = [
@@ -195,7 +208,7 @@ def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...
             "A method with a failed training is left out of the tables; results.csv has its other seeds.",
             "",
         ]
-    lines += ["## Methods", ""]
+    lines += [*sharp, "## Methods", ""]
     for method in settings["methods"]:
         values = ", ".join(f"{key} = {_number(value)}" for key, value in method["hyperparameters"].items())
         lines.append(
@@ -210,6 +223,14 @@ def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...
     times = ", ".join(format_time(seconds) for seconds in settings["times_s"])
     lines += ["", f"Drift times: {times}. Settings, versions and profiles: run.json.", ""]
     return "\n".join(lines)
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows as plain values, with None for what is missing."""
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
 
 
 def _number(value: Any) -> str:

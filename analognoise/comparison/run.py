@@ -16,6 +16,7 @@ from analognoise.comparison.folder import Folder
 from analognoise.comparison.jobs import EvaluateJob, TrainJob
 from analognoise.comparison.outcome import Comparison, Failure, conclude
 from analognoise.comparison.settings import Contender, Settings, Training, stem_of
+from analognoise.comparison.sharpness import measure_all
 from analognoise.crossbar.compensation import split_name
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError, TrainingError
@@ -37,7 +38,7 @@ class Event:
 
     Attributes:
         kind: "plan" (before any work), "reused", "kept" (rows that were not asked for), "epoch", "trained",
-            "failed", "rows", "evaluated", "warning" or "done".
+            "failed", "rows", "evaluated", "sharpness", "warning" or "done".
         message: in words; empty for "epoch" and "rows".
         done: work done so far, in rough units.
         total: work in all that was not reused.
@@ -68,6 +69,7 @@ def compare(
     compensation: str | Iterable[str] = "global",
     calibration_batches: int = 10,
     digital: Iterable[str] = (),
+    sharpness: bool = False,
     evaluation_seed: int = 0,
     confidence: float = 0.95,
     force: bool = False,
@@ -105,6 +107,8 @@ def compare(
         calibration_batches: how many training batches (without labels) a recalibration uses.
         digital: patterns of layer names (``"head*"``) that stay digital, in training (no noise, no clipping)
             and on chips.
+        sharpness: also measure every kind of :func:`analognoise.sharpness` of each model, over the test data,
+            and its rank correlation with what the model loses on chips; stored beside the models.
         evaluation_seed: root seed of the chips.
         confidence: coverage of the intervals.
         force: start over; deletes only what such a run leaves in ``out``.
@@ -138,6 +142,8 @@ def compare(
     with folder.opened(sys.argv if command is None else command):
         run = _Run(settings, folder, on_event)
         run.work()
+        if sharpness:
+            run.measure_sharpness()
         return run.finish()
 
 
@@ -224,6 +230,10 @@ class _Run:
             run_jobs(jobs, min(self.settings.workers, len(jobs)), self._found, self._finished)
         finally:
             self.store.close()
+
+    def measure_sharpness(self) -> None:
+        """Measure what is missing of the models' sharpness."""
+        measure_all(self.settings, self.folder, self.records, self._tell)
 
     def _announce(self) -> None:
         trainings, rows = len(self.records), sum(job.size for t in self.records for job in self._every(t))

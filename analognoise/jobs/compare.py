@@ -102,7 +102,7 @@ class _Progress:
                 self.advance = self.stack.enter_context(progress_bar("comparison", event.total, self.bar))
         elif event.kind in ("reused", "kept", "failed", "warning"):
             self.say(f"{event.kind}: {event.message}")
-        elif event.kind in ("trained", "evaluated"):
+        elif event.kind in ("trained", "evaluated", "sharpness"):
             # The bar has room for what was done, not for how well.
             self.note = event.message.rsplit(": ", 1)[0]
             if not self.bar:
