@@ -85,7 +85,7 @@ def test_it_is_measured_once_and_again_for_another_model(measured, tmp_path, mon
     assert len(damaged.sharpness) == 3 * len(KINDS)
     assert damaged.correlations["correlation"].isna().all()  # three models are too few
     again = run(folder, sharpness=True, on_event=events.append)
-    assert [event.message for event in events if event.kind == "sharpness"] == ["sharpness of sgd, seed 0"]
+    assert [event.message for event in events if event.kind == "sharpness"] == ["sgd, seed 0"]
     pd.testing.assert_frame_equal(again.sharpness, measured.sharpness)
     assert (folder / "summary.md").read_bytes() == (measured.folder / "summary.md").read_bytes()
 

@@ -111,7 +111,7 @@ def measure_all(
     ]
 
     def done(job: SharpnessJob, _: None) -> Iterable[SharpnessJob]:
-        tell("sharpness", job.title)
+        tell("sharpness", f"{job.training.method}, seed {job.training.seed}")
         return []
 
     if jobs:

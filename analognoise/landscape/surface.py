@@ -185,12 +185,17 @@ def opened(model: nn.Module, loader: Any, *, eval_mode: bool, seed: int, **optio
     data = EvaluationData(loader, parameters[0].device)
     modes = [(module, module.training) for module in model.modules()]
     gradients = [parameter.grad for parameter in parameters]
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     with (
         left_as_found(model) as buffers,
         digital(model),
         eager(model),
-        sdpa_kernel(SDPBackend.MATH),  # the fused kernels have no second derivative, and neither has cuDNN's
-        torch.backends.cudnn.flags(enabled=False),
+        sdpa_kernel(SDPBackend.MATH),  # the fused kernels have no second derivative
+        torch.backends.cudnn.flags(
+            # cuDNN's recurrent kernels have none either, and in eval mode not even a first one.
+            enabled=torch.backends.cudnn.enabled and not recurrent,
+            deterministic=True,
+        ),
     ):
         if not eval_mode:
             for module, mode in modes:

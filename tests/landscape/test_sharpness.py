@@ -384,6 +384,20 @@ def test_attention_has_second_derivatives_here() -> None:
     assert an.sharpness(Attending(), [(x, y)], "eigenvalue", tolerance=0.1).value > 0
 
 
+@pytest.mark.parametrize(("layer", "cudnn"), [(nn.LSTM(5, 3), False), (nn.Linear(5, 3), True)])
+def test_cudnn_stays_on_where_it_has_the_derivatives(layer: nn.Module, cudnn: bool) -> None:
+    seen = []
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic))
+        output = model(batch[0])
+        return output[0] if isinstance(output, tuple) else output
+
+    an.sharpness(layer, classes(dtype=torch.float32), "eigenvalue", iterations=1, forward=forward)
+    assert set(seen) == {(cudnn, True)}
+    assert torch.backends.cudnn.enabled
+
+
 def test_forward_loss_and_dicts_of_ones_own() -> None:
     model, batches = net(), classes()
     plain = an.sharpness(model, batches, "asam")
