@@ -14,7 +14,7 @@ from analognoise.crossbar import Block, Reading
 from analognoise.crossbar.mapping import full_scale, largest, scales, to_devices
 from analognoise.crossbar.periphery import Frame, Magnitudes, Surroundings, weight_variance
 from analognoise.crossbar.periphery.converters import learnable
-from analognoise.crossbar.periphery.product import Bound, Prepared
+from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError
 from analognoise.layers.geometry import Geometry
@@ -158,9 +158,11 @@ class LayerPeriphery:
         if self.surroundings.noisy:
             self._count()
         total: Tensor | None = None
-        for number, (start, end) in enumerate(self.frames[name].rows):
+        frame = self.frames[name]
+        rows = frame.rows if len(parts) == len(frame.rows) else ((frame.rows[0][0], frame.rows[-1][1]),)
+        for number, (start, end) in enumerate(rows):
             part = parts[number] if columns == slice(None) else _columns(parts[number], columns)
-            tile = self.frames[name].tiles[number]
+            tile = frame.tiles[number]
 
             def draw(shape: torch.Size, device: torch.device, plane: int, tile: int = tile) -> Tensor:
                 return self._draw(layer, tile, shape, device, plane)
@@ -222,6 +224,8 @@ class LayerPeriphery:
             cut = None if variance is None else variance[:, :, start:end].to(matrix.dtype)
             factors = scale[number].to(matrix.dtype)
             parts.append(self.surroundings.prepare(matrix[:, :, start:end], factors, cut, *bounds))
+        if len(parts) > 1 and self.surroundings.adds_only:
+            return [joined(parts)]
         return parts
 
     def _bound(self, name: str, side: str, part: int, exact: bool) -> Bound | None:

@@ -71,6 +71,23 @@ class Prepared:
     out_bound: Bound | None
 
 
+def joined(parts: list[Prepared]) -> Prepared:
+    """The parts of a matrix as one, where outputs are only added.
+
+    A sum of products is a product again, and a sum of normals a normal.
+    """
+    noise = torch.stack([torch.as_tensor(part.noise) ** 2 for part in parts]).sum(dim=0).sqrt()
+    variances = [part.variance for part in parts if part.variance is not None]
+    return Prepared(
+        torch.cat([part.weights for part in parts], dim=2),
+        None,
+        noise,
+        torch.cat(variances, dim=2) if variances else None,
+        parts[0].bound,
+        None,
+    )
+
+
 class Surroundings:
     """A periphery as numbers to compute with.
 
@@ -88,6 +105,8 @@ class Surroundings:
         self.out_noise = periphery.out_noise or 0.0
         self.reads = periphery.w_noise is not None
         self.noisy = self.reads or self.out_noise > 0
+        # Inputs are the same for all parts and nothing is done to outputs but that noise is added.
+        self.adds_only = adc is None and not self.serial and (dac is None or dac.range == "fixed")
 
     def prepare(
         self,
