@@ -235,7 +235,7 @@ def _chosen(model: nn.Module, perturb: str) -> dict[str, nn.Parameter]:
     names: dict[nn.Parameter, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter not in names or "weight" in name:
-            names[parameter] = name
+            names[parameter] = name.replace("_orig_mod.", "")  # torch.compile's: draws are the same
     chosen = {
         name: parameter
         for parameter, name in names.items()

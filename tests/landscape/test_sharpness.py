@@ -50,7 +50,7 @@ def exact_hessian(model: nn.Module, batches: Batches) -> Tensor:
         return functional.cross_entropy(torch.func.functional_call(model, weights, (x,)), y)
 
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
-    return torch.func.hessian(loss)(flat)
+    return torch.autograd.functional.hessian(loss, flat)
 
 
 class Quadratic(nn.Module):
@@ -398,6 +398,12 @@ def test_cudnn_stays_on_where_it_has_the_derivatives(layer: nn.Module, cudnn: bo
     assert torch.backends.cudnn.enabled
 
 
+def test_a_compiled_model_gives_the_same() -> None:
+    model, batches = net(), classes()
+    for kind in ("random", "eigenvalue"):
+        assert an.sharpness(torch.compile(model), batches, kind) == an.sharpness(model, batches, kind)
+
+
 def test_forward_loss_and_dicts_of_ones_own() -> None:
     model, batches = net(), classes()
     plain = an.sharpness(model, batches, "asam")
@@ -419,8 +425,10 @@ def test_tied_weights_move_once() -> None:
     x, y = torch.randn(8, 4, dtype=torch.float64), torch.arange(8) % 4
     found = an.sharpness(model, [(x, y)], "eigenvalue", tolerance=1e-6)
     assert found.parameters == 16
-    hessian = torch.func.hessian(lambda w: functional.cross_entropy(torch.tanh(x @ w.T) @ w.T, y))
-    exact = torch.linalg.eigvalsh(hessian(model[0].weight.detach()).reshape(16, 16))
+    hessian = torch.autograd.functional.hessian(
+        lambda w: functional.cross_entropy(torch.tanh(x @ w.T) @ w.T, y), model[0].weight.detach()
+    )
+    exact = torch.linalg.eigvalsh(hessian.reshape(16, 16))
     assert found.value == pytest.approx(exact[-1].item(), rel=1e-9)
 
 
