@@ -121,6 +121,25 @@ def test_checkpointing_functional_call_and_hooks():
     assert shapes == [(3, 144)]
 
 
+def test_transforms_of_torch_func_over_parameters_of_a_chip():
+    analog = chip(build())
+    expected = analog(X)
+    own = {name: parameter.detach() for name, parameter in analog.named_parameters()}
+    on_tiles = {"conv.weight", "fc.weight"}
+
+    def run(parameters):
+        return functional_call(analog, parameters, (X,))
+
+    gradients = torch.func.grad(lambda parameters: run(parameters).sum())(own)
+    assert {name for name, value in gradients.items() if not value.any()} >= on_tiles & set(own)
+    assert gradients["fc.bias"].eq(len(X)).all()
+    found, tangent = torch.func.jvp(run, (own,), ({n: torch.ones_like(p) for n, p in own.items()},))
+    assert torch.equal(found, expected)
+    assert tangent.any()
+    both = torch.func.vmap(run)({name: torch.stack([p, p]) for name, p in own.items()})
+    torch.testing.assert_close(both, torch.stack([expected, expected]))
+
+
 def test_an_optimizer_and_a_chip_survive_copies():
     analog = chip(build())
     for twin in (copy.deepcopy(analog), pickle.loads(pickle.dumps(analog))):

@@ -16,6 +16,7 @@ from analognoise.layers import AnalogLayer
 from analognoise.seeds import Stream
 
 Names = tuple[str, ...]
+_LISTS = ("_flat_weights", "_flat_weight_refs")
 _ENDING = "so the results do not show what a chip does to them"
 
 
@@ -211,29 +212,22 @@ def _another(weight: Tensor, layer: AnalogLayer, name: str) -> Tensor:
 @contextmanager
 def _other_targets(layers: Sequence[AnalogLayer]) -> Iterator[None]:
     kept = [(layer, layer.targets(), layer.analog.written) for layer in layers]
-    lists = [(layer, vars(layer).get("_flat_weights")) for layer in layers]  # of torch's recurrent layers
+    # Torch's recurrent layers list their Parameters, and list them anew when they find others.
+    lists = [(layer, key, vars(layer)[key]) for layer in layers for key in _LISTS if key in vars(layer)]
     try:
         for layer, targets, _ in kept:
             layer.analog.written = None  # other weights are no stale chip here
-            others = {
-                name: nn.Parameter(_another(target, layer, name), target.requires_grad)
-                for name, target in targets.items()
-            }
-            for name, parameter in others.items():
-                layer._substitute(name, parameter)
-            flat = vars(layer).get("_flat_weights")
-            if flat is not None:
-                by_id = {id(target): others[name] for name, target in targets.items()}
-                vars(layer)["_flat_weights"] = [by_id.get(id(own), own) for own in flat]
+            for name, target in targets.items():
+                other = nn.Parameter(_another(target, layer, name), target.requires_grad)
+                layer._substitute(name, other)
         yield
     finally:
         for layer, targets, written in kept:
             layer.analog.written = written
             for name, target in targets.items():
                 layer._substitute(name, target)
-        for layer, flat in lists:
-            if flat is not None:
-                vars(layer)["_flat_weights"] = flat
+        for layer, key, kept_list in lists:
+            vars(layer)[key] = kept_list
 
 
 @contextmanager

@@ -46,7 +46,9 @@ class _AnalogRecurrent(AnalogLayer):
             return (cell if isinstance(self, nn.RNNCellBase) else sequence)(self, *args, **kwargs)
         if self.training or self._analognoise.digital or "_flat_weights" not in self.__dict__:
             return super().forward(*args, **kwargs)
-        # The fused kernels take the list in which torch keeps all Parameters in their order.
+        # The fused kernels take the list in which torch keeps all Parameters in their order. It is brought up
+        # to date first: after a Parameter was replaced, torch would make it anew, of digital ones.
+        self._update_flat_weights()  # type: ignore[operator]
         kept = self.__dict__["_flat_weights"]
         names: list[str] = self._flat_weights_names  # type: ignore[assignment]
         on_tiles = self._analognoise.parameters

@@ -42,8 +42,11 @@ class Written:
         self._seen = {}
 
     def same_look(self, name: str, target: Tensor) -> bool:
-        """Whether nothing shows at a look that the weights have changed."""
-        return self._seen.get(name) == _identity(target)
+        """Whether nothing shows at a look that the weights have changed, or they cannot be looked at (inside
+        ``torch.func.grad``, ``jvp``, ``vmap``).
+        """
+        seen = _identity(target)
+        return seen is None or self._seen.get(name) == seen
 
     def same_values(self, name: str, target: Tensor) -> bool:
         """Whether the weights hold the numbers that were programmed."""
@@ -56,10 +59,16 @@ class Written:
         return same
 
 
-def _identity(target: Tensor) -> tuple[int, int, int]:
-    """What changes when a Parameter is replaced, moved or written to."""
+def _identity(target: Tensor) -> tuple[int, int, int] | None:
+    """What changes when a Parameter is replaced, moved or written to; None for a tensor without memory of its
+    own, such as a transform of ``torch.func`` makes of it.
+    """
     version = -1 if target.is_inference() else target._version
-    return id(target), version, 0 if hasattr(target, "to_local") else target.data_ptr()
+    try:
+        place = 0 if hasattr(target, "to_local") else target.data_ptr()
+    except RuntimeError:
+        return None
+    return id(target), version, place
 
 
 def _local_sum(target: Tensor) -> tuple[bool, Tensor]:
