@@ -122,7 +122,8 @@ def chip_preserved(model: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
+    # A frozen torch.jit module has no mode.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     model.eval()
     try:
         yield model

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from analognoise.chip import digital, evaluating
+from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.layers import AnalogLayer
 
@@ -26,7 +27,7 @@ Formula = Callable[..., int]
 
 # Operators of other backends that multiply matrices, and fused ones that torch's counter has no formula for.
 _PRODUCTS = re.compile(
-    r"(^|_)(\w*mm|\w*mv|matmul|lstm|gru|rnn|dot|q?conv(olution|_tbc|_depthwise|_transpose)?|attention|mha|"
+    r"(^|_)(\w*mm|\w*mv|matmul|lstm|gru|rnn|dot|q?conv(olution|_tbc|_depthwise|_transpose)?|attention|mha|transformer|"
     r"q?linear|trilinear)(\d|_|$)"
 )
 _NO_PRODUCTS = re.compile(r"upsample|pack|flatten|reorder|convert|search|combination|fused_\w+_cell")
@@ -64,10 +65,10 @@ def count_macs(model: nn.Module, inputs: Any, forward: Forward | None = None) ->
     """
     counting = _Counting(model)
     fused = torch.backends.mha.get_fastpath_enabled()
-    with sdpa_kernel(SDPBackend.MATH), digital(model), evaluating(model), counting.watching(model):
+    with eager(), sdpa_kernel(SDPBackend.MATH), digital(model), evaluating(model), counting.watching(model):
         try:
-            # The counter does not see into torch's fused attention kernels.
-            torch.backends.mha.set_fastpath_enabled(False)
+            # The counter does not see into torch's fused attention kernels. Nested tensors need them.
+            torch.backends.mha.set_fastpath_enabled(fused and has_nested(inputs))
             if forward is None:
                 model(inputs)
             else:
@@ -155,7 +156,7 @@ class _Counting:
 
     def _tiles(self, name: str, layer: AnalogLayer, args: Any, kwargs: Any, output: Any) -> int:
         found, products = self.count.on_tiles, self.count.tile_products
-        if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves((args, kwargs, output))):
+        if has_nested((args, kwargs, output)):
             found[name] = products[name] = None
             return 0
         shapes = layer.geometries(layer)
@@ -221,8 +222,7 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         plain = isinstance(func, torch._ops.OpOverload)
-        nested = any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves((args, kwargs)))
-        if plain and func.overloadpacket not in self._whole and not nested:
+        if plain and func.overloadpacket not in self._whole and not has_nested((args, kwargs)):
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -231,6 +231,11 @@ class _Operators(TorchDispatchMode):
         if plain:
             self._tell(func, args, kwargs, output)
         return output
+
+
+def has_nested(values: Any) -> bool:
+    """Whether there is a nested tensor among values in tuples, lists and dicts."""
+    return any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves(values))
 
 
 def _positional(layer: AnalogLayer, args: Any, kwargs: Any) -> tuple[Any, ...]:

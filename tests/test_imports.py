@@ -15,6 +15,7 @@ PACKAGE = Path(analognoise.__file__).parent
 ORDER = [
     *(
         "errors",
+        "compiled",
         "units",
         "seeds",
         "progress",

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional
 
 import analognoise as an
 from analognoise.conversion import analog_layers
 from analognoise.description import Description
+from analognoise.errors import DataError
 
 X = torch.randn(5, 3, 6, generator=torch.Generator().manual_seed(0))
 STEPS = 15
@@ -215,6 +217,16 @@ def test_a_torch_jit_module_within(trace: bool) -> None:
     assert vars(made).get("forward") is before.get("forward")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.freeze` is deprecated:DeprecationWarning")
+def test_a_frozen_torch_jit_module_within() -> None:
+    made = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Linear(6, 4)).eval()))
+    model = an.convert_to_analog(nn.Sequential(nn.Flatten(0, 1), made, nn.Linear(4, 2)), "ideal")
+    assert an.describe(model, X).mac_share == 8 / (8 + 24)
+    assert model[2].training
+    report = an.evaluate_drift(model, [(X, torch.arange(STEPS) % 2)], times=["1s"], chips=1)
+    assert report.describe["mac_share"] == 8 / (8 + 24)
+
+
 def test_a_forward_called_directly_is_on_tiles() -> None:
     class Direct(nn.Module):
         def __init__(self) -> None:
@@ -252,6 +264,67 @@ def test_nested_input_is_not_counted(layout: torch.layout) -> None:
     assert text.layers[0].called
     assert text.mac_share is None
     assert text.uncounted == ("0",)
+
+
+class Padded(nn.Module):
+    """Takes sequences of several lengths as one nested tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x).to_padded_tensor(0.0)[:, 0])
+
+
+@pytest.mark.parametrize("digital", [False, True])
+def test_an_encoder_of_nested_input(digital: bool) -> None:
+    torch.manual_seed(0)
+    lengths = [[3, 2], [4, 2]]
+    given, other = (torch.nested.nested_tensor([torch.randn(n, 6) for n in row]) for row in lengths)
+    labels = torch.arange(2)
+    chosen = (lambda module, name: name == "head") if digital else None
+    model = an.convert_to_analog(Padded(), "pcm-ibm", filter_fn=chosen)
+    text = an.describe(model, given)
+    inner = ("self_attn", "linear1", "linear2")
+    unknown = ("encoder.layers.0",) if digital else tuple(f"encoder.layers.0.{name}" for name in inner)
+    assert text.uncounted == unknown
+    assert torch.backends.mha.get_fastpath_enabled()
+    options: dict[str, Any] = {"times": ["1s"], "chips": 2, "metric": "loss"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = an.evaluate_drift(model, [(given, labels)], **options)
+        again = an.evaluate_drift(model, [(given.clone(), labels)], **options)
+        if digital:
+            an.evaluate_drift(
+                model, [(given, labels)], **options, recalibrate="affine", calibration=[(other, labels)]
+            )
+    if not digital:
+        with pytest.raises(DataError, match=r"layer 'encoder.*' gives a nested tensor, and recalibration"):
+            an.evaluate_drift(
+                model, [(given, labels)], **options, recalibrate="affine", calibration=[(other, labels)]
+            )
+    assert report.rows == again.rows
+    with pytest.raises(DataError, match="test data"):
+        an.evaluate_drift(
+            model, [(given, labels)], **options, recalibrate="affine", calibration=[(given, labels)]
+        )
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_a_compiled_model_is_counted_and_stays_as_it_was(fullgraph: bool) -> None:
+    torch.compiler.reset()
+    counter = CompileCounter()
+    plain = an.program_(an.convert_to_analog(nn.Sequential(nn.Linear(6, 4)), "ideal")).eval()
+    compiled = torch.compile(plain, backend=counter, fullgraph=fullgraph)
+    assert an.describe(compiled, X).mac_share == 1.0
+    assert an.describe(plain, X, forward=lambda model, x: compiled(x)).mac_share == 1.0
+    assert counter.frame_count == 0
+    with torch.no_grad():
+        assert torch.equal(compiled(X), plain(X))
+    assert counter.frame_count == 1
+    torch.compiler.reset()
 
 
 class Borrowing(nn.Module):

@@ -95,7 +95,7 @@ class CalibrationData:
 def size_of(batch: Batch) -> int | None:
     """How many inputs a batch holds: the length of its first tensor; None where that is not known."""
     first = next(tensors(batch), None)
-    return len(first) if first is not None and first.dim() else None
+    return first.size(0) if first is not None and first.dim() else None
 
 
 def _unlabelled(batch: Batch) -> Batch:
@@ -110,9 +110,7 @@ def _unlabelled(batch: Batch) -> Batch:
 
 def _samples(batch: Batch) -> list[bytes]:
     first = next(tensors(batch), None)
-    if first is None or not first.dim() or first.layout != torch.strided:
+    if first is None or not first.dim() or (first.layout != torch.strided and not first.is_nested):
         return []
-    rows = first.detach().cpu().contiguous().flatten(1) if first.dim() > 1 else first.detach().cpu()[:, None]
-    return [
-        hashlib.blake2b(row.view(torch.uint8).numpy(), digest_size=16).digest() for row in rows.contiguous()
-    ]
+    rows = (row.cpu().contiguous().reshape(-1).view(torch.uint8) for row in first.detach().unbind())
+    return [hashlib.blake2b(row.numpy().data, digest_size=16).digest() for row in rows]

@@ -13,7 +13,6 @@ from analognoise.description import Description
 from analognoise.evaluation.calibration import CalibrationData, size_of
 from analognoise.evaluation.metrics import Forward
 from analognoise.evaluation.recalibration import Recalibration
-from analognoise.evaluation.surroundings import eager
 from analognoise.macs import count_macs
 
 
@@ -88,9 +87,8 @@ def described(
 
 def _of_calibration(model: nn.Module, data: CalibrationData, forward: Forward) -> int | None:
     found: list[int | None] = []
-    with eager(model):
-        for batch in data:
-            found += count_macs(model, batch, forward).tile_products.values()
+    for batch in data:
+        found += count_macs(model, batch, forward).tile_products.values()
     return _sum(found)
 
 

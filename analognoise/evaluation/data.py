@@ -245,7 +245,10 @@ def update_digest(state: Any, value: Any, where: str) -> None:
     Raises:
         DataError: when a value of unknown type cannot be turned into bytes; ``where`` names it.
     """
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.is_nested:
+        state.update(f"nested {value.layout};".encode())
+        update_digest(state, value.unbind(), where)
+    elif isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
         state.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")

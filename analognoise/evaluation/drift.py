@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.chip import digital, drift_to_, program_
+from analognoise.compiled import is_compiled
 from analognoise.conversion import analog_layers, check_finite, require_analog
 from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
@@ -28,8 +29,6 @@ from analognoise.evaluation.store import ResultStore, Row
 from analognoise.evaluation.surroundings import (
     At,
     Buffers,
-    eager,
-    is_compiled,
     left_as_found,
     random_states,
     seed_all,
@@ -293,8 +292,7 @@ class DriftEvaluation:
 
     def _describe(self, buffers: Buffers) -> None:
         batch = next(self.data.copies())
-        with eager(self.model):
-            self.description = describe(self.model, batch, forward=self._first_forward)
+        self.description = describe(self.model, batch, forward=self._first_forward)
         self.cost = compensation_cost(self.model, self.description, batch, self._recalibration)
         if self._recalibration is not None:
             buffers.restore()

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from analognoise.chip import drift_to_, program_, restart_products
+from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
 from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
-from analognoise.evaluation.surroundings import At, Buffers, eager, seed_all
+from analognoise.evaluation.surroundings import At, Buffers, seed_all
 from analognoise.seeds import derive_seed, rng_preserved
 
 # Each layer's tiles are given other weights once, on one batch: not worth it for many layers.
@@ -40,7 +41,7 @@ class Probe:
         """
         program_(self.model, self.seed, chip)
         drift_to_(self.model, time)
-        with rng_preserved(), eager(self.model), reads_watched(self.model) as reads:
+        with rng_preserved(), eager(), reads_watched(self.model) as reads:
             for number, batch in enumerate(self.data.copies()):
                 reads.batch = number
                 self._forward(batch, number)
@@ -55,7 +56,7 @@ class Probe:
         that it serves (where its tiles do not matter, also on three more). Each time ``buffers`` are put back
         first.
         """
-        with rng_preserved(), eager(self.model):
+        with rng_preserved(), eager():
             self._search(reads, buffers)
 
     def _search(self, reads: Reads, buffers: Buffers) -> None:
@@ -88,7 +89,7 @@ class Probe:
         if self.forward is not default_forward or not (isinstance(batch, (tuple, list)) and len(batch) == 2):
             return None
         x, y = batch
-        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim()):
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim()) or x.is_nested:
             return None
         if not len(x) == len(y) > _FEW:
             return None

@@ -196,11 +196,12 @@ def distance(one: Any, other: Any) -> float:
 
 
 def numbers(output: Any) -> list[Tensor]:
-    """The tensors of an output, also of an object that holds them as attributes."""
+    """The tensors of an output, also of an object that holds them as attributes, or of nested tensors."""
     found = list(tensors(output))
     if not found and hasattr(output, "__dict__"):
         found = list(tensors(vars(output)))
-    return [tensor for tensor in found if tensor.layout == torch.strided]
+    parts = [part for tensor in found for part in (tensor.unbind() if tensor.is_nested else (tensor,))]
+    return [tensor for tensor in parts if tensor.layout == torch.strided]
 
 
 def _another(weight: Tensor, layer: AnalogLayer, name: str) -> Tensor:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from analognoise.chip import digital
+from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.crossbar.compensation import RECALIBRATIONS
 from analognoise.errors import DataError, nearest
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.metrics import Forward
 from analognoise.evaluation.moments import Moments
-from analognoise.evaluation.surroundings import At, Buffers, eager, seed_all
+from analognoise.evaluation.surroundings import At, Buffers, seed_all
 from analognoise.layers import AnalogLayer
 from analognoise.seeds import derive_seed
 
@@ -101,6 +102,11 @@ class Recalibration:
 
         def watching(name: str, axis: int) -> _Change:
             def change(output: Tensor) -> Tensor:
+                if output.is_nested:
+                    raise DataError(
+                        f"layer {name!r} gives a nested tensor, and recalibration by 'affine' needs ordinary "
+                        "ones: give the model padded inputs, or do without recalibration"
+                    )
                 found[name].append(Moments(output, axis))
                 return output
 
@@ -133,7 +139,7 @@ class Recalibration:
             return
         changes = self._affine(place)
         buffers.restore()
-        with eager(self.model), self._changed(changes):
+        with eager(), self._changed(changes):
             yield
 
     def _norm_statistics(self, place: object) -> dict[str, Moments]:
@@ -214,7 +220,7 @@ class Recalibration:
 
     def _pass(self, place: object) -> None:
         seed_all(derive_seed("calibration", self.seed, place), _device_of(self._modules))
-        with eager(self.model):
+        with eager():
             for number, batch in enumerate(self.data):
                 with At("batch {} of the calibration", number):
                     self.forward(self.model, batch)

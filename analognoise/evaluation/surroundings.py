@@ -1,12 +1,10 @@
-"""What an evaluation must leave alone, or must know that a forward touches: buffers, global generators,
-compiled code.
-"""
+"""What an evaluation must leave alone, or must know that a forward touches: buffers, global generators."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,19 +69,6 @@ def random_states(device: torch.device) -> list[Any]:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
     return states
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile was put on the model or a part of it."""
-    return any(
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
-
-
-def eager(model: nn.Module) -> AbstractContextManager[Any]:
-    """Run what of a model was compiled as plain Python, so that its calls are seen."""
-    return torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
 
 
 class At:

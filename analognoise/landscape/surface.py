@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from analognoise.chip import digital
+from analognoise.compiled import eager
 from analognoise.errors import DataError, MethodError
 from analognoise.evaluation.data import EvaluationData
-from analognoise.evaluation.surroundings import Buffers, eager, left_as_found, seed_all
+from analognoise.evaluation.surroundings import Buffers, left_as_found, seed_all
 from analognoise.metrics import NotFiniteError, default_forward
 from analognoise.seeds import derive_seed
 from analognoise.training.checks import check_base, check_gradient
@@ -189,7 +190,7 @@ def opened(model: nn.Module, loader: Any, *, eval_mode: bool, seed: int, **optio
     with (
         left_as_found(model) as buffers,
         digital(model),
-        eager(model),
+        eager(),
         sdpa_kernel(SDPBackend.MATH),  # the fused kernels have no second derivative
         torch.backends.cudnn.flags(
             # cuDNN's recurrent kernels have none either, and in eval mode not even a first one.
