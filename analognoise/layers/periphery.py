@@ -156,7 +156,10 @@ class LayerPeriphery:
             return self._watch(layer, name, take, multiply, spread, columns)
         parts = self._parts(layer, name)
         if self.surroundings.noisy:
-            self._count()
+            if torch.compiler.is_compiling():
+                _count_uncompiled(self)
+            else:
+                self._count()
         total: Tensor | None = None
         frame = self.frames[name]
         rows = frame.rows if len(parts) == len(frame.rows) else ((frame.rows[0][0], frame.rows[-1][1]),)
@@ -165,6 +168,8 @@ class LayerPeriphery:
             tile = frame.tiles[number]
 
             def draw(shape: torch.Size, device: torch.device, plane: int, tile: int = tile) -> Tensor:
+                if torch.compiler.is_compiling():
+                    return _draw_uncompiled(self, layer, tile, shape, device, plane)
                 return self._draw(layer, tile, shape, device, plane)
 
             outputs = self.surroundings.multiply(take(start, end), part, multiply, spread, draw)
@@ -175,11 +180,9 @@ class LayerPeriphery:
         assert total is not None, "a matrix has at least one row"
         return total
 
-    @torch.compiler.disable
     def _count(self) -> None:
         self.calls += 1
 
-    @torch.compiler.disable
     def _draw(self, layer: Layer, tile: int, shape: torch.Size, device: torch.device, plane: int) -> Tensor:
         state = layer.analog
         if layer.training:
@@ -318,6 +321,11 @@ def _columns(part: Prepared, columns: slice) -> Prepared:
     if isinstance(noise, Tensor) and noise.dim():
         noise = noise[:, columns]
     return Prepared(part.weights[:, columns], back, noise, variance, part.bound, part.out_bound)
+
+
+# What torch.compile leaves as it is; always to go through the wrapper would cost every eager product.
+_count_uncompiled = torch.compiler.disable(LayerPeriphery._count)
+_draw_uncompiled = torch.compiler.disable(LayerPeriphery._draw)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -64,9 +64,10 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(512, 10))
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
-    "MLP 784-512-512-10": (mlp, (1, 28, 28), 1024),
-    "ResNet-20": (resnet20, (3, 32, 32), 128),
+# Network, shape of a sample, samples, samples in a batch.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
+    "MLP 784-512-512-10": (mlp, (1, 28, 28), 1024, 512),
+    "ResNet-20": (resnet20, (3, 32, 32), 128, 128),
 }
 
 
@@ -89,10 +90,10 @@ def with_normals(model: nn.Module) -> nn.Module:
 
 
 def measure_one(name: str, repeats: int) -> dict[str, dict[str, float]]:
-    make, shape, samples = NETWORKS[name]
+    make, shape, samples, size = NETWORKS[name]
     torch.manual_seed(0)
     model = make().eval()
-    batches = [(torch.randn(128, *shape), torch.randint(0, 10, (128,))) for _ in range(samples // 128)]
+    batches = [(torch.randn(size, *shape), torch.randint(0, 10, (size,))) for _ in range(samples // size)]
     work: dict[str, Callable[[], object]] = {}
     for label, periphery in PERIPHERIES.items():
         profile = an.load_profile("pcm-ibm").replace({"periphery": periphery})
