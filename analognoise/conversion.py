@@ -123,8 +123,6 @@ def convert_to_analog(
         assert cls is not None, "convertible layers have a class on tiles"
         cls.place(modules[name], name, tile)
     _keep_out_of_fused_paths(target)
-    if isinstance(target, AnalogLayer):  # the user may put it into an encoder layer
-        target.register_forward_pre_hook(_is_called)
     return target
 
 
@@ -141,10 +139,6 @@ def _check_filter(filter_fn: Any) -> None:
         signature.bind(None, "")
     except TypeError as error:
         raise ConversionError(f"filter_fn is called as filter_fn(module, name): {error}") from None
-
-
-def _is_called(module: nn.Module, args: Any) -> None:
-    """Does nothing: torch's encoder layers take no fused path past a child that has a hook."""
 
 
 def _tiles(
@@ -245,8 +239,6 @@ def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     target = model if inplace else copy_sharing_tensors(model)
     for layer in analog_layers(target).values():
         layer.remove()
-        for key in [key for key, hook in layer._forward_pre_hooks.items() if hook is _is_called]:
-            del layer._forward_pre_hooks[key]
     for module in target.modules():
         if hasattr(module, _FUSED):
             module.activation_relu_or_gelu = getattr(module, _FUSED)

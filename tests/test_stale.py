@@ -230,6 +230,30 @@ def test_subclasses_that_refer_to_themselves_can_be_copied() -> None:
     assert type(an.convert_to_digital(model)[0]) is Keeping
 
 
+@pytest.mark.parametrize("part", ["linear1", "linear2", "self_attn"])
+@pytest.mark.parametrize("moved", ["before", "after"])
+def test_a_child_that_was_converted_elsewhere_keeps_its_new_parent_out_of_the_fused_path(
+    part: str, moved: str
+) -> None:
+    torch.manual_seed(0)
+    new = nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 2).eval()
+    old = an.convert_to_analog(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), "ideal")
+    child = getattr(old, part)
+    if moved == "after":
+        an.program_(old).eval()
+    setattr(new.layers[1], part, child)
+    if moved == "before":
+        an.program_(new).eval()
+    x = torch.randn(3, 4, 6)
+    for model in (new, copy.deepcopy(new), pickle.loads(pickle.dumps(new))):
+        with torch.inference_mode():
+            before = model(x)
+            for weights in getattr(model.layers[1], part).analog.weights.values():
+                weights.zero_()
+            assert not torch.equal(model(x), before)
+    assert all(not module._forward_pre_hooks for module in an.convert_to_digital(new).modules())
+
+
 @pytest.mark.parametrize("part", ["linear1", "self_attn"])
 def test_a_child_converted_by_itself_keeps_its_parent_out_of_the_fused_path(part: str) -> None:
     torch.manual_seed(0)

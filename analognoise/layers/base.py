@@ -168,11 +168,14 @@ class AnalogLayer(nn.Module):
             device = module.get_parameter(next(iter(shapes))).device
             state.periphery = LayerPeriphery(tile.profile, placed, shapes, device)
         setattr(module, STATE, state)
+        module.register_forward_pre_hook(_is_called)  # the user may move it into an encoder layer
         module.__class__ = cls
 
     def remove(self) -> None:
         """Turn the module back into its digital class, in place."""
         delattr(self, STATE)
+        for key in [key for key, hook in self._forward_pre_hooks.items() if hook is _is_called]:
+            del self._forward_pre_hooks[key]
         self.__class__ = self.digital_class  # type: ignore[assignment]
 
     @property
@@ -478,6 +481,10 @@ class AnalogLayer(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._write(state.time)
         return self
+
+
+def _is_called(module: nn.Module, args: Any) -> None:
+    """Does nothing: torch's encoder layers take no fused path past a child that has a hook."""
 
 
 def gathered(parameter: nn.Parameter) -> Tensor:
