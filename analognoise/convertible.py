@@ -44,7 +44,8 @@ def find_problems(model: nn.Module) -> list[Problem]:
     """Layers whose weights would stay digital although they are matrices, each with a remedy.
 
     Normalization, embeddings and biases stay digital by design and are no problems. An empty list means that
-    every matrix of weights goes on tiles.
+    every matrix of weights goes on tiles. Buffers count as weights where they are called so ("weight",
+    "kernel", "matrix", "filter", "proj"); what others multiply, ``describe(model, inputs)`` counts.
 
     Raises:
         ConversionError: when ``model`` is no module.

@@ -304,7 +304,7 @@ def _digital_parts(model: nn.Module, macs: MacCount | None) -> list[DigitalPart]
                 parts.append(DigitalPart(name, kind, 0, "products of two activations", multiplied))
         elif own or shared or works or hidden:
             count = sum(map(size, own.values())) + hidden
-            reason = "products of two activations, or with a weight that another layer holds"
+            reason = "products of two activations, with a buffer, or with a weight that another layer holds"
             if own or shared or hidden:
                 full = {f"{name}.{key}" if name else key for key in own}
                 if obstacle and obstacle.kind == BY_DESIGN and macs and not macs.multiplied.isdisjoint(full):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,8 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TABLES = ("embed", "embedding", "embeddings", "position", "positions", "bias", "bias_table")
 # ... what is so when it is the same for every sample (first axis 1), ...
 _BROADCAST = ("emb", "token", "tokens", "query", "queries")
-# ... and buffers that are.
-_NO_WEIGHTS = (
-    *(*_TABLES, *_BROADCAST, "mask", "masks", "pe", "pos", "positional", "encoding", "encodings", "cos"),
-    *("sin", "cache", "cached", "index", "indices", "ids", "table", "anchors", "grid"),
-)
+# How they call buffers that multiply as weights; masks, statistics and tables of all kinds have other names.
+_WEIGHTS = re.compile(r"(^|_)(weights?|w|kernels?|matrix|matrices|filters?|proj|projections?)_?\d*$", re.I)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
@@ -210,15 +208,16 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def buffer_matrices(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers that may be matrices of weights, as far as shape, name and being saved tell."""
+    """Buffers that are matrices of weights, as far as shape, name and being saved tell."""
     return {
         key: value
         for key, value in module._buffers.items()
         if value is not None
         and value.is_floating_point()
         and key not in module._non_persistent_buffers_set
-        and is_matrix(key, value)
-        and not key.lower().endswith(_NO_WEIGHTS)
+        and value.ndim > 1
+        and value.numel() > max(value.shape)
+        and _WEIGHTS.search(key)
     }
 
 

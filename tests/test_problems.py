@@ -497,8 +497,37 @@ def test_matrices_in_disguise_are_problems(layer: nn.Module, kind: str, weights:
     assert text.parameter_share == 8 / (8 + weights + 2)
 
 
+NO_WEIGHTS = """
+    tril triu causal_mask attn_bias relative_position_bias freqs pos_enc alibi coords anchors priors queue mean std
+    running_cov sin_cached cos_cached pe codebook timesteps centers kernel_size weight_mask window
+"""
+
+
+@pytest.mark.parametrize("name", NO_WEIGHTS.split())
+def test_buffers_of_ordinary_models_are_no_problems(name: str) -> None:
+    model = nn.Sequential(Projection(name), nn.Linear(4, 2))
+    assert an.find_problems(model) == []
+    analog = an.convert_to_analog(model, "ideal", strict=True)
+    (part,) = [part for part in an.describe(analog, torch.randn(3, 6)).digital if part.name == "0"]
+    assert (part.parameters, part.macs) == (0, 3 * 24)  # what it multiplies is counted all the same
+    assert "with a buffer" in part.reason
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (8, 1), (1, 8, 1, 1)])
+def test_a_buffer_of_one_axis_is_no_matrix(shape: tuple[int, ...]) -> None:
+    layer = nn.Identity()
+    layer.register_buffer("class_weights", torch.ones(shape))
+    assert an.find_problems(nn.Sequential(layer, nn.Linear(4, 2))) == []
+
+
+@pytest.mark.parametrize("name", ["W", "weight", "proj2", "projection_matrix", "blur_kernel"])
+def test_buffers_called_weights_are_problems(name: str) -> None:
+    (problem,) = an.find_problems(nn.Sequential(Projection(name), nn.Linear(4, 2)))
+    assert (problem.obstacle.kind, problem.parameters) == ("buffer", 24)
+
+
 def test_buffers_that_are_no_weights() -> None:
-    layers = [Projection("causal_mask"), Projection("pe"), Projection("rope", persistent=False)]
+    layers = [Projection("causal_mask"), Projection("pe"), Projection("weight", persistent=False)]
     layers += [nn.LayerNorm((6, 4)), nn.Embedding(6, 4), nn.BatchNorm2d(3)]
     assert an.find_problems(nn.Sequential(*layers, nn.Linear(4, 2))) == []
     norm = parametrizations.weight_norm(nn.LayerNorm(4))
