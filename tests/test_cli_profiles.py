@@ -240,6 +240,20 @@ def test_show_stays_within_what_is_known(run: Run) -> None:
     assert "measured: " in text
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "words"),
+    [
+        ("reram-wan-2022-crosssim-fit", "up to 1 s", "nothing is known later than 1 s after programming."),
+        ("reram-milo-hfo2", "programmed", "nothing is known later than programming."),
+    ],
+)
+def test_show_claims_no_retention_that_nobody_measured(run: Run, name: str, row: str, words: str) -> None:
+    text = run("show", name).out
+    assert f"Not measured: {words}" in text
+    assert f" {row} " in text
+    assert "any time" not in text
+
+
 def test_show_takes_a_file_and_a_noise_level(run: Run) -> None:
     run("new", "my.toml")
     assert run("show", "my.toml", "--json").json["behaviour"][0]["target"] == 0.1

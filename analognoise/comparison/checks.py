@@ -75,7 +75,7 @@ def settle(
     check_confidence(confidence)
     compensations = compensation_list(compensation)
     devices = _devices(profiles)
-    seconds = drift_times(devices, times)
+    seconds = drift_times((device for device in devices if device.has_drift), times)
     found = get_task(task)
     contenders = tuple(
         _settled(item, found.epochs if epochs is None else epochs, found.lr if lr is None else lr)

@@ -124,13 +124,17 @@ class DeviceProfile(Frozen):
 
     @cached_property
     def valid_times(self) -> tuple[float, float]:
-        """The shortest and the longest drift time in seconds at which the device may be asked."""
+        """The shortest and the longest drift time in seconds at which the device may be asked.
+
+        A device without drift is known from the end of programming on, up to the last age that was measured.
+        """
         validity = self.validity or Validity()
         extrapolate = validity.extrapolate
-        if not self.has_drift or extrapolate or (extrapolate is None and self.retention is None):
+        if extrapolate or (extrapolate is None and self.retention is None):
             return 0.0, math.inf
         if validity.measured is not None:
-            return validity.measured[0], validity.measured[1]
+            first, last = validity.measured
+            return first if self.has_drift else 0.0, last
         if self.retention is not None:
             return self.retention.ages[0], self.retention.ages[-1]
         return 0.0, math.inf
@@ -143,10 +147,13 @@ class DeviceProfile(Frozen):
         """
         first, last = self.valid_times
         if not first <= seconds <= last:
+            if first == last:
+                known, advice = f"at {format_time(first)}", "that time"
+            else:
+                known, advice = f"from {format_time(first)} to {format_time(last)}", "times in between"
             raise ProfileError(
-                f"profile {self.name!r} is known from {format_time(first)} to {format_time(last)} after "
-                f"programming, not at {format_time(seconds)}: ask for times in between, or set "
-                "validity.extrapolate = true in a copy of it"
+                f"profile {self.name!r} is known {known} after programming, not at {format_time(seconds)}: "
+                f"ask for {advice}, or set validity.extrapolate = true in a copy of it"
             )
 
     @cached_property
@@ -354,20 +361,22 @@ def drift_times(profiles: Iterable[DeviceProfile], times: Any = None) -> tuple[f
     Args:
         profiles: the devices.
         times: what :func:`analognoise.units.parse_times` takes, or None for those that the profiles name: of
-            several, those at which all of them are known.
+            several, those at which all of them are known. Devices on which nothing depends on time name none
+            beside others.
 
     Raises:
         ProfileError: when a device is not known at one of the times, or no default suits all.
         UnitError: when a time cannot be read.
     """
-    devices = [profile for profile in dict.fromkeys(profiles) if profile.has_drift]
+    devices = list(dict.fromkeys(profiles))
     if times is not None:
         seconds = parse_times(times)
         for profile in devices:
             for time in seconds:
                 profile.check_time(time)
         return seconds
-    usual = sorted({time for profile in devices for time in profile.default_times}) or parse_times(
+    naming = [profile for profile in devices if profile.has_drift] or devices
+    usual = sorted({time for profile in naming for time in profile.default_times}) or parse_times(
         DEFAULT_TIMES
     )
     first = max((profile.valid_times[0] for profile in devices), default=0.0)

@@ -19,7 +19,7 @@ from analognoise.devices.problems import show
 from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
 from analognoise.jobs.output import Output, plain
-from analognoise.report.device_plot import five_targets, save_device_plot, telling_times
+from analognoise.report.device_plot import five_targets, not_known_later, save_device_plot, telling_times
 from analognoise.units import format_time
 
 _UNCHANGED = Changes()
@@ -54,7 +54,9 @@ class ProfileCard(Output):
                 yield f"{name:12} " + ", ".join(f"{key} = {as_toml(value)}" for key, value in fields.items())
         yield f"{'digest':12} {profile.digest}"
         first, last = profile.valid_times
-        if last < math.inf:
+        if last == 0:
+            yield f"{'valid':12} right after programming"
+        elif last < math.inf:
             yield f"{'valid':12} from {format_time(first)} to {format_time(last)} after programming"
         yield ""
         unit = profile.conductance.unit
@@ -62,6 +64,9 @@ class ProfileCard(Output):
         yield self._noise()
         yield f"What it holds later: mean ± standard deviation in {unit} over devices, share of the target"
         yield self._retention()
+        unknown = not_known_later(profile)
+        if unknown:
+            yield f"{unknown.replace(chr(10), ' ').capitalize()}."
         if self.plot:
             yield f"picture: {self.plot}"
 
@@ -149,8 +154,17 @@ class ProfileCard(Output):
                 if target:
                     text.append(f"\n{100 * mean / target:.1f} %", style="dim")
                 cells.append(text)
-            table.add_row(format_time(time) if self.profile.has_drift else "any time", *cells)
+            table.add_row(self._when(time), *cells)
         return table
+
+    def _when(self, time: float) -> str:
+        """What the table calls a drift time."""
+        if self.profile.has_drift:
+            return format_time(time)
+        last = self.profile.valid_times[1]
+        if last == math.inf:
+            return "any time"
+        return f"up to {format_time(last)}" if last > 0 else "programmed"
 
     @property
     def _decimals(self) -> int:
@@ -177,8 +191,7 @@ def show_device(
     path = None if plot is None else Path(plot).expanduser()
     if path is not None and path.exists() and not force:
         raise ResultsError(f"{plot} exists already: name another file, or replace it with --force")
-    times = telling_times(profile) if profile.has_drift else [1.0]
-    found = behaviour(profile, five_targets(profile), times)
+    found = behaviour(profile, five_targets(profile), telling_times(profile))
     if path is not None:
         save_device_plot(path, profile)
     return ProfileCard(profile, found, path)

@@ -56,7 +56,7 @@ class Placement:
             ProfileError: when a device is not known at one of them.
             UnitError: when a time cannot be read.
         """
-        seconds = drift_times(self.devices.values(), times)
+        seconds = drift_times(self.devices.values() if self.has_drift else (), times)
         return seconds if self.has_drift else (0.0,)
 
     @property

@@ -45,12 +45,25 @@ def five_targets(profile: DeviceProfile) -> list[float]:
 
 
 def telling_times(profile: DeviceProfile) -> list[float]:
-    """Drift times in seconds that show a device: 1 s to 10 years within its validity, and what it names."""
+    """Drift times in seconds that show a device: 1 s to 10 years within its validity, and what it names; one
+    alone where nothing depends on time.
+    """
     first, last = profile.valid_times
+    if not profile.has_drift:
+        return [min(1.0, last)]
     named = profile.validity.default_times if profile.validity else None
     times = {*parse_times(USUAL_TIMES), *(named or ()), first, last}
     known = sorted(time for time in times if 0 < time < math.inf and first <= time <= last)
     return known or [first]
+
+
+def not_known_later(profile: DeviceProfile) -> str:
+    """Of a device without drift whose validity ends: that nothing is known after that; else empty."""
+    last = profile.valid_times[1]
+    if profile.has_drift or math.isinf(last):
+        return ""
+    age = f"{format_time(last)} after programming" if last > 0 else "programming"
+    return f"not measured:\nnothing is known later than {age}"
 
 
 def save_device_plot(path: str | os.PathLike[str], profile: DeviceProfile) -> Path:
@@ -84,7 +97,7 @@ def save_device_plot(path: str | os.PathLike[str], profile: DeviceProfile) -> Pa
 def draw_device(figure: Figure, profile: DeviceProfile) -> None:
     """Draw the four panels on an empty figure. Each Axes carries a gid: programming, drift, time, read."""
     low, high = profile.conductance.g_min, profile.conductance.g_max
-    times = telling_times(profile) if profile.has_drift else [1.0]
+    times = telling_times(profile)
     across = behaviour(profile, list(np.linspace(low, high, _POINTS)), _few(times))
     title = profile.name + (f": {profile.technology}" if profile.technology else "")
     figure.suptitle("\n".join(textwrap.wrap(title, 95)), x=0.01, ha="left", fontsize=12, weight="bold")
@@ -129,7 +142,8 @@ def _drift(ax: Axes, profile: DeviceProfile, across: Behaviour) -> None:
     )
     if not changes:
         _title(ax, "Drift", "")
-        _nothing(ax, "no drift:\nconductances stay as programmed")
+        unknown = not_known_later(profile)
+        _nothing(ax, unknown or "no drift:\nconductances stay as programmed")
         return
     _title(ax, "Drift: spread by age", "standard deviation over devices, without read noise")
     _over_conductance(ax, profile, f"standard deviation ({_unit(profile)})")
@@ -149,6 +163,11 @@ def _coefficient(ax: Axes, profile: DeviceProfile, across: Behaviour) -> None:
 
 
 def _time(ax: Axes, profile: DeviceProfile, times: Sequence[float]) -> None:
+    unknown = not_known_later(profile)
+    if unknown:
+        _title(ax, "Retention", "")
+        _nothing(ax, unknown)
+        return
     unit, first, last = _unit(profile), times[0], times[-1]
     known = "" if first < last or not profile.has_drift else f", known at {format_time(first)} alone"
     _title(ax, "Retention", f"mean ± standard deviation over devices, all effects together{known}")

@@ -119,11 +119,14 @@ class ProfileNoise(WrappedOptimizer):
             )
         super().__init__(base, model, clip=clip, seed=seed, before_step=before_step)
         layers = require_analog(model, "train on the noise of its profile").values()
-        known = [layer.analog.profile.valid_times for layer in layers]
-        shortest = max(seconds[0], *(first for first, _ in known))
-        longest = min(seconds[1], *(last for _, last in known))
+        profiles = dict.fromkeys(layer.analog.profile for layer in layers)
+        shortest = longest = 0.0  # as programmed, where nothing depends on time
+        if any(profile.has_drift for profile in profiles):
+            known = [profile.valid_times for profile in profiles]
+            shortest = max(seconds[0], *(first for first, _ in known))
+            longest = min(seconds[1], *(last for _, last in known))
         if shortest > longest:
-            names = ", ".join(dict.fromkeys(layer.analog.profile.name for layer in layers))
+            names = ", ".join(dict.fromkeys(profile.name for profile in profiles))
             raise MethodError(f"ProfileNoise: at none of the times {times!r} is the device known ({names})")
         self.times = (shortest, longest)
         self._stuck: dict[Tensor, Tensor] = {}  # of a step's chip: which entries of a weight are stuck
@@ -134,6 +137,8 @@ class ProfileNoise(WrappedOptimizer):
 
     def drift_time(self, step: int) -> float:
         """Seconds since programming at which a step's chip is read."""
+        if self.times[1] == 0:
+            return 0.0
         shortest, longest = map(math.log, self.times)
         return math.exp(
             shortest + (longest - shortest) * Stream(self.seed, "training-time", step=step).uniform()

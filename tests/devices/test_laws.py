@@ -112,6 +112,9 @@ def test_absolute_read_noise_does_not_grow_where_it_says_so():
         ),
         ("reram-wan-2022", "0s", "not at 0 s"),
         ("sonos-2022", "1mo", "from 0 s to 5 days"),
+        # Nothing in these depends on time, but nobody knows whether the device drifts.
+        ("reram-wan-2022-crosssim-fit", "1h", "from 0 s to 1 s"),
+        ("reram-milo-hfo2", "1s", "known at 0 s after programming, not at 1 s: ask for that time"),
     ],
 )
 def test_times_outside_of_what_is_known(name, times, words):
@@ -125,7 +128,9 @@ def test_default_times_are_those_of_the_devices():
     assert drift_times([pcm]) == (1.0, 3600.0, 86400.0, 2592000.0, 31536000.0)
     assert drift_times([wan]) == (1.0, 3600.0, 86400.0, 172800.0)
     assert drift_times([pcm, wan, load_profile("ideal")]) == (1.0, 3600.0, 86400.0, 172800.0)
-    assert drift_times([load_profile("reram-wan-2022-crosssim-fit")], "1y") == (31536000.0,)  # nothing drifts
+    assert drift_times([load_profile("reram-wan-2022-crosssim-fit")]) == (1.0,)
+    assert drift_times([load_profile("reram-milo-hfo2")], "0s") == (0.0,)
+    assert drift_times([load_profile("gaussian")], "100y") == (3153600000.0,)
     with pytest.raises(ProfileError, match="no common default"):
         drift_times(
             [

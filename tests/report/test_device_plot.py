@@ -80,6 +80,18 @@ def test_devices_without_a_coefficient_show_their_spread_by_age() -> None:
     assert "Drift: spread by age" in texts(panels["drift"])
 
 
+def test_what_was_not_measured_is_not_drawn() -> None:
+    for name, age in (
+        ("reram-wan-2022-crosssim-fit", "1 s after programming"),
+        ("reram-milo-hfo2", "programming"),
+    ):
+        panels = draw(load_profile(name))
+        for panel in ("drift", "time"):
+            assert f"nothing is known later than {age}" in texts(panels[panel])
+            assert not panels[panel].get_lines()
+            assert not panels[panel].collections
+
+
 @pytest.mark.parametrize("ages", [["1s"], ["0s"]])
 def test_a_device_that_is_known_at_one_time_alone(ages: list[str]) -> None:
     profile = DeviceProfile.from_dict(

@@ -471,6 +471,9 @@ def test_drift_times_are_uniform_in_their_logarithm() -> None:
     assert abs(fractions.var() - 1 / 12) < 4 * math.sqrt(1 / 180 / 4000)
     fixed = ProfileNoise(sgd(model), convert_to_analog(model, "pcm-ibm"), times=("1d", 86400.0))
     assert fixed.drift_time(5) == pytest.approx(86400.0, rel=1e-12)
+    # Of a device on which nothing depends on time, what was programmed is known, and perhaps nothing later.
+    still = ProfileNoise(sgd(model), convert_to_analog(model, "reram-milo-hfo2"))
+    assert (still.times, still.drift_time(5)) == ((0.0, 0.0), 0.0)
 
 
 @pytest.mark.parametrize(
