@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.batches import to_device
-from analognoise.chip import evaluating
+from analognoise.chip import digital, evaluating
 from analognoise.conversion import analog_layers, require_analog
 from analognoise.crossbar.periphery import Magnitudes
 from analognoise.errors import CalibrationError, ConversionError, DataError, nearest
@@ -80,6 +80,7 @@ def calibrate_(
             torch.no_grad(),
             rng_preserved(0),
             evaluating(model),
+            digital(model),  # layers without ranges, too
             progress_bar("calibration", total, progress) as advance,
         ):
             for batch in islice(loader, batches):

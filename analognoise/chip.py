@@ -105,18 +105,21 @@ def digital(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def chip_preserved(model: nn.Module) -> Iterator[nn.Module]:
-    """Give back the chip that is programmed now, at its drift time, when the block ends; inside, other chips
-    may be programmed.
+    """Give back the chip that is programmed now, at its drift time and after as many products, when the block
+    ends; inside, other chips may be programmed.
     """
     states = [layer.analog for layer in analog_layers(model).values()]
-    kept = [(state.tiles, state.time, state.copy_weights(), state.written) for state in states]
+    kept = [
+        (state.tiles, state.time, state.copy_weights(), state.written, state.products) for state in states
+    ]
     try:
         yield model
     finally:
         with torch.inference_mode(False), torch.no_grad():
-            for state, (tiles, time, weights, written) in zip(states, kept, strict=True):
+            for state, (tiles, time, weights, written, products) in zip(states, kept, strict=True):
                 state.tiles, state.written = tiles, written
                 state.put_weights(weights, time)
+                state.restart(products)
 
 
 @contextmanager

@@ -76,6 +76,18 @@ def test_calibration_leaves_model_chip_and_generators_as_found():
     assert list(model.state_dict()) == list(net().state_dict())
 
 
+def test_layers_without_ranges_are_digital_while_the_others_are_calibrated():
+    data, pcm = batches(), an.load_profile("pcm-ibm")
+    own = {"pcm without": pcm, "fixed": IDEAL.replace({"periphery.dac": {"bits": 4, "bound": 0.1}})}
+    calibrated = IDEAL.replace({"periphery": CALIBRATED})
+    for other in own.values():
+        mixed = an.convert_to_analog(net(), {"0": other, "*": calibrated})
+        expected = an.ranges(an.calibrate_(analog_of(net(), CALIBRATED), data))["3.weight.input"]
+        assert torch.equal(an.ranges(an.calibrate_(mixed, data))["3.weight.input"], expected)
+        an.drift_to_(an.program_(mixed), "1s" if other is not pcm else "1y")
+        assert torch.equal(an.ranges(an.calibrate_(mixed, data))["3.weight.input"], expected)
+
+
 def test_eight_bits_calibrated_keep_the_outputs_near():
     model, data = net(), batches()
     analog = an.program_(an.calibrate_(analog_of(model, CALIBRATED), data)).eval()

@@ -200,7 +200,8 @@ class DriftEvaluation:
         """Bring the model into the state of each (chip, time) in turn.
 
         Chips are programmed and drifted ahead, as far as their weights fit in ``_AHEAD_BYTES``: to and fro
-        between that and the forward would cost a small model a tenth of its time in cold caches.
+        between that and the forward would cost a small model a tenth of its time in cold caches. Not where
+        products draw noise: its key belongs to the chip that is programmed.
         """
         layers = [layer.analog for layer in analog_layers(self.model).values()]
         size = sum(
@@ -208,7 +209,7 @@ class DriftEvaluation:
             for layer in analog_layers(self.model).values()
             for target in layer.targets().values()
         )
-        ahead = max(1, _AHEAD_BYTES // size)
+        ahead = 1 if any(layer.draws for layer in layers) else max(1, _AHEAD_BYTES // size)
         programmed = None
         for start in range(0, len(places), ahead):
             block = places[start : start + ahead]

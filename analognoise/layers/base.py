@@ -72,6 +72,11 @@ class AnalogState:
         """The drift compensation of the layer's tiles."""
         return self.tile.compensation
 
+    @property
+    def draws(self) -> bool:
+        """Whether products draw noise, by a key of the programmed chip."""
+        return self.periphery is not None and self.periphery.surroundings.noisy
+
     def copy_weights(self) -> dict[str, Tensor]:
         """A copy of the weights that eval mode computes with, and of what their periphery must know."""
         return {name: tensor.clone() for name, tensor in self._of_chip().items()}
@@ -96,10 +101,15 @@ class AnalogState:
         known = self.periphery.known_ranges() if self.periphery is not None else {}
         return ({name: values.tolist() for name, values in known.items()},) if known else ()
 
-    def restart(self) -> None:
-        """Begin the count of products anew, on which their noise depends."""
+    @property
+    def products(self) -> int:
+        """How many products there were since the chip was brought to its time; their noise depends on it."""
+        return 0 if self.periphery is None else self.periphery.calls
+
+    def restart(self, products: int = 0) -> None:
+        """Begin the count of products anew, or set it."""
         if self.periphery is not None:
-            self.periphery.calls = 0
+            self.periphery.calls = products
 
     def _of_chip(self) -> dict[str, Tensor]:
         return self.weights | self._of_periphery()
