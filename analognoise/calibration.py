@@ -187,12 +187,13 @@ def set_ranges_(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
 
 
 def learned_ranges(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The Parameters of the converters with ``range = "learned"``, for an optimizer.
+    """The Parameters of the converters with ``range = "learned"``, for an optimizer; each holds the natural
+    logarithm of its ranges (:func:`ranges` gives the ranges themselves), in float64.
 
-    ``torch.optim.SGD([*model.parameters(), *an.learned_ranges(model).values()], lr=…)``. They are not in
-    ``model.parameters()`` nor in its ``state_dict``, which stay those of the digital model;
-    :func:`analognoise.fit` trains them by itself. Their gradient comes through the products, inside
-    :func:`periphery_in_training`.
+    ``torch.optim.SGD([*model.parameters(), *an.learned_ranges(model).values()], lr=…, momentum=0.9)``; a
+    weight decay, if any, is for the weights alone. They are not in ``model.parameters()`` nor in its
+    ``state_dict``, which stay those of the digital model; :func:`analognoise.fit` trains them by itself.
+    Their gradient comes through the products, inside :func:`periphery_in_training`.
     """
     return {
         _join(name, key): values

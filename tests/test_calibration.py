@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 import analognoise as an
@@ -78,7 +79,10 @@ def test_calibration_leaves_model_chip_and_generators_as_found():
 
 def test_layers_without_ranges_are_digital_while_the_others_are_calibrated():
     data, pcm = batches(), an.load_profile("pcm-ibm")
-    own = {"pcm without": pcm, "fixed": IDEAL.replace({"periphery.dac": {"bits": 4, "bound": 0.1}})}
+    own = {
+        "pcm without": pcm,
+        "fixed": IDEAL.replace({"periphery.dac": {"bits": 4, "range": "fixed", "bound": 0.1}}),
+    }
     calibrated = IDEAL.replace({"periphery": CALIBRATED})
     for other in own.values():
         mixed = an.convert_to_analog(net(), {"0": other, "*": calibrated})
@@ -245,6 +249,66 @@ def test_learned_ranges_train_with_the_users_optimizer_and_stay_out_of_the_state
         with an.periphery_in_training(analog):
             trained = analog.train()(data[0][0])
     torch.testing.assert_close(chip, trained)  # the ideal chip computes what was trained
+
+
+@pytest.mark.parametrize("bound", [0.05, 200.0])
+def test_a_learned_range_recovers_from_a_bad_start(bound):
+    """Digits through 8-bit converters, by the line of docs/periphery.md."""
+    x, y = (torch.tensor(values) for values in load_digits(return_X_y=True))
+    x = (x.float() / 16)[:1500]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    analog = analog_of(model, {"dac": {"bits": 8, "range": "learned", "bound": bound}}).train()
+    learned = an.learned_ranges(analog).values()
+    optimizer = torch.optim.SGD([*analog.parameters(), *learned], lr=0.05, momentum=0.9)
+    with an.periphery_in_training(analog):
+        for _ in range(15):
+            for part in torch.randperm(1500).split(32):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(analog(x[part]), y[part]).backward()
+                optimizer.step()
+    # what lies in the middle: inputs end at 1
+    found = [value.item() for value in an.ranges(analog).values()]
+    assert all(value > 4 * bound if bound < 1 else value < bound / 2 for value in found), found
+    chip = an.program_(analog).eval()
+    assert (chip(x).argmax(1) == y[:1500]).float().mean() > 0.95
+    # and what was found can be put back
+    an.set_ranges_(analog, an.ranges(analog))
+    assert [value.item() for value in an.ranges(analog).values()] == found
+
+
+def test_a_learned_range_that_a_step_takes_far_down_stays_one():
+    analog = analog_of(net(), {"dac": {"bits": 8, "range": "learned", "bound": 1.0}})
+    learned = an.learned_ranges(analog)
+    optimizer = torch.optim.SGD(learned.values(), lr=1.0)
+    for value in learned.values():
+        value.grad = torch.full_like(value, 3.0)
+    optimizer.step()
+    found = an.ranges(analog)
+    assert all(value.item() == pytest.approx(math.exp(-3)) for value in found.values())
+    again = an.set_ranges_(analog_of(net(), {"dac": {"bits": 8, "range": "learned", "bound": 1.0}}), found)
+    assert all(torch.equal(value, found[name]) for name, value in an.ranges(again).items())
+
+
+@pytest.mark.parametrize("way", ["fused optimizer", "data"])
+def test_a_chip_sees_learned_ranges_that_changed_behind_autograds_back(way):
+    analog = an.program_(analog_of(net(), {"dac": {"bits": 4, "range": "learned", "bound": 1.0}})).eval()
+    x, learned = batches()[0][0], an.learned_ranges(analog).values()
+    with torch.no_grad():
+        before = analog(x)
+    if way == "data":
+        for value in learned:
+            value.data.add_(0.5)
+    else:
+        for value in learned:
+            value.grad = torch.full_like(value, -0.5)
+        torch.optim.SGD(learned, lr=1.0, fused=True).step()
+    fresh = an.set_ranges_(
+        analog_of(net(), {"dac": {"bits": 4, "range": "learned", "bound": 1.0}}), an.ranges(analog)
+    )
+    with torch.no_grad():
+        assert torch.equal(analog(x), an.program_(fresh).eval()(x))
+        assert not torch.equal(analog(x), before)
 
 
 def test_fit_and_its_methods_train_learned_ranges():

@@ -13,7 +13,7 @@ from torch.nn import functional
 from analognoise.crossbar import Block, Reading
 from analognoise.crossbar.mapping import full_scale, largest, scales, to_devices
 from analognoise.crossbar.periphery import Frame, Magnitudes, Surroundings, weight_variance
-from analognoise.crossbar.periphery.converters import learnable
+from analognoise.crossbar.periphery.converters import log_of, range_of
 from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError
@@ -59,7 +59,8 @@ class LayerPeriphery:
             ``[groups, columns, rows]``. Rewritten in place, as the weights are.
         ranges: bounds from data or training, a value for each part along the rows, by ``"NAME.input"`` and
             ``"NAME.output"``; an output's in parts of a full input on a full weight. Learned ones are
-            Parameters, but no Parameters of the module: they are not in its ``state_dict``.
+            Parameters that hold the logarithm, but no Parameters of the module: they are not in its
+            ``state_dict``.
         known: the ranges that have a value.
         calls: products since the chip was brought to its time; part of the key of their noise.
         training: key of the noise in training; None while training is digital.
@@ -83,7 +84,7 @@ class LayerPeriphery:
         self.calls = 0
         self.training: Stream | None = None
         self.watched: dict[str, list[Magnitudes]] | None = None
-        self._cache: dict[str, tuple[Any, list[Prepared]]] = {}
+        self._cache: dict[str, tuple[list[Tensor], list[Any], list[Prepared]]] = {}
         for name, g in geometries.items():
             frame = Frame.of({tile: block for tile, (own, block) in enumerate(placed) if own == name})
             self.frames[name] = frame
@@ -97,7 +98,7 @@ class LayerPeriphery:
             for name, frame in self.frames.items():
                 values = torch.full((len(frame.rows),), converter.bound or 1.0, device=device)
                 key = f"{name}.{side}"
-                self.ranges[key] = nn.Parameter(values) if converter.range == "learned" else values
+                self.ranges[key] = nn.Parameter(log_of(values)) if converter.range == "learned" else values
                 if converter.bound is not None:
                     self.known.add(key)
 
@@ -106,19 +107,26 @@ class LayerPeriphery:
 
     def known_ranges(self) -> dict[str, Tensor]:
         """The ranges that have a value, in the order of their names."""
-        return {key: self.ranges[key].detach() for key in sorted(self.known)}
+        return {key: self.range_now(key).detach() for key in sorted(self.known)}
+
+    def range_now(self, key: str) -> Tensor:
+        """A range's values."""
+        values = self.ranges[key]
+        return range_of(values) if isinstance(values, nn.Parameter) else values
 
     def set_range(self, key: str, values: Tensor) -> None:
         """Give a range its values; a learned one stays the same Parameter."""
         with torch.no_grad():
-            self.ranges[key].copy_(values)
+            own = self.ranges[key]
+            own.copy_(log_of(values) if isinstance(own, nn.Parameter) else values)
         self.known.add(key)
 
     def to(self, device: torch.device) -> None:
         """Move ranges and tensors; an optimizer's Parameters stay the same objects."""
         for key, values in self.ranges.items():
             if isinstance(values, nn.Parameter):
-                values.data = values.data.to(device)
+                data = values.data.float() if device.type == "mps" else values.data  # which has no float64
+                values.data = data.to(device)
             else:
                 self.ranges[key] = values.to(device)
         self.tensors = {key: values.to(device) for key, values in self.tensors.items()}
@@ -204,10 +212,16 @@ class LayerPeriphery:
         learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         if learning or torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
             return self._prepare(name, *chip, exact=False)
-        key = [(id(tensor), tensor._version) for tensor in tensors]
-        if name not in self._cache or self._cache[name][0] != key:
-            self._cache[name] = key, self._prepare(name, *chip, exact=True)
-        return self._cache[name][1]
+        # Fused optimizers and whoever writes to .data leave the version of a Parameter as it is.
+        states = [t.tolist() if isinstance(t, nn.Parameter) else t._version for t in tensors]
+        kept = self._cache.get(name)
+        if (
+            kept is None
+            or kept[1] != states
+            or any(a is not b for a, b in zip(kept[0], tensors, strict=True))
+        ):
+            kept = self._cache[name] = tensors, states, self._prepare(name, *chip, exact=True)
+        return kept[2]
 
     def _of(self, name: str) -> list[Tensor]:
         """Ranges and tensors of one matrix."""
@@ -238,13 +252,8 @@ class LayerPeriphery:
             return 1.0 if side == "input" else None
         if not converter.has_data_range:
             return converter.bound
-        values = self.ranges[f"{name}.{side}"]
-        if exact:
-            return abs(float(values[part]))
-        if isinstance(values, nn.Parameter):
-            start, end = self.frames[name].rows[part]
-            return learnable(values[part], end - start, converter.levels)
-        return values[part]
+        values = self.range_now(f"{name}.{side}")
+        return float(values[part]) if exact else values[part]
 
     @torch.no_grad()
     def _nominal(self, layer: Layer, name: str, weights: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from analognoise.crossbar.periphery import Magnitudes
-from analognoise.crossbar.periphery.converters import bit_planes, learnable, limited
+from analognoise.crossbar.periphery.converters import bit_planes, limited, log_of, range_of
 
 
 def test_levels_are_whole_numbers_within_the_range():
@@ -25,15 +25,23 @@ def test_gradients_pass_the_rounding_and_end_where_a_value_was_cut_off():
 
 
 def test_a_learned_range_has_the_gradient_of_learned_step_size_quantization():
-    levels, rows = 7, 4
+    levels = 7
     inputs = torch.tensor([0.3, -1.1, 2.9, -5.0])
-    bound = torch.tensor(2.0, requires_grad=True)
-    b = learnable(bound, rows, levels)
+    log = log_of(torch.tensor(2.0)).requires_grad_()
+    b = range_of(log)
     (limited(inputs * (levels / b), levels, None) * (b / levels)).sum().backward()
     steps = inputs * levels / 2.0
     inside = steps.abs() < levels
     expected = torch.where(inside, steps.round() - steps, steps.sign() * levels).sum() / levels
-    torch.testing.assert_close(bound.grad, expected / (rows * levels) ** 0.5)
+    torch.testing.assert_close(log.grad, 2.0 * expected.double(), rtol=1e-6, atol=0)
+
+
+def test_ranges_come_back_from_their_logarithms_to_the_last_bit_and_stay_above_0():
+    bounds = torch.rand(100_000, generator=torch.Generator().manual_seed(0)).mul(60).sub(30).exp()
+    assert torch.equal(range_of(log_of(bounds)), bounds)
+    extreme = range_of(torch.tensor([-1e9, 1e9], dtype=torch.float64))
+    assert (extreme > 0).all()
+    assert extreme.isfinite().all()
 
 
 @pytest.mark.parametrize("levels", [1, 3, 127])

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_LARGEST_LOG = 60.0
+
 
 class _Round(torch.autograd.Function):
     """Rounding to whole numbers whose gradient is that of leaving the values alone."""
@@ -18,19 +20,6 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The values themselves, with a gradient times a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
 
 
 def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) -> Tensor:
@@ -54,19 +43,23 @@ def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) ->
     return values if most is None else values.clamp_(-most, most)
 
 
-def learnable(bound: Tensor, rows: int, levels: int | None) -> Tensor:
-    """A range that is learned, as a positive number, its gradient times 1 / sqrt(rows · levels).
-
-    With the gradients of :func:`limited` this is learned step size quantization (Esser et al. 2020, arXiv
-    1902.08153), for the range in place of the step.
-
-    Args:
-        bound: the range, a tensor without dimensions.
-        rows: how many numbers of a vector are converted with it.
-        levels: of the converter.
+def log_of(bounds: Tensor) -> Tensor:
+    """What a learned range is trained as: its logarithm, so that it stays above 0 and a step changes it by a
+    factor, whatever the unit of its inputs. In float64 (where the device has it), so that :func:`range_of`
+    gives float32 ranges back to the last bit.
     """
-    positive: Tensor = _ScaledGradient.apply(bound, (max(rows, 1) * (levels or 1)) ** -0.5)
-    return positive.abs().clamp_min(torch.finfo(bound.dtype).tiny)
+    bounds = bounds.detach()
+    return bounds.log() if bounds.device.type == "mps" else bounds.double().log()
+
+
+def range_of(logs: Tensor) -> Tensor:
+    """The ranges of logarithms, float32, within what that holds and its inverse.
+
+    With the gradients of :func:`limited` a range learns as the step of learned step size quantization does
+    (Esser et al. 2020, arXiv 1902.08153): values that are cut off ask for a larger one, rounding errors for
+    one that makes the loss smaller.
+    """
+    return logs.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp().float()
 
 
 def bit_planes(values: Tensor, levels: int) -> list[Tensor]:
