@@ -20,6 +20,7 @@ from analognoise.conversion import require_analog
 from analognoise.crossbar import ProgrammedTile
 from analognoise.crossbar.faults import StuckDevices
 from analognoise.crossbar.mapping import devices_of
+from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
 from analognoise.layers import AnalogLayer
@@ -276,11 +277,14 @@ def _tiles(
         _check_generator(path, name, state.profile, keys.drawn_on)
         found = {key: tensors.get(f"{place}/{key}") for key in ("state", "scale", "coefficients")}
         for key, tensor in found.items():
-            if tensor is None and key == "coefficients":
+            if tensor is None and key == "coefficients" and not _has_coefficients(state.profile):
                 continue
             fits = tensor is not None and tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
-            if tensor is not None and key != "scale":
-                groups, _, rows = block.shape
+            groups, columns, rows = block.shape
+            if tensor is not None and key == "scale":
+                by_column = state.profile.mapping.scale == "column"
+                fits &= tensor.shape == ((groups, columns, 1) if by_column else (1, 1, 1))
+            elif tensor is not None:
                 fits &= tensor.ndim == 4 and (tensor.shape[1], tensor.shape[3]) == (groups, rows)
                 fits &= tensor.numel() == devices_of(block, state.profile)
             if not fits:
@@ -296,6 +300,12 @@ def _tiles(
         tile.drawn_on = torch.device(keys.drawn_on)
         tiles.append(tile)
     return tiles
+
+
+def _has_coefficients(profile: DeviceProfile) -> bool:
+    """Whether programming fixes a second number for each device, as seen on one device."""
+    one = torch.full((1, 1, 1, 1), float(profile.conductance.g_max))
+    return law_of(profile).write(one, lambda process: torch.zeros_like(one))[1] is not None
 
 
 def _faults(path: Path, place: str, devices: int, tensors: dict[str, Tensor]) -> StuckDevices | None:

@@ -145,6 +145,7 @@ def test_damaged_files_are_refused_and_change_nothing(tmp_path):
     before = [w.clone() for w in weights(model)]
     flipped = load_file(path)["0/0/state"]
     flipped.view(torch.int32)[0, 0, 0, 0] ^= 1
+    scale = load_file(path)["2/0/scale"]
     damaged = [
         edited(path, tmp_path / "a", tensors={"0/0/state": flipped}),
         edited(path, tmp_path / "b", tensors={"0/0/state": torch.full_like(flipped, float("nan"))}),
@@ -175,6 +176,9 @@ def test_damaged_files_are_refused_and_change_nothing(tmp_path):
         ({"tensors": {"3/1/state": flipped}}, r"tensor '3/1/state' is missing or not of this layer"),
         ({"tensors": {"0/0/coefficients": flipped.half()}}, "tensor '0/0/coefficients'"),
         ({"tensors": {"2/0/scale": torch.full((1, 5, 1), float("inf"))}}, "tensor '2/0/scale'"),
+        ({"tensors": {"0/0/coefficients": None}}, "tensor '0/0/coefficients' is missing"),
+        ({"tensors": {"2/0/scale": scale.repeat(2, 2, 1)}}, "tensor '2/0/scale'"),
+        ({"tensors": {"2/0/scale": scale.reshape(-1)}}, "tensor '2/0/scale'"),
     ]
     for changes, words in wrong:
         with pytest.raises(ChipError, match=words):

@@ -498,8 +498,8 @@ def test_matrices_in_disguise_are_problems(layer: nn.Module, kind: str, weights:
 
 
 NO_WEIGHTS = """
-    tril triu causal_mask attn_bias relative_position_bias freqs pos_enc alibi coords anchors priors queue mean std
-    running_cov sin_cached cos_cached pe codebook timesteps centers kernel_size weight_mask window
+    tril triu causal_mask attn_bias relative_position_bias freqs pos_enc alibi coords anchors priors queue
+    mean std running_cov sin_cached cos_cached pe codebook timesteps centers kernel_size weight_mask window
 """
 
 
