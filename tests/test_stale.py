@@ -8,6 +8,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +101,38 @@ def test_writing_the_same_values_makes_no_chip_stale() -> None:
         an.drift_to_(model, "1d")
         model.double().float()
         model(X.clone())
+
+
+LOSING: dict[str, Callable[[nn.Module], object]] = {
+    "half and back": lambda model: model.half().float(),
+    "bfloat16 and back": lambda model: model.bfloat16().to(torch.float32),
+    "float64 by way of half": lambda model: model.half().double().float(),
+    "to_empty": lambda model: model.to_empty(device="cpu"),
+}
+
+
+@pytest.mark.parametrize("how", LOSING)
+def test_weights_that_lose_values_or_precision_make_a_chip_stale(how: str, tmp_path: Path) -> None:
+    model = chip()
+    LOSING[how](model)
+    with pytest.warns(StaleChipWarning, match="layer '0'"):
+        model(X)
+    with pytest.raises(ChipError, match="have changed since the chip was programmed"):
+        an.save_chip(model, tmp_path / "chip")
+    model.load_state_dict(net().state_dict())
+    an.save_chip(model, tmp_path / "chip")
+
+
+def test_a_cast_alone_makes_no_chip_stale() -> None:
+    for cast in (torch.float16, torch.bfloat16, torch.float64):
+        model = chip().to(cast)
+        with quiet():
+            model(X.to(cast))
+            an.drift_to_(model, "1d")
+    model = an.program_(chip().half())
+    with quiet():  # programmed from half precision
+        model.float().half().float()
+        model(X)
 
 
 def test_an_evaluation_leaves_the_watch_on() -> None:

@@ -471,10 +471,16 @@ class AnalogLayer(nn.Module):
         state.restart()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        fresh = self._analognoise.written is not None and not self.is_stale()
+        written = self._analognoise.written
+        fresh = written is not None and not self.is_stale()
+        before = {name: target.detach() for name, target in self.targets().items()} if fresh else {}
         super()._apply(fn, recurse)
-        if fresh:
-            self.note_written()
+        if written is not None and fresh:
+            if any(target.is_meta for target in self.targets().values()):
+                self._analognoise.written = None  # no values, nothing to compare
+            else:
+                written.follow(before, self.targets())
+        del before
         if self._analognoise.periphery is not None:
             self._analognoise.periphery.to(next(iter(self.targets().values())).device)
         # Device state stays float32; only where it lives, and the type of the assembled weights, follow the

@@ -30,6 +30,8 @@ class Written:
     def __init__(self, targets: Mapping[str, Tensor]) -> None:
         self._sums = {name: _local_sum(target) for name, target in targets.items()}
         self._seen = {name: _identity(target) for name, target in targets.items()}
+        # What the same weights are in each type that they were cast to.
+        self._as = {(name, target.dtype): self._sums[name] for name, target in targets.items()}
         self.sharded = any(sharded for sharded, _ in self._sums.values())
         self.told = False
 
@@ -58,6 +60,20 @@ class Written:
             self._seen[name] = _identity(target)
         return same
 
+    def follow(self, before: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Take moved and cast weights for the same, but not those that lost their values on the way, or their
+        precision: ``half()`` and back to float32 leaves other numbers.
+
+        Args:
+            before: the weights as they were.
+            targets: the Parameters after they were moved or cast.
+        """
+        for name, target in targets.items():
+            own, now = _local(before[name]), _local(target)
+            if torch.equal(own.to(now.device, now.dtype), now):
+                self._sums[name] = self._as.setdefault((name, target.dtype), _local_sum(target))
+        self._seen = {}
+
 
 def _identity(target: Tensor) -> tuple[int, int, int] | None:
     """What changes when a Parameter is replaced, moved or written to; None for a tensor without memory of its
@@ -72,9 +88,12 @@ def _identity(target: Tensor) -> tuple[int, int, int] | None:
 
 
 def _local_sum(target: Tensor) -> tuple[bool, Tensor]:
+    return hasattr(target, "to_local"), checksum(_local(target))
+
+
+def _local(target: Tensor) -> Tensor:
     weights: Any = target.detach()
-    sharded = hasattr(weights, "to_local")
-    return sharded, checksum(weights.to_local() if sharded else weights)
+    return weights.to_local() if hasattr(weights, "to_local") else weights
 
 
 def checksum(weights: Tensor) -> Tensor:
