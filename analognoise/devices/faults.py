@@ -150,10 +150,15 @@ class Faults(Frozen):
     def _check_sum(self) -> Self:
         total = self.stuck_at_g_min + self.stuck_at_g_max + self.stuck_at_random
         if total > 1 + 1e-9:
+            field = next(
+                name
+                for name in ("stuck_at_random", "stuck_at_g_max", "stuck_at_g_min")
+                if name in self.model_fields_set
+            )
             raise Problem(
-                "stuck_at_random",
-                f"is {self.stuck_at_random:g}, with stuck_at_g_min and stuck_at_g_max {total:g} in all, but "
-                "their sum must be at most 1",
+                field,
+                f"is {getattr(self, field):g} and all shares of stuck devices are {total:g} together, but "
+                "must be at most 1",
             )
         return self
 

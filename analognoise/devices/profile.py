@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from torch import Tensor
 
 from analognoise.devices.base import BaseCurve, Frozen, canonical_json
@@ -46,6 +46,18 @@ _GRID = 4001
 _DOCUMENTATION = ("technology", "description", "source", "validity")
 _MOST_NU = 10.0
 _MOST_SIGMA = 10.0  # times g_max
+# Curves by section that are not negative anywhere.
+_NOT_NEGATIVE = {
+    "programming": ("sigma",),
+    "drift": ("nu_mean", "nu_std"),
+    "relaxation": ("sigma",),
+    "retention": ("sigma",),
+    "read": ("relative_sigma", "sigma"),
+}
+
+
+RANGE_UNKNOWN = "range unknown"
+"""Key of the validation context: the range of conductance is not known, and no curve is compared with it."""
 
 
 class DeviceProfile(Frozen):
@@ -279,13 +291,8 @@ class DeviceProfile(Frozen):
 
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
-        forms = [name for name in ("drift", "relaxation", "retention") if getattr(self, name) is not None]
-        if len(forms) > 1:
-            raise Problem(
-                forms[1], f"is given and so is {forms[0]}: a device drifts, relaxes or has a retention by age"
-            )
-        if self.retention and self.programming:
-            raise Problem("programming", "is given but the first age of retention stands for it")
+        for problem in clashes([name for name in type(self).model_fields if getattr(self, name) is not None]):
+            raise problem
         if self.faults:
             self.faults.check_map(self.tile, self.mapping)
         first, last = self.valid_times
@@ -299,7 +306,10 @@ class DeviceProfile(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _check_curves(self) -> Self:
+    def _check_curves(self, info: ValidationInfo) -> Self:
+        if (info.context or {}).get(RANGE_UNKNOWN):
+            self._check_constants()
+            return self
         low, high, unit = self._min_x, 1.0, self.conductance.unit
         most = _MOST_SIGMA * self.conductance.g_max
         spreads: list[tuple[str, BaseCurve]] = []
@@ -336,6 +346,17 @@ class DeviceProfile(Frozen):
         _ = self.wire_ratios  # raises where the unit does not fit
         return self
 
+    def _check_constants(self) -> None:
+        """Constants that are negative, which are wrong whatever the range of conductance is."""
+        for section, names in _NOT_NEGATIVE.items():
+            for name in names:
+                value = getattr(getattr(self, section), name, None)
+                curves: tuple[BaseCurve | None, ...] = value if isinstance(value, tuple) else (value,)
+                for index, curve in enumerate(curves):
+                    if curve is not None and curve.constant is not None and curve.constant < 0:
+                        field = f"{section}.{name}{f'[{index}]' if isinstance(value, tuple) else ''}"
+                        raise Problem(field, f"is {curve.constant:g} but must not be negative")
+
     def _check(self, field: str, curve: BaseCurve, low: float, high: float, *, signed: bool = False) -> float:
         """The largest value of a curve, which must be finite, and not negative unless it is signed, at every
         x in [low, high].
@@ -353,6 +374,17 @@ class DeviceProfile(Frozen):
                 f"but must be {right} for every x from {low:.4g} to {high:.4g}",
             )
         return float(values.max())
+
+
+def clashes(sections: Collection[str]) -> Iterator[Problem]:
+    """Sections that exclude each other, among the names of those that are given."""
+    forms = [name for name in ("drift", "relaxation", "retention") if name in sections]
+    for form in forms[1:]:
+        yield Problem(
+            form, f"is given and so is {forms[0]}: a device drifts, relaxes or has a retention by age"
+        )
+    if "retention" in sections and "programming" in sections:
+        yield Problem("programming", "is given but the first age of retention stands for it")
 
 
 def drift_times(profiles: Iterable[DeviceProfile], times: Any = None) -> tuple[float, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from analognoise.devices.brackets import unclosed
 from analognoise.devices.laws import law_of
 from analognoise.devices.problems import Path, Trouble, dotted, more, troubles
-from analognoise.devices.profile import DeviceProfile
+from analognoise.devices.profile import RANGE_UNKNOWN, DeviceProfile, clashes
+from analognoise.devices.sections import Conductance
 from analognoise.errors import Finding, ProfileError
 
 if TYPE_CHECKING:
@@ -65,7 +68,9 @@ def _findings(text: str, data: dict[str, Any], folder: Any, found: list[Trouble]
     from analognoise.devices.places import Places
 
     places = Places(text)
-    found = _all(data, folder, found, places)
+    whole = copy.deepcopy(data)  # which the search mends
+    found = _all(data, {"folder": folder}, found, places)
+    found += _by_section(whole, folder, found, places)
     findings = [_finding(trouble, places) for trouble in found]
     return sorted(findings, key=lambda finding: (finding.line is None, finding.line, finding.column))
 
@@ -76,7 +81,41 @@ def _finding(trouble: Trouble, places: Places) -> Finding:
     return Finding(dotted(trouble.path), trouble.text, *place)
 
 
-def _all(data: dict[str, Any], folder: Any, first: list[Trouble], places: Places) -> list[Trouble]:
+def _by_section(data: dict[str, Any], folder: Any, known: list[Trouble], places: Places) -> list[Trouble]:
+    """What other mistakes hid: wrong in a section by itself, or with two sections that exclude each other."""
+    context: dict[str, Any] = {"folder": folder}
+    base: dict[str, Any] = {"name": "unnamed", "conductance": data.get("conductance")}
+    try:
+        Conductance.model_validate(base["conductance"])
+    except ValidationError:
+        base["conductance"] = {"unit": "uS", "g_max": 1.0}
+        context[RANGE_UNKNOWN] = True
+    found = []
+    for name, section in data.items():
+        if name in base or not isinstance(section, dict):
+            continue
+        alone = {**base, name: copy.deepcopy(section)}
+        try:
+            DeviceProfile.model_validate(alone, context=context)
+        except ValidationError as error:
+            wrong = [trouble for trouble in troubles(error, DeviceProfile) if trouble.kind != "missing"]
+            found += _all(alone, context, wrong, places)
+    for problem in clashes([name for name in data if isinstance(data[name], dict)]):
+        found.append(Trouble((problem.field,), f"{problem.field} {problem.text}", "wrong"))
+    paths = {trouble.path for trouble in known}
+    # What is wrong with a field, or with a field inside it, has been said.
+    told = {path[:2] for path in paths}
+    fresh = {
+        trouble.path: trouble
+        for trouble in found
+        if trouble.path not in paths and (len(trouble.path) == 1 or trouble.path[:2] not in told)
+    }
+    return list(fresh.values())
+
+
+def _all(
+    data: dict[str, Any], context: dict[str, Any], first: list[Trouble], places: Places
+) -> list[Trouble]:
     """What is wrong at first, and what shows itself once that is out of the way.
 
     A curve is compared with the range of conductance, and a section with another, only when each is in order
@@ -85,7 +124,7 @@ def _all(data: dict[str, Any], folder: Any, first: list[Trouble], places: Places
     found, fresh, tried = list(first), first, dict[Path, int]()
     while fresh and _mend(data, fresh, tried):
         try:
-            DeviceProfile.model_validate(data, context={"folder": folder})
+            DeviceProfile.model_validate(data, context=context)
             break
         except ValidationError as error:
             fresh = troubles(error, DeviceProfile)
@@ -143,6 +182,12 @@ def _broken(text: str, folder: Any) -> list[Finding]:
             break
         except tomllib.TOMLDecodeError as error:
             reason, line, column = _syntax(str(error), lines)
+        bracket = unclosed(lines)
+        if bracket is not None and bracket.first <= line and (name := _FIELD.match(lines[bracket.first - 1])):
+            findings.append(Finding("", f"not valid TOML: {bracket.text}", bracket.line, bracket.column))
+            lost.append(name[1])
+            lines[bracket.first - 1 : bracket.last] = [""] * (bracket.last - bracket.first + 1)
+            continue
         wrong = lines[line - 1]
         if _COMMA.search(wrong):
             reason += " (numbers have a point, as in 0.5)"

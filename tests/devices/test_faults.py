@@ -157,7 +157,7 @@ def test_no_pickle_and_no_text_is_read_as_a_map(tmp_path: Path) -> None:
         ({"faults.dead_rows": -0.1}, r"faults\.dead_rows is -0\.1 but must be at least 0"),
         (
             {"faults.stuck_at_g_min": 0.5, "faults.stuck_at_random": 0.6},
-            r"stuck_at_random is 0\.6, with stuck_at_g_min and stuck_at_g_max 1\.1 in all, but their sum",
+            r"stuck_at_random is 0\.6 and all shares of stuck devices are 1\.1 together, but",
         ),
         ({"faults.spare_columns": 1.5}, r"faults\.spare_columns is 1\.5 but must be a whole number"),
         ({"faults.stuck_at_gmin": 0.1}, r"unknown field faults\.stuck_at_gmin = 0\.1 \(did you mean"),

@@ -142,21 +142,71 @@ def test_lines_that_are_no_toml_are_all_found_with_what_else_is_wrong(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line"),
+    ("old", "new", "line", "rest"),
     [
-        ("[drift]", "[drift", 11),
-        ("] }\n\n[read]", "}\n\n[read]", 17),
-        ("0.3, 1.0] }", "0.3, 1.0", 10),
-        ("0.3, 1.0] }", "0.3, 1.0,", 11),
-        ('name = "mine"', 'name = """mine', 21),
+        ("[drift]", "[drift", 11, []),
+        ('name = "mine"', 'name = """mine', 21, []),
+        ("] }\n\n[read]", "}\n\n[read]", 17, [20]),
+        ("0.3, 1.0] }", "0.3, 1.0", 9, [20]),
+        ("0.3, 1.0] }", "0.3, 1.0,", 9, [20]),
+        ("0.3, 1.0] }", "0.3, 1.0]", 9, [20]),
+        ("0.3, 1.0] }", "\n0.3, 1.0]\n}", 9, [22]),
+        ('= { curve = "polynomial", ', '= {\n  curve = "polynomial",\n  ', 9, [22]),
     ],
 )
-def test_what_follows_from_an_open_bracket_is_not_reported(
-    tmp_path: Path, old: str, new: str, line: int
+def test_an_open_bracket_is_reported_where_it_opens_and_hides_nothing_later(
+    tmp_path: Path, old: str, new: str, line: int, rest: list[int]
 ) -> None:
-    _, found = findings(tmp_path, (old, new), ("250e-9", "-250e-9"))
-    assert len(found) == 1
-    assert abs((found[0][0] or 0) - line) <= 1
+    message, found = findings(tmp_path, (old, new), ("250e-9", "-250e-9"))
+    assert [place for place, *_ in found] == [line, *rest]
+    assert len(rest) == 0 or "closed" in message
+
+
+def test_a_table_over_several_lines_is_told_to_stay_on_one(tmp_path: Path) -> None:
+    message, found = findings(tmp_path, ("slope = -0.01, ", "slope = -0.01,\n    "))
+    assert found == [(16, 5, "")]
+    assert "a table { … } stays on one line" in message
+
+
+def test_one_section_hides_no_other(tmp_path: Path) -> None:
+    """Whatever is wrong in a section by itself is said, however broken the range and the others are."""
+    _, found = findings(
+        tmp_path,
+        ("g_max = 25.0", "g_max = 3\ng_min = 5"),
+        ("nu_mean = 0.05", "nu_mean = -0.05"),
+        ("t_read = 250e-9", "t_read = 250e-9\nsigma = 1.0"),
+    )
+    assert [path for *_, path in found] == ["conductance.g_min", "drift.nu_mean", "read.sigma"]
+    more = """
+[retention]
+ages = ["1d", "2d"]
+sigma = [1, 2, 3]
+
+[mapping]
+scale = "row"
+pairs = [1.0, -2]
+
+[faults]
+stuck_at_g_min = 0.7
+stuck_at_g_max = 0.7
+map = "no.npy"
+
+[validity]
+measured = ["1s", "1d"]
+default_times = ["5d"]
+extrapolate = false
+"""
+    _, found = findings(tmp_path, ("exponent = -0.6, max = 0.2 }\n", "exponent = -0.6, max = 0.2 }\n" + more))
+    assert [path for *_, path in found] == [
+        "programming",
+        "retention",
+        "retention.sigma",
+        "mapping.scale",
+        "mapping.pairs[1]",
+        "faults.stuck_at_g_max",
+        "faults.map",
+        "validity.default_times",
+    ]
 
 
 def test_a_profile_that_is_no_file_has_findings_without_lines() -> None:
