@@ -364,7 +364,10 @@ def check_finite(model: nn.Module) -> None:
         ModelError: naming the first parameter that holds NaN or inf.
     """
     for name, parameter in model.named_parameters():
-        bad = int((~torch.isfinite(parameter.detach())).sum())
+        values = parameter.detach()
+        if values.layout in (torch.sparse_coo, torch.sparse_csr):
+            values = values.to_dense()
+        bad = int((~torch.isfinite(values)).sum())
         if bad:
             raise ModelError(
                 f"parameter {name!r}: {bad} of its {parameter.numel()} values are NaN or infinite"

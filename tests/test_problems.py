@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import analognoise as an
 from analognoise.conversion import analog_layers
-from analognoise.errors import ConversionError
+from analognoise.errors import ConversionError, ModelError
 from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
 from analognoise.layers.registry import _DERIVED, _REGISTERED
 
@@ -532,6 +532,24 @@ def test_buffers_that_are_no_weights() -> None:
     assert an.find_problems(nn.Sequential(*layers, nn.Linear(4, 2))) == []
     norm = parametrizations.weight_norm(nn.LayerNorm(4))
     assert an.find_problems(nn.Sequential(norm, nn.Linear(4, 2))) == []
+
+
+class Adjacent(nn.Linear):
+    """Beside its weights it holds a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 4)
+        self.graph = nn.Parameter(torch.eye(4).to_sparse())
+
+
+def test_a_sparse_parameter_beside_layers_on_tiles() -> None:
+    model = an.convert_to_analog(nn.Sequential(Adjacent(), nn.Linear(4, 2)), "ideal")
+    data = [(torch.ones(2, 6), torch.zeros(2).long())]
+    an.evaluate_drift(model, data, times=["1s"], chips=1)
+    with torch.no_grad():
+        model[0].graph = nn.Parameter((torch.eye(4) * float("nan")).to_sparse())
+    with pytest.raises(ModelError, match=r"parameter '0.graph': \d+ of its 16 values are NaN"):
+        an.evaluate_drift(model, data, times=["1s"], chips=1)
 
 
 @pytest.mark.parametrize("how", ["float8", "sparse"])

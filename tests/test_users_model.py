@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import analognoise as an
 from analognoise.conversion import analog_layers
+from analognoise.errors import ConversionError
 
 
 class Net(nn.Module):
@@ -138,6 +139,17 @@ def test_transforms_of_torch_func_over_parameters_of_a_chip():
     assert tangent.any()
     both = torch.func.vmap(run)({name: torch.stack([p, p]) for name, p in own.items()})
     torch.testing.assert_close(both, torch.stack([expected, expected]))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torch_jit_script_is_refused_in_words():
+    analog = chip(nn.Sequential(nn.Linear(4, 2)))
+    for part in (analog, analog[0]):
+        with pytest.raises(ConversionError, match=r"layer '0' is on tiles, and torch\.jit\.script cannot"):
+            torch.jit.script(part)
+    x = torch.ones(1, 4)
+    assert torch.equal(torch.jit.trace(analog, x)(x), analog(x))
+    torch.jit.script(an.convert_to_digital(analog))
 
 
 def test_an_optimizer_and_a_chip_survive_copies():

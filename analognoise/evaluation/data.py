@@ -248,6 +248,9 @@ def update_digest(state: Any, value: Any, where: str) -> None:
     if isinstance(value, Tensor) and value.is_nested:
         state.update(f"nested {value.layout};".encode())
         update_digest(state, value.unbind(), where)
+    elif isinstance(value, Tensor) and value.layout in (torch.sparse_coo, torch.sparse_csr):
+        state.update(f"{value.layout};".encode())
+        update_digest(state, value.to_dense(), where)
     elif isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
         state.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -305,7 +305,8 @@ class AnalogLayer(nn.Module):
                 "or compute with the target weights inside 'with analognoise.digital(model):'"
             )
         # Asked first: compiled code would be guarded by what it sees of the weights, and compiled anew.
-        if not torch.compiler.is_compiling() and state.written is not None and not state.written.told:
+        looking = not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        if looking and state.written is not None and not state.written.told:
             target = self.target(name)
             if state.written.sharded:  # fully_shard may compute in another type than it keeps
                 return state.weights[name].to(target.dtype)
@@ -319,6 +320,13 @@ class AnalogLayer(nn.Module):
         if self.training and not mode and self._analognoise.written is not None:
             self._analognoise.written.look_again()
         return super().train(mode)
+
+    def __prepare_scriptable__(self) -> Any:
+        """torch.jit.script asks for this, and would end in an error of its own."""
+        raise ConversionError(
+            f"layer {self._analognoise.name!r} is on tiles, and torch.jit.script cannot read its code: use "
+            "torch.compile, torch.export or torch.jit.trace, or script what convert_to_digital gives back"
+        )
 
     def is_stale(self) -> bool:
         """Whether the weights hold other numbers than those that were programmed, as far as is known."""
