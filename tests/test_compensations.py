@@ -210,3 +210,17 @@ def test_what_an_evaluation_refuses(tmp_path, weights, changes, words):
     with pytest.raises(DataError, match=words):
         evaluate(tmp_path, weights, **changes)
     assert not (tmp_path / "out").exists()
+
+
+def build_plain() -> nn.Module:
+    """A model without BatchNorm, by name."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def test_a_sweep_is_checked_before_its_first_chip(tmp_path):
+    an.save_weights(build_plain(), tmp_path / "plain.safetensors")
+    options = {"model": f"{__name__}:build_plain", "calibration": f"{__name__}:calibration"}
+    with pytest.raises(DataError, match="BatchNorm"):
+        evaluate(tmp_path, tmp_path / "plain.safetensors", compensation="none,global,batchnorm", **options)
+    assert not (tmp_path / "out").exists()

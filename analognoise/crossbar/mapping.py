@@ -62,8 +62,8 @@ def split(
     """Cut a layer into blocks of at most ``max_rows`` × ``max_columns`` cells.
 
     Parts differ by at most one output column, and by at most one input channel as long as a channel's kernel
-    fits on a tile (then no kernel is torn); a kernel larger than a tile is cut evenly by rows. Groups that
-    fit on a tile together share it, along its diagonal.
+    fits on a tile (then no kernel is torn); a kernel larger than a tile is cut evenly by rows. Larger parts
+    come first. Groups that fit on a tile together share it, along its diagonal.
 
     Args:
         groups: convolution groups (1 for linear layers).
@@ -94,8 +94,9 @@ def split(
 
 
 def _even(total: int, parts: int) -> list[tuple[int, int]]:
-    edges = [total * part // parts for part in range(parts + 1)]
-    return list(pairwise(edges))
+    # Larger parts first, as aihwkit has them.
+    size, larger = divmod(total, parts)
+    return list(pairwise(size * part + min(part, larger) for part in range(parts + 1)))
 
 
 def full_scale(profile: DeviceProfile) -> float:

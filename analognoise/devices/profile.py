@@ -268,7 +268,8 @@ class DeviceProfile(Frozen):
     def replace(self, changes: Mapping[str, Any]) -> DeviceProfile:
         """The profile with some fields changed, or removed where the new value is None.
 
-        ``profile.replace({"drift.t_0": 10.0, "programming.sigma": 0.5, "read": None})``
+        ``profile.replace({"drift.t_0": 10.0, "programming.sigma": 0.5, "read": None})``; it keeps its name,
+        which results show, unless ``"name"`` is changed, too.
 
         Raises:
             ProfileError: when a field does not exist, or the changed profile is not valid.

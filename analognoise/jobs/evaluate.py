@@ -19,7 +19,6 @@ from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.calibration import CalibrationData
-from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
@@ -231,7 +230,12 @@ def evaluate_model(
             forward=run,
             say=say,
         )
-        store = None if folder is None else _store(folder, variants, batches, Metric.of(measured), seed, run)
+        # What a later variant cannot do is said before the first one is measured.
+        runs = [
+            DriftEvaluation(v.model, batches, Metric.of(measured), seed=seed, forward=run, **v.recalibration)
+            for v in variants
+        ]
+        store = None if folder is None else _store(folder, runs)
         reports = [
             evaluate_drift(
                 variant.model,
@@ -320,24 +324,13 @@ def _calibration_data(
     return task.train(seed, task.batch_size)
 
 
-def _store(
-    folder: JobFolder,
-    variants: Sequence[_Variant],
-    batches: EvaluationData,
-    metric: Metric,
-    seed: int,
-    forward: Any,
-) -> ResultStore:
-    """The results file, if all that it holds belongs to this run."""
-    if folder.force or (folder.path / RESULTS_FILE).exists():
-        runs = [
-            DriftEvaluation(v.model, batches, metric, seed=seed, forward=forward, **v.recalibration)
-            for v in variants
-        ]
-        if folder.force:
-            folder.open()
+def _store(folder: JobFolder, runs: Sequence[DriftEvaluation]) -> ResultStore:
+    """The results file, if all that it holds belongs to these runs."""
+    if folder.force:
+        folder.open()
     store = ResultStore(folder.path / RESULTS_FILE)
-    other = next((row for row in store.rows if all(row.run_id != run.run_id for run in runs)), None)
+    known = {run.run_id for run in runs}
+    other = next((row for row in store.rows if row.run_id not in known), None)
     if other is not None:
         nearest = next((run for run in runs if run.profile == other.profile), runs[0])
         raise ResultsError(

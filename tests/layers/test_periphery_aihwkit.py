@@ -55,6 +55,7 @@ RANGES = {
 LAYERS = {
     "linear": (lambda: nn.Linear(300, 40), (64, 300), 512),
     "linear, split": (lambda: nn.Linear(300, 40), (64, 300), 64),
+    "linear, split unevenly": (lambda: nn.Linear(70, 40), (64, 70), 27),
     "conv": (lambda: nn.Conv2d(16, 24, 3, padding=1, stride=2), (4, 16, 11, 11), 512),
     "conv, split": (lambda: nn.Conv2d(16, 24, 3, padding=1), (4, 16, 10, 10), 72),
 }
