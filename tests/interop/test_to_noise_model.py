@@ -57,7 +57,8 @@ def test_it_drops_into_a_configuration_of_aihwkit(name, make_config):
     model = torch.nn.Sequential(torch.nn.Linear(14, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
     config = make_config(to_noise_model(name))
     assert isinstance(config.noise_model, BaseNoiseModel)
-    seconds = load_profile(name).valid_times[0] or 3600.0
+    first, last = load_profile(name).valid_times
+    seconds = first or min(last, 3600.0)
     x = torch.randn(5, 14)
 
     def run(seed):
