@@ -171,8 +171,8 @@ def test_points_beside_the_profile(tmp_path):
 
 
 BAD = [
-    ("g_max = 25.0", "g_max = ", "my-device.toml, line 16, column 9: not valid TOML: invalid value"),
-    ("[conductance]", "[conductance", "my-device.toml, line 14, column 13: not valid TOML: expected ']'"),
+    ("g_max = 25.0", "g_max = ", "my-device.toml, line 22, column 9: not valid TOML: invalid value"),
+    ("[conductance]", "[conductance", "my-device.toml, line 20, column 13: not valid TOML: expected ']'"),
     ("columns = 512", 'columns = "512', "not valid TOML"),
     (
         "g_max = 25.0",
@@ -339,13 +339,27 @@ def test_shipped_profiles_are_named_as_their_files_and_say_their_source(path):
     assert profile.name == path.stem
     assert profile.technology
     assert profile.description
-    if profile.name != "ideal":
-        assert profile.source is not None
-        assert profile.source.notes
-    if profile.name not in ("ideal", "gaussian", "multiplicative"):
-        assert profile.source.citation
-        assert profile.source.measured or profile.name == "pcm-ibm"
-        assert profile.source.doi or profile.source.url
+    if profile.name == "ideal":
+        return
+    source, validity = profile.source, profile.validity
+    assert source is not None
+    assert source.notes
+    assert source.measured
+    assert source.disagreements
+    generic = source.measured.startswith("nothing: a generic model")
+    assert generic == profile.technology.startswith("generic")
+    if generic:
+        assert source.citation or "recalled" in source.notes
+    else:
+        assert source.citation
+        assert source.doi
+        assert source.license
+        assert source.url
+    assert validity is not None
+    assert validity.default_times
+    assert validity.extrapolate is not None
+    # Who may not be asked for other times must say which were measured.
+    assert validity.measured or validity.extrapolate
 
 
 @pytest.mark.parametrize(
