@@ -16,7 +16,7 @@ from analognoise.crossbar.mapping import scales, to_devices, to_weights
 from analognoise.crossbar.periphery.irdrop import behind_wires
 from analognoise.crossbar.periphery.readnoise import weight_variance
 from analognoise.devices.catalog import load_profile
-from analognoise.devices.laws import law_of
+from analognoise.devices.laws import law_of, write
 from analognoise.devices.profile import DeviceProfile
 from analognoise.seeds import Stream, nanoseconds
 
@@ -72,8 +72,8 @@ class CrossbarTile:
         scale = scales(weights, profile, layer_max)
         target = to_devices(weights, scale, profile)
         shape = tuple(target.shape)
-        state, coefficients = law_of(profile).write(
-            target, lambda process: stream.at(process=process).normal(shape, device)
+        state, coefficients = write(
+            profile, target, lambda process: stream.at(process=process).normal(shape, device)
         )
         faults = draw_faults(target, scale, profile, stream)
         if self.collapse_pairs:

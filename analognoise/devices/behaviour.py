@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from torch import Tensor
 
-from analognoise.devices.laws import law_of
+from analognoise.devices.laws import law_of, write
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ProfileError
 from analognoise.units import format_time
@@ -87,7 +87,7 @@ def behaviour(profile: DeviceProfile, targets: Sequence[float], times: Sequence[
         return torch.zeros_like(each)
 
     with torch.no_grad():
-        state, coefficients = law.write(each, draw)
+        state, coefficients = write(profile, each, draw)
         programmed = law.programmed(state, coefficients)
         drifted = [law.conductances(state, coefficients, time, quiet) for time in times]
         read = [law.conductances(state, coefficients, time, draw) for time in times]

@@ -163,6 +163,37 @@ class _Retention(_BuiltIn):
         return physics.retain(programmed, coefficients, seconds, self.profile)
 
 
+def write(profile: DeviceProfile, target: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+    """What programming fixes for each device, by the profile's law: state and coefficient.
+
+    What a law of another package gives is looked at once, here, before anything is computed with it.
+
+    Raises:
+        ProfileError: when such a law gives another shape than its targets have, no tensor of numbers, or
+            numbers that are not finite.
+    """
+    law = law_of(profile)
+    state, coefficients = law.write(target, draw)
+    if profile.law is not None:
+        _check_written(profile.law.name, "program", state, target)
+        if coefficients is not None:
+            _check_written(profile.law.name, "coefficients", coefficients, target)
+    return state, coefficients
+
+
+def _check_written(name: str, method: str, found: object, target: Tensor) -> None:
+    if not isinstance(found, Tensor):
+        wrong = f"{type(found).__name__}, but must give a tensor"
+    elif found.shape != target.shape:
+        wrong = f"the shape {list(found.shape)}, but must give that of its targets, {list(target.shape)}"
+    elif not found.isfinite().all():
+        count = int((~found.isfinite()).sum())
+        wrong = f"{count:,} of {found.numel():,} numbers that are not finite, but must give none"
+    else:
+        return
+    raise ProfileError(f"law {name!r}: {method} gives {wrong}")
+
+
 @lru_cache(maxsize=256)
 def law_of(profile: DeviceProfile) -> DeviceLaw:
     """The law of a profile.

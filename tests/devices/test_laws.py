@@ -8,6 +8,7 @@ import torch
 
 from analognoise.crossbar import CrossbarTile
 from analognoise.devices import DeviceLaw, DeviceProfile, laws, load_profile, physics
+from analognoise.devices.behaviour import behaviour
 from analognoise.devices.laws import law_of
 from analognoise.devices.profile import drift_times
 from analognoise.errors import ProfileError
@@ -204,11 +205,27 @@ class Doubling(DeviceLaw):
         return programmed * 2 ** (seconds / self.period)
 
 
+class Careless(DeviceLaw):
+    """Gives what ``kind`` says instead of conductances."""
+
+    draws = frozenset()
+
+    def __init__(self, profile, kind: str) -> None:
+        super().__init__(profile)
+        self.kind = kind
+
+    def program(self, target, normal):
+        if self.kind == "nan":
+            return (target - 1.0e9).sqrt()
+        return target.flatten() if self.kind == "shape" else 3.0
+
+
 @pytest.fixture
 def announced(monkeypatch):
     """Entry points as an installed package would announce them."""
     points = [
         EntryPoint("doubling", f"{__name__}:Doubling", laws.GROUP),
+        EntryPoint("careless", f"{__name__}:Careless", laws.GROUP),
         EntryPoint("broken", "no_such_package.laws:Law", laws.GROUP),
         EntryPoint("no-law", "math:pi", laws.GROUP),
     ]
@@ -237,6 +254,25 @@ def test_a_law_of_ones_own_is_what_tiles_compute_with(announced):
     logs = (tile.programmed[0] / 10.0).log()
     assert logs.std().item() == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(2e4))
     torch.testing.assert_close(tile.conductances_at(10.0), 2 * tile.programmed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("nan", r"law 'careless': program gives 8 of 8 numbers that are not finite"),
+        (
+            "shape",
+            r"law 'careless': program gives the shape \[8\], but must give that .* \[2, 1, 2, 2\]",
+        ),
+        ("number", "law 'careless': program gives float, but must give a tensor"),
+    ],
+)
+def test_what_a_law_writes_is_looked_at_before_it_is_used(announced, kind, words):
+    profile = own(name="careless", kind=kind)
+    with pytest.raises(ProfileError, match=words):
+        CrossbarTile(profile).program(torch.ones(2, 2), Stream(0, ""))
+    with pytest.raises(ProfileError, match=words.split(" gives")[0]):
+        behaviour(profile, [1.0, 2.0], [1.0])
 
 
 @pytest.mark.parametrize(

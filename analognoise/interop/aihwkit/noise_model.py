@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analognoise.crossbar.collapse import check_collapse, merge_pairs
 from analognoise.crossbar.mapping import scales, to_devices, to_weights
-from analognoise.devices.laws import Draw, law_of
+from analognoise.devices.laws import Draw, law_of, write
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError
 
@@ -117,7 +117,7 @@ class ProfileNoiseModel(BaseNoiseModel):
         """
         target, scale = self.g_converter.targets(weights)
         law = law_of(self.profile)
-        state, coefficients = law.write(target, _drawing(target))
+        state, coefficients = write(self.profile, target, _drawing(target))
         if self.collapse_pairs:
             state, scale = merge_pairs(state, coefficients, scale, self.profile)
         net = to_weights(law.programmed(state, coefficients), scale, self.profile)
@@ -150,13 +150,13 @@ class ProfileNoiseModel(BaseNoiseModel):
         """State and coefficient of each device of a tensor of targets, for
         :meth:`apply_drift_noise_to_conductance`.
         """
-        return law_of(self.profile).write(g_target, _drawing(g_target))
+        return write(self.profile, g_target, _drawing(g_target))
 
     @torch.no_grad()
     def apply_programming_noise_to_conductance(self, g_target: Tensor) -> Tensor:
         """Programmed conductances of devices with these targets, in the profile's unit."""
         law = law_of(self.profile)
-        return law.programmed(*law.write(g_target, _drawing(g_target)))
+        return law.programmed(*write(self.profile, g_target, _drawing(g_target)))
 
     @torch.no_grad()
     def apply_drift_noise_to_conductance(
