@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -56,7 +56,7 @@ def calibrate_(
         ConversionError: when the model has no layer on tiles.
         CalibrationError: when no converter needs a range, or the data give none for some layer; nothing is
             changed then.
-        DataError: when the data have no batch.
+        DataError: when the data have no batch, are no batches, or do not fit the model.
     """
     layers = require_analog(model, "calibrate ranges")
     peripheries = {name: p for name, p in _peripheries(model).items() if p.ranges}
@@ -67,6 +67,11 @@ def calibrate_(
         )
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise DataError(f"batches is {batches!r}: give a whole number, at least 1, or None for all")
+    if isinstance(loader, (str, bytes, Mapping, Tensor)) or not isinstance(loader, Iterable):
+        raise DataError(
+            f"the calibration data are of type {type(loader).__name__}: pass a DataLoader or a list of "
+            "batches"
+        )
     run = forward or default_forward
     device = next(iter(next(iter(layers.values())).targets().values())).device
     count = 0
@@ -84,7 +89,10 @@ def calibrate_(
             progress_bar("calibration", total, progress) as advance,
         ):
             for batch in islice(loader, batches):
-                run(model, to_device(batch, device))
+                try:
+                    run(model, to_device(batch, device))
+                except (DataError, RuntimeError) as error:  # torch's words for shapes that do not fit
+                    raise DataError(f"calibration data, batch {count}: {error}") from error
                 count += 1
                 advance()
         if not count:
@@ -155,7 +163,8 @@ def range_names(model: nn.Module) -> list[str]:
 
 
 def set_ranges_(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """Put back ranges that :func:`ranges` gave, in place.
+    """Put back ranges that :func:`ranges` gave, in place; those that are not among ``values`` stay as they
+    are.
 
     Raises:
         CalibrationError: for a range that the model has not got, of another length, or not above 0; nothing

@@ -157,6 +157,18 @@ def test_calibration_without_what_it_needs():
         CalibrationError, match=r"layer '0': the calibration data give its DAC NaN or infinite"
     ):
         an.calibrate_(analog, [(torch.full((2, 2, 6, 6), math.inf), None)])
+    for loader, kind in ((7, "int"), (None, "NoneType"), ("abc", "str"), (torch.zeros(2, 3), "Tensor")):
+        with pytest.raises(DataError, match=f"the calibration data are of type {kind}: pass a"):
+            an.calibrate_(analog, loader)
+    with pytest.raises(DataError, match="calibration data, batch 1: found a Tensor, expected"):
+        an.calibrate_(analog, [*batches(1), torch.zeros(2, 2, 6, 6)])
+    with pytest.raises(
+        DataError, match=r"calibration data, batch 3: .*input\[1, 3, 6, 6\] to have 2 channels"
+    ):
+        an.calibrate_(analog, [*batches(), (torch.zeros(1, 3, 6, 6), None)])
+    linear = analog_of(nn.Sequential(nn.Linear(4, 3)), CALIBRATED)
+    with pytest.raises(DataError, match=r"batch 0: layer '0': inputs of shape \(2, 5\) do not fit"):
+        an.calibrate_(linear, [(torch.zeros(2, 5), None)])
     assert an.ranges(analog) == {}
     an.program_(analog)
     with pytest.raises(CalibrationError, match=r"layer '0': the range of its DAC is 'calibrated'"):

@@ -92,7 +92,11 @@ def _read_map(value: Any, info: ValidationInfo) -> Any:
         return value
     folder = (info.context or {}).get("folder")
     if folder is None:
-        raise Problem("", f"is {show(value)} but nothing lies beside a profile that is not read from a file")
+        raise Problem(
+            "",
+            f"is {show(value)} but nothing lies beside a profile that is not read from a file: name the map "
+            "in a copy of the profile's file",
+        )
     try:
         content = folder.joinpath(value).read_bytes()
     except OSError as error:

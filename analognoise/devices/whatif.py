@@ -187,8 +187,9 @@ def _value(path: str, text: str) -> Any:
     if _WORD.fullmatch(text):
         return text
     raise ProfileError(
-        f"--set {path}={text}: the value is not TOML: write a number, a word, true, a list [1, 2] or a table "
-        '{ curve = "power", … }'
+        f"--set {path}={text}: the value is not TOML: write a number, a word, other text in quotes, true, a "
+        'list [1, 2] or a table { curve = "power", … }; a file beside the profile, such as a yield map, is '
+        "named in a copy of the profile's own file"
     )
 
 

@@ -115,6 +115,9 @@ class Recalibration:
         changes = {name: watching(name, _axis(layer)) for name, layer in self._modules.items()}
         with At("the digital pass over the calibration"), digital(self.model), self._changed(changes):
             self._pass("digital")
+        for name, several in found.items():
+            for moments in several:
+                self._check(name, moments, "digitally")
         self._wanted = found
 
     @contextmanager
@@ -167,6 +170,8 @@ class Recalibration:
                 norm.training = True
             with _forwards({norm: watching(n, norm) for n, norm in self._modules.items()}):
                 self._pass(place)
+            for name, moments in found.items():
+                self._check(name, moments, "on the chip")
         finally:
             for norm, mode in zip(norms, modes, strict=True):
                 norm.training = mode
@@ -194,6 +199,8 @@ class Recalibration:
 
         with self._changed({name: correcting(name, _axis(m)) for name, m in self._modules.items()}):
             self._pass(place)
+        for name, moments in pooled.items():
+            self._check(name, moments, "on the chip")
 
         def fixed(scale: Tensor, offset: Tensor, axis: int) -> _Change:
             return lambda output: _corrected(output, scale, offset, axis)
@@ -217,6 +224,18 @@ class Recalibration:
 
         with _forwards({self._modules[n]: through(self._modules[n], c) for n, c in changes.items()}):
             yield
+
+    def _check(self, name: str, moments: Moments, where: str) -> None:
+        """Raise where there is no mean to correct by.
+
+        Raises:
+            DataError: naming the layer.
+        """
+        if not torch.isfinite(moments.mean).all():
+            raise DataError(
+                f"recalibration by {self.kind!r}: the calibration data give layer {name!r} NaN or infinite "
+                f"values {where}: leave such inputs out"
+            )
 
     def _pass(self, place: object) -> None:
         seed_all(derive_seed("calibration", self.seed, place), _device_of(self._modules))

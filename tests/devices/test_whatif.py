@@ -106,6 +106,12 @@ def test_a_section_without_required_fields_can_be_given_to_every_profile() -> No
         ("pcm-ibm", ["drift.t_0=-1"], [], r"drift\.t_0 is -1 but must be greater than 0"),
         ("pcm-ibm", ["drift.t_0=soon"], [], r'drift\.t_0 is "soon" but must be a number'),
         ("pcm-ibm", ["drift.t_0=1 2"], [], r"--set drift\.t_0=1 2: the value is not TOML"),
+        (
+            "pcm-ibm",
+            ["faults.map=nope.npy"],
+            [],
+            r"such as a yield map, is named in a copy of the profile's own",
+        ),
         ("pcm-ibm", ["drift.t_0=1\ntile=2"], [], "the value is not TOML"),
         ("pcm-ibm", ["drift.t_0"], [], r"--set 'drift\.t_0' is not of the form FIELD=VALUE"),
         ("pcm-ibm", ["drift.t_0=1", "drift.t_0=2"], [], r"--set drift\.t_0 is given twice"),

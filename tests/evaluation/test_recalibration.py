@@ -410,3 +410,12 @@ def test_noise_of_products_is_repeatable_too(data: dict[str, Any]) -> None:
     options = {"recalibrate": "batchnorm", "times": [1.0, YEAR]}
     rows = run(model, data, **options).rows
     assert run(model, data, **(options | {"times": [YEAR]})).rows == rows[1::2]
+
+
+def test_calibration_data_that_give_no_numbers_are_named(data: dict[str, Any]) -> None:
+    broken = [*data["calibration"][:2], torch.full((40, 1, 4, 4), float("nan"))]
+    words = "the calibration data give layer '{}' NaN or infinite values {}"
+    with pytest.raises(DataError, match=words.format("conv", "digitally")):
+        run(make(), data, recalibrate="affine", calibration=broken)
+    with pytest.raises(DataError, match=words.format("norm", "on the chip")):
+        run(make(), data, recalibrate="batchnorm", calibration=broken)

@@ -168,6 +168,14 @@ def test_outputs_of_split_layers_are_converted_tile_by_tile_and_saturate():
     torch.testing.assert_close(analog(x), expected)
 
 
+@pytest.mark.parametrize("bits", [8, 24])
+def test_a_vector_of_next_to_nothing_gives_next_to_nothing(bits):
+    analog = on_tiles(nn.Linear(3, 2, bias=False), {"dac": {"bits": bits}})
+    with torch.no_grad():
+        found = analog(torch.tensor([[1e-44, 0.0, 0.0], [1e-37, 0.0, -1e-38], [0.0, 0.0, 0.0]]))
+    assert found.abs().max() < 1e-30
+
+
 def test_a_range_without_bits_cuts_off_and_does_not_round():
     layer = nn.Linear(3, 2, bias=False)
     periphery = {"dac": {"range": "fixed", "bound": 0.5}, "adc": {"range": "fixed", "bound": 1.5}}

@@ -173,9 +173,12 @@ class Surroundings:
         return outputs if part.bound is not None else _times(outputs, bound)
 
     def peak(self, inputs: Tensor) -> Tensor:
-        """The largest absolute value of each vector, 1 for vectors of zeros."""
+        """The largest absolute value of each vector; 1 for vectors of zeros, and of values so small that the
+        factor to steps would overflow.
+        """
         peak = inputs.detach().abs().amax(dim=-1, keepdim=True)
-        return peak.masked_fill_(peak == 0, 1.0)
+        smallest = torch.finfo(peak.dtype).tiny * (self.in_levels or 1)
+        return peak.masked_fill_(peak < smallest, 1.0)
 
     def _converted(self, inputs: Tensor, bound: Bound) -> Tensor:
         if self.periphery.dac is None:
