@@ -345,9 +345,20 @@ def test_copies_and_compiled_models_compute_the_same():
     torch.testing.assert_close(compiled(x), expected)
 
 
-@an.register_analog_layer(nn.Identity)
-class _Unwilling(an.AnalogLayer, nn.Identity):
-    """A layer of a user's own that knows nothing of converters."""
+class _Own(nn.Module):
+    """A layer of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, input):
+        return nn.functional.linear(input, self.weight)
+
+
+@an.register_analog_layer(_Own)
+class _Unwilling(an.AnalogLayer, _Own):
+    """It on tiles, by someone who knows nothing of converters."""
 
     @staticmethod
     def geometries(module):
@@ -365,27 +376,18 @@ class _Willing(_Unwilling):
 
 
 def test_layers_of_ones_own_take_part_or_are_refused_by_name():
-    from analognoise.layers.registry import _DERIVED, _REGISTERED
-
-    try:
-        own = nn.Identity()
-        own.weight = nn.Parameter(torch.randn(4, 6))
-        model = nn.Sequential(nn.Linear(6, 6), own)
-        profile = IDEAL.replace({"periphery": {"dac": FINE}})
-        with pytest.raises(
-            ConversionError, match="layer '1': profile 'ideal' has a periphery, but _Unwilling"
-        ):
-            an.convert_to_analog(model, profile, inplace=True)
-        assert type(model[0]) is nn.Linear
-        an.register_analog_layer(nn.Identity)(_Willing)
-        analog = an.program_(an.convert_to_analog(model, profile).eval())
-        x = torch.randn(3, 6)
-        torch.testing.assert_close(analog(x), model[0](x) @ own.weight.T, rtol=1e-4, atol=1e-5)
-        with an.digital(analog):
-            torch.testing.assert_close(analog(x), model[0](x) @ own.weight.T)
-    finally:
-        _REGISTERED.pop(nn.Identity, None)
-        _DERIVED.clear()
+    own = _Own()
+    model = nn.Sequential(nn.Linear(6, 6), own)
+    profile = IDEAL.replace({"periphery": {"dac": FINE}})
+    with pytest.raises(ConversionError, match="layer '1': profile 'ideal' has a periphery, but _Unwilling"):
+        an.convert_to_analog(model, profile, inplace=True)
+    assert type(model[0]) is nn.Linear
+    an.register_analog_layer(_Own)(_Willing)
+    analog = an.program_(an.convert_to_analog(model, profile).eval())
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(analog(x), model[0](x) @ own.weight.T, rtol=1e-4, atol=1e-5)
+    with an.digital(analog):
+        torch.testing.assert_close(analog(x), model[0](x) @ own.weight.T)
 
 
 def test_inputs_of_another_width_are_refused():
