@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -75,7 +75,7 @@ def calibrate_(
     run = forward or default_forward
     device = next(iter(next(iter(layers.values())).targets().values())).device
     count = 0
-    total = batches if batches is not None else len(loader) if hasattr(loader, "__len__") else 0
+    total = batches if batches is not None else len(loader) if isinstance(loader, Sized) else 0
     try:
         for periphery in peripheries.values():
             periphery.watched = {
