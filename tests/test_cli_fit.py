@@ -76,6 +76,7 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(
             "write for example nu_mean=log",
         ),
         ([str(measurements), "-o", str(tmp_path / "my.toml"), "--duplicates", "ask"], "refuse, drop, keep"),
+        ([str(measurements), "-o", str(tmp_path / "my.toml"), "--seed", "-1"], "seed is -1 but must be"),
         ([str(tmp_path / "gone.csv"), "-o", str(tmp_path / "my.toml")], "gone.csv cannot be read"),
         ([str(nano), "-o", str(tmp_path / "my.toml")], "is it in nS? Then name it conductance_nS"),
     ]:

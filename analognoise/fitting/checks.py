@@ -17,7 +17,10 @@ Duplicates = Literal["refuse", "drop", "keep"]
 LEAST_STATES = 10
 _FAR = 30.0  # times apart that targets and reads are in different units
 _RANGE = (1e-3, 1e5)  # microsiemens that the largest target of a device lies between
-_CENTURY = 100 * 365 * 86400.0
+_LAST = 10 * 365 * 86400.0  # seconds: nobody has read devices for longer,
+_FIRST = 1e-6  # nor earlier
+_LIKELY = 0.5  # decades around a thousand (or a million) times that are another unit
+_SOME = 0.002  # of the reads
 _CHANCE = 3.0  # times as many equal reads as rounding explains that are no chance
 
 
@@ -33,10 +36,16 @@ def check_units(measured: Measurements, said: bool) -> None:
     """
     target, read = measured.names
     latest = float(measured.time.max())
-    if latest > _CENTURY:
+    if latest > _LAST:
         raise DataError(
-            f"{measured.where}: ages reach {latest:.3g} s, more than a century: are they in ms, us or ns? "
+            f"{measured.where}: ages reach {latest:.3g} s, more than ten years: are they in ms, us or ns? "
             "Then name the column time_ms, time_us or time_ns"
+        )
+    earliest = float(np.min(measured.time, where=measured.time > 0, initial=np.inf))
+    if earliest < _FIRST:
+        raise DataError(
+            f"{measured.where}: ages begin at {earliest:.3g} s, earlier than devices are read: are they in "
+            "s, ms or us? Then name the column time_s, time_ms or time_us"
         )
     if said:
         return
@@ -44,6 +53,7 @@ def check_units(measured: Measurements, said: bool) -> None:
     positive = of_read > 0.05 * measured.target.max()
     if not positive.any() or measured.target.max() <= 0:
         raise DataError(f"{measured.where}: every {target} is 0, so that there is no range of conductance")
+    _check_mixed(measured, of_read, positive)
     ratio = float(np.median(measured.conductance[positive] / of_read[positive]))
     if not 1 / _FAR < ratio < _FAR:
         power = 3 * round(np.log10(max(ratio, 1e-12)) / 3)
@@ -63,6 +73,38 @@ def check_units(measured: Measurements, said: bool) -> None:
             "device has: are targets and reads in another unit? Then name it in the headings (target_S, "
             "conductance_S), or say it with --target-unit and --conductance-unit"
         )
+
+
+def _check_mixed(measured: Measurements, of_read: NDArray[np.float64], among: NDArray[np.bool_]) -> None:
+    """Raises:
+    DataError: where some reads are in the unit of the targets and others a thousand or a million times off.
+    """
+    index = np.flatnonzero(among & (measured.conductance > 0))
+    decades = np.log10(measured.conductance[index] / of_read[index])
+    far = np.abs(decades) > np.log10(_FAR)
+    power = 3 * np.round(decades / 3)
+    likely = far & (np.abs(decades - power) < _LIKELY)
+    counts = {int(value): int((likely & (power == value)).sum()) for value in np.unique(power[likely])}
+    if not counts or far.all():
+        return
+    exponent, count = max(counts.items(), key=lambda item: item[1])
+    if count < max(2, _SOME * len(index)) or (~far).sum() < max(2, _SOME * len(index)):
+        return
+    reads = index[likely & (power == exponent)]
+    target, read = measured.names
+    units = SIEMENS if measured.unit == "uS" else AMPERES
+    unit = next((u for u, factor in units.items() if round(np.log10(factor)) == -exponent), None)
+    states = len(np.unique(measured.state[reads]))
+    first = ""
+    if measured.origin is not None:
+        place, device = measured.origin(int(reads[0]))
+        first = f"; the first is {device!r} at {place.removeprefix(f'{measured.where}, ')}"
+    raise DataError(
+        f"{measured.where}: {count:,} of {len(index):,} reads (of {states:,} devices{first}) are about "
+        f"{10.0**exponent:g} times {target}, the others are not: are they in {unit or 'another unit'}? Give "
+        f"all {read} in one unit, or leave those devices out; if all are right, repeat the unit with "
+        f"--conductance-unit {measured.unit}"
+    )
 
 
 def check_duplicates(measured: Measurements, what: Duplicates) -> Measurements:

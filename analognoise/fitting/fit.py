@@ -88,6 +88,8 @@ def fit_profile(
     check_enough(measured)
     if not 0 < confidence < 1:
         raise DataError(f"confidence is {confidence:g} but must be between 0 and 1, for example 0.95")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise DataError(f"seed is {seed!r} but must be a whole number of at least 0")
     start = None if t_0 is None else parse_time(t_0)
     _check_start(measured, start)
     cells, ages = Cells.of(measured, start or 0.0)

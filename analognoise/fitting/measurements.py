@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,6 +49,7 @@ class Measurements:
         dropped: number of reads that stood there before and were left out.
         unused: headings of columns that were not used.
         names: headings of target and conductance, for messages.
+        origin: from the index of a read, as long as none was dropped, to its place and its device's name.
     """
 
     where: str
@@ -60,6 +63,7 @@ class Measurements:
     dropped: int = 0
     unused: tuple[str, ...] = ()
     names: tuple[str, str] = ("target_uS", "conductance_uS")
+    origin: Callable[[int], tuple[str, str]] | None = None
 
     @property
     def rows(self) -> int:
@@ -170,7 +174,7 @@ def _pieces(place: _FilePlace, columns: Columns) -> Iterator[pd.DataFrame]:
         with _open(place.path) as file:
             for _ in range(place.first):
                 file.readline()
-            yield from pd.read_csv(
+            reader = pd.read_csv(
                 file,
                 sep=place.separator,
                 header=None,
@@ -181,7 +185,15 @@ def _pieces(place: _FilePlace, columns: Columns) -> Iterator[pd.DataFrame]:
                 skipinitialspace=True,
                 chunksize=_ROWS,
             )
-    except (ValueError, UnicodeDecodeError) as error:
+            while True:
+                with warnings.catch_warnings():
+                    # Of cells beyond the headings pandas only warns, and drops them.
+                    warnings.simplefilter("error", pd.errors.ParserWarning)
+                    piece = next(reader, None)
+                if piece is None:
+                    break
+                yield piece
+    except (ValueError, UnicodeDecodeError, pd.errors.ParserWarning) as error:
         refused = place.refuse(True)
         known = str(refused) != f"{place.where} cannot be read as numbers"
         raise refused if known else DataError(f"{place.where} cannot be read: {error}") from None
@@ -195,7 +207,8 @@ def _gather(
     targets: list[Floats] = []
     ages: list[Floats] = []
     conductances: list[Floats] = []
-    clamped = 0
+    rows: list[Integers] = []  # of each read, in the wide form
+    clamped = begin = 0
     for piece in pieces:
         names = piece[columns.device].cat
         known = np.array([codes.setdefault(str(name), len(codes)) for name in names.categories], np.int32)
@@ -214,6 +227,9 @@ def _gather(
         if wrong.any():
             raise place.refuse(clamp_negative)
         row, column = np.nonzero(taken)
+        if age is None:
+            rows.append(begin + row)
+        begin += len(piece)
         values = reads[row, column] * columns.conductance_factor
         clamped += int((values < 0).sum())
         devices.append(known[code][row])
@@ -222,6 +238,13 @@ def _gather(
         conductances.append(np.maximum(values, 0.0))
     if not sum(map(len, devices)):
         raise DataError(f"{place.where} holds no reads: there must be a row for each device or read")
+    row_of = np.concatenate(rows) if rows else None
+
+    def origin(read: int) -> tuple[str, str]:
+        number = read if row_of is None else int(row_of[read])
+        where, cells = next(islice(place.records(), number, None))
+        return where, cells[columns.device].strip()
+
     device, target = np.concatenate(devices), np.concatenate(targets)
     state, of_state = _states(device, target, len(codes))
     return Measurements(
@@ -235,6 +258,7 @@ def _gather(
         clamped=clamped,
         unused=columns.unused,
         names=(columns.names[columns.target], columns.names[columns.reads[0]]),
+        origin=origin,
     )
 
 

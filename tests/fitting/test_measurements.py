@@ -172,8 +172,39 @@ def test_values_a_thousand_times_off_are_asked_about() -> None:
     with pytest.raises(DataError, match=r"2\.5e-05 microsiemens, which no device has"):
         check_units(scaled(1e-6, 1e-6), said=False)
     check_units(scaled(1, 1e3), said=True)
-    with pytest.raises(DataError, match="more than a century: are they in ms"):
+    with pytest.raises(DataError, match="more than ten years: are they in ms"):
         check_units(scaled(1, 1, 1e9), said=True)
+
+
+def test_ages_that_nobody_measures_are_asked_about() -> None:
+    for time, words in (
+        (2e7, "reach 4e\\+08 s, more than ten years"),
+        (1e-9, "begin at 2e-08 s, earlier than"),
+    ):
+        with pytest.raises(DataError, match=words):
+            check_units(scaled(1, 1, time), said=False)
+
+
+@pytest.mark.parametrize(("share", "states"), [(20, 5), (2, 50)])
+def test_devices_in_another_unit_than_the_others_are_named(tmp_path: Path, share: int, states: int) -> None:
+    path = tmp_path / "m.csv"
+    factor = [1000 if index % share == 1 else 1 for index in range(100)]
+    rows = [f"d{index},{5 + index / 10},20,{factor[index] * (5 + index / 10)}" for index in range(100)]
+    path.write_text("# two units\ndevice,target_uS,time_s,conductance_uS\n" + "\n".join(rows) + "\n")
+    words = (
+        rf"{states} of 100 reads \(of {states} devices; the first is 'd1' at line 4\) are about 1000 times "
+        r"target_uS, the others are not: are they in nS\?"
+    )
+    with pytest.raises(DataError, match=words):
+        check_units(read_measurements(path), said=False)
+    check_units(read_measurements(path), said=True)
+
+
+def test_a_cell_too_many_in_every_row_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("device,target_uS,time_s,conductance_uS\na,1,20,1.1,9\nb,1,20,1.2,9\n")
+    with pytest.raises(DataError, match=r"m\.csv, line 2: has 5 cells but the heading has 4"):
+        read_measurements(path)
 
 
 def repeated(values: np.ndarray, copies: int = 1) -> Measurements:
