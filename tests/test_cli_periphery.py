@@ -146,7 +146,7 @@ def test_compare_and_sensitivity_take_a_periphery(run):
         ),
         (
             ["--calibration", "mine:broken"],
-            "calibration, data 'mine:broken': the model cannot compute them (RuntimeError",
+            "data 'mine:broken': calibration data, batch 0: ",
         ),
         (["--set", "periphery.adc.bits=0"], "periphery.adc.bits is 0 but must be at least 2"),
     ],

@@ -64,6 +64,8 @@ def calibrate_all(
     for analog in waiting:
         try:
             calibrate_(analog, data, forward=forward)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error
         except AnalogNoiseError:
             raise
         except Exception as error:
