@@ -107,6 +107,12 @@ def _points_of_csv(table: Mapping[str, Any], info: ValidationInfo) -> dict[str, 
             raise Problem(
                 "csv", f"is {show(name)}, where line {number} is {show(line)} but must be two numbers x,y"
             ) from None
+        if points and x <= points[-1][0]:
+            raise Problem(
+                "csv",
+                f"is {show(name)}, where line {number} has x = {x:g} but x must increase: "
+                f"the line before it has {points[-1][0]:g}",
+            )
         points.append([x, y])
     if not points:
         raise Problem("csv", f"is {show(name)}, which holds no points but must hold lines of two numbers x,y")

@@ -158,7 +158,8 @@ def check_enough(measured: Measurements) -> None:
     """
     if len(measured.target) < LEAST_STATES:
         raise DataError(
-            f"{measured.where} holds {len(measured.target)} programmed devices, but a spread cannot be "
+            f"{measured.where} holds {len(measured.target)} programmed "
+            f"device{'' if len(measured.target) == 1 else 's'}, but a spread cannot be "
             f"told from fewer than {LEAST_STATES}"
         )
 

@@ -157,7 +157,8 @@ def _factor(where: str, name: str, own: str, asked: str | None, what: str) -> tu
     known = ", ".join([*SIEMENS, *AMPERES])
     if asked:
         raise DataError(f"unit {asked!r} of the {what}s is not known: write one of {known}")
+    meant = next((unit for unit in (*SIEMENS, *AMPERES) if unit.lower() == said.lower()), "uS")
     raise DataError(
-        f"{where} has the column {name!r} without a unit that is known: name it {what}_uS, "
+        f"{where} has the column {name!r} without a unit that is known: name it {what}_{meant}, "
         f"or with one of {known}"
     )

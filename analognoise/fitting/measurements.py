@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -296,5 +297,7 @@ def _problem(cells: list[str], columns: Columns, clamp_negative: bool) -> str | 
         if np.isfinite(value) and (value >= 0 or (role == "conductance" and clamp_negative)):
             continue
         found = cell or "empty"
+        if re.fullmatch(r"[+-]?\d+,\d+", cell):
+            found += " (numbers have a point, as in 0.5)"
         return f"{name} is {found} but must be a number of at least 0: {_ADVICE[role]}"
     return None

@@ -66,10 +66,13 @@ def describe(facts: dict[str, Any]) -> str:
         if facts["programmed"] == facts["devices"]
         else f"{facts['devices']:,} devices programmed to {facts['programmed']:,} states"
     )
-    return (
-        f"{facts['file']}: {facts['reads']:,} reads of {programmed} at {facts['targets']:,} targets from "
-        f"{facts['smallest_target']:.4g} to {facts['largest_target']:.4g}, {span}{again}"
+    low, high = facts["smallest_target"], facts["largest_target"]
+    targets = (
+        f"one target, {low:.4g}"
+        if facts["targets"] == 1
+        else f"{facts['targets']:,} targets from {low:.4g} to {high:.4g}"
     )
+    return f"{facts['file']}: {facts['reads']:,} reads of {programmed} at {targets}, {span}{again}"
 
 
 def not_told(engine: Engine, outcome: Outcome, t_read_assumed: bool) -> tuple[str, ...]:
@@ -129,7 +132,8 @@ def not_told(engine: Engine, outcome: Outcome, t_read_assumed: bool) -> tuple[st
             low, high = hidden[0].x * setup.g_max, hidden[-1].x * setup.g_max
             found.append(
                 f"{curve.field} at {len(hidden)} of {len(curve.levels)} levels (from {low:.3g} to {high:.3g} "
-                f"{engine.measured.unit}): it is too small beside the read noise."
+                f"{engine.measured.unit}): it is too small "
+                f"{'to be seen in so few reads' if curve.field == READ else 'beside the read noise'}."
             )
     return tuple(found)
 
@@ -152,7 +156,9 @@ def remarks(engine: Engine, outcome: Outcome) -> tuple[str, ...]:
 def when(seconds: float) -> str:
     """An age in short."""
     exact = format_time(seconds)
-    return exact if len(exact.split()[0]) <= 5 else approximate_time(seconds)
+    count, unit = exact.split()
+    most = 2 if unit in ("min", "h") else 5  # digits: 16,700 min are 12 days
+    return exact if len(count) <= most else approximate_time(seconds)
 
 
 def _bias(engine: Engine, outcome: Outcome) -> list[str]:

@@ -375,3 +375,17 @@ def test_shipped_profiles_are_named_as_their_files_and_say_their_source(path):
 def test_figures_that_no_device_has_are_refused(changes, words):
     with pytest.raises(ProfileError, match=words):
         load_profile("pcm-ibm").replace(changes)
+
+
+def test_a_csv_that_is_not_sorted_is_told_with_its_line(tmp_path):
+    (tmp_path / "points.csv").write_text("# points\nx,y\n0.0,0.1\n0.5,0.2\n0.4,0.3\n", encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\n[conductance]\nunit = "uS"\ng_max = 1.0\n[programming]\n'
+        'sigma = { curve = "table", csv = "points.csv" }\n',
+        encoding="utf-8",
+    )
+    words = (
+        r'mine\.toml, line 6: .*csv is "points\.csv", where line 5 has x = 0\.4 .*the line before it has 0\.5'
+    )
+    with pytest.raises(ProfileError, match=words):
+        load_profile(tmp_path / "mine.toml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from analognoise.errors import DataError
 from analognoise.fitting.cells import Ages, Cells, Levels
-from analognoise.fitting.checks import check_duplicates, check_units
+from analognoise.fitting.checks import check_duplicates, check_enough, check_units
 from analognoise.fitting.measurements import Measurements, read_measurements
+from analognoise.fitting.words import describe, when
 
 LONG = """device,target_uS,time_s,conductance_uS
 a,10,20,9.5
@@ -261,3 +263,27 @@ def test_levels_are_targets_where_these_are_few() -> None:
     assert not many.exact
     assert many.states.min() >= 10
     assert (np.diff(many.target) > 0).all()
+
+
+def test_hints_about_capitals_and_decimal_commas(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("device,Target_US,time_s,conductance_uS\na,1,20,1.1\n")
+    with pytest.raises(DataError, match="column 'Target_US' without a unit that is known: name it target_uS"):
+        read_measurements(path)
+    path.write_text("device,target_NA,time_s,conductance_nA\na,1,20,1.1\n")
+    with pytest.raises(DataError, match="name it target_nA"):
+        read_measurements(path)
+    path.write_text("device;target_uS;time_s;conductance_uS\na;2,0;20;1,1\n")
+    with pytest.raises(DataError, match=r"target_uS is 2,0 \(numbers have a point, as in 0\.5\) but must be"):
+        read_measurements(path)
+
+
+def test_words_about_one_are_in_the_singular_and_ages_are_short() -> None:
+    facts = {"file": "m.csv", "reads": 40, "devices": 20, "programmed": 20, "targets": 1, "ages": 1}
+    facts |= {"smallest_target": 8.0, "largest_target": 8.0, "ages_s": [20.0], "most_repeats": 2}
+    assert describe(facts) == "m.csv: 40 reads of 20 devices at one target, 8, 20 s, up to 2 reads at one age"
+    assert [when(60.0 * count) for count in (16700, 335, 45)] == ["12 days", "5.6 h", "45 min"]
+    assert [when(seconds) for seconds in (200.0, 5400.0, 864000.0)] == ["200 s", "90 min", "10 days"]
+    one = replace(scaled(1, 1), target=np.array([1.0]))
+    with pytest.raises(DataError, match="holds 1 programmed device, but"):
+        check_enough(one)
