@@ -1,7 +1,7 @@
 """Torch modules on tiles."""
 
 from analognoise.layers.attention import AnalogMultiheadAttention
-from analognoise.layers.base import AnalogLayer, AnalogState, Geometry
+from analognoise.layers.base import AnalogLayer, Geometry
 from analognoise.layers.conv import (
     AnalogConv1d,
     AnalogConv2d,
@@ -26,6 +26,7 @@ from analognoise.layers.registry import (
     registered_for,
     registered_names,
 )
+from analognoise.layers.state import AnalogState
 
 __all__ = [
     "AnalogBilinear",
