@@ -17,6 +17,7 @@ from analognoise.fitting.forms import Fitted, Target, fit_form
 from analognoise.fitting.measurements import Floats, Integers, Measurements
 from analognoise.fitting.result import Estimate, FittedCurve, Kept, Level
 from analognoise.fitting.sampling import Design, Line, Sampled, sample
+from analognoise.fitting.tables import even_table, rounded, table
 from analognoise.fitting.uncertainty import Expected, Known, uncertainty
 
 SIGMA, NU_MEAN, NU_STD, READ = FIELDS = (
@@ -31,7 +32,6 @@ _READS = 3_000_000  # at most, that are sampled in a round,
 _FEWEST_READS = 200_000  # at least,
 _TIMES = (5, 100)  # but this many times as many states as were measured
 _STATES = 3  # at a level, to take part
-_DIGITS = 6  # of figures in the file
 _FURTHER = 6.0  # standard deviations that programming can end above g_max, as in devices.profile
 
 
@@ -119,7 +119,7 @@ class Engine:
         chosen = {field: self._choose(field, sampled) for field in self.fields}
         design, number = self._repeated(), _ROUNDS
         for number in range(_ROUNDS, _ROUNDS + _FINAL):
-            curves = {field: self._curve(field, chosen[field], sampled) for field in self.fields}
+            curves = {field: self._curve(field, chosen[field], sampled, even=True) for field in self.fields}
             sampled = sample(self._build(curves), design, self.setup.seed, number)
             chosen = {field: self._again(field, chosen[field], sampled) for field in self.fields}
         assert sampled is not None
@@ -142,7 +142,7 @@ class Engine:
                 curve = fitted and self._limited(field, fitted, targets[field].x)
                 if fitted is not None and curve is None:
                     return None
-                curves[field] = curve or _table(targets[field])
+                curves[field] = curve or self._table(field, targets[field], even=True)
             samples = sample(self._build(curves), design, self.setup.seed, number)
             values = {}
             for field, (target, index) in levels.items():
@@ -235,7 +235,7 @@ class Engine:
             return self._limited(field, fitted, target.x) is not None
 
         best = smooth(target, valid, self.setup.forms.get(field))
-        return (best and self._limited(field, best, target.x)) or _table(target)
+        return (best and self._limited(field, best, target.x)) or table(target)
 
     def _choose(self, field: str, sampled: Sampled | None) -> Choice:
         target, index = self.target(field, sampled)
@@ -256,10 +256,22 @@ class Engine:
             return chosen
         return replace(chosen, fitted=fitted)
 
-    def _curve(self, field: str, chosen: Choice, sampled: Sampled | None) -> dict[str, Any]:
+    def _curve(
+        self, field: str, chosen: Choice, sampled: Sampled | None, *, even: bool = False
+    ) -> dict[str, Any]:
         target, _ = self.target(field, sampled)
         limited = chosen.fitted and self._limited(field, chosen.fitted, target.x)
-        return limited or _table(target)
+        return limited or self._table(field, target, even=even)
+
+    def _table(self, field: str, target: Target, *, even: bool) -> dict[str, Any]:
+        """The levels' own values, or for samples an even curve near them.
+
+        A level of neighbouring conductances shows the curve's average over them. Were a table through all
+        levels sampled, what is chance in them would be averaged, taken for bias and taken off, every round
+        more of it: levels would scatter by more than their errors.
+        """
+        mixed = field == READ or not self.levels.exact
+        return even_table(target) if even and mixed else table(target)
 
     def _limited(self, field: str, fitted: Fitted, x: Floats) -> dict[str, Any] | None:
         """The curve as a profile holds it, limited where it would leave what was measured far behind.
@@ -291,7 +303,7 @@ class Engine:
             curve["min"] = max(curve.get("min", least), least)
         if curve.get("min", 0.0) > curve.get("max", np.inf):
             return None
-        curve = _rounded(curve)
+        curve = rounded(curve)
         try:
             self._build({**{name: {"curve": "constant", "value": 0.0} for name in self.fields}, field: curve})
         except ProfileError:
@@ -354,22 +366,3 @@ def _relative(ours: Floats, theirs: Floats, states: Floats) -> Floats:
         return theirs / np.maximum(states, 1)
     wider = np.average(ours[both], weights=states[both]) / np.average(theirs[both], weights=states[both])
     return max(1.0, float(wider)) * theirs / np.maximum(states, 1)
-
-
-def _table(target: Target) -> dict[str, Any]:
-    points, _ = target.points()
-    points = np.maximum(
-        points, 1e-6 * max(float(points.max()), 1e-12)
-    )  # between two zeros rounding may go below
-    return _rounded({"curve": "table", "x": [*target.x], "y": [*points]})
-
-
-def _rounded(curve: dict[str, Any]) -> dict[str, Any]:
-    """The curve with figures as the file will have them, so that the file holds exactly what was sampled."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, list):
-            return [short(item) for item in value]
-        return value if isinstance(value, str) else float(f"{value:.{_DIGITS}g}")
-
-    return {key: short(value) for key, value in curve.items()}

@@ -121,6 +121,19 @@ def test_intervals_of_the_levels_hold_at_their_rate(name: str, measure: Measure,
         assert np.mean(np.abs(error) <= 2 * reach) >= 0.9, curve.field
 
 
+def test_tables_of_read_noise_scatter_by_their_errors(measure: Measure) -> None:
+    """Levels of neighbouring conductances: taking their mixing out must not blow chance up."""
+    profile, missed = load_profile("pcm-hermes-1"), []
+    for seed in range(4):
+        data = measure(profile, [10.35 * x for x in X], 300, AGES["pcm-hermes-1"], 5, seed=seed)
+        fit = fit_profile(data, t_read=profile.read.t_read, curves={"relative_sigma": "table"}, seed=seed)
+        curve = fit["read.relative_sigma"]
+        errors = [(level.high - level.value) / stats.norm.ppf(0.975) for level in curve.levels]
+        missed.extend((np.array([level.value for level in curve.levels]) - truth(profile, curve)) / errors)
+    assert len(missed) == 4 * 24
+    assert np.sum(np.square(missed)) < stats.chi2.ppf(1 - 1e-3, len(missed))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcm-ibm", "pcm-hermes-1"])
 def test_all_intervals_hold_at_their_rate_in_many_fits(name: str, measure: Measure) -> None:
