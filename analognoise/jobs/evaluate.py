@@ -36,7 +36,7 @@ from analognoise.jobs.setup import (
     build_model,
     checked_data,
     contents,
-    either,
+    either_trained,
     load_data,
     load_forward,
     load_placements,
@@ -171,14 +171,7 @@ def evaluate_model(
     compensations = [split_compensation(name) for name in compensation_list(compensation)]
     whole_number("--chips", chips, 1, MOST_CHIPS)
     whole_number("--calibration-batches", calibration_batches, 1)
-    if seed < 0:
-        raise DataError(f"--seed must not be negative, found {seed}")
-    found = either(task, model)
-    if found is not None and weights is None:
-        raise DataError(
-            f"task {found.name!r} builds an untrained model: name trained weights with --weights, "
-            "for example the model.safetensors that 'analognoise train' wrote"
-        )
+    found = either_trained(task, model, weights, seed)
     measured = metric_of(metric, found)
     if floor is not None:
         # Only to hear now whether the floor makes sense for the metric.

@@ -32,7 +32,7 @@ from analognoise.jobs.setup import (
     build_model,
     checked_data,
     contents,
-    either,
+    either_trained,
     load_forward,
     load_placements,
     metric_of,
@@ -128,14 +128,7 @@ def rank_layers(
     whole_number("--workers", workers, 1)
     if workers > 1 and threads > 1:
         raise DataError(f"--workers {workers} compute with one thread each: leave out --threads {threads}")
-    if seed < 0:
-        raise DataError(f"--seed must not be negative, found {seed}")
-    found = either(task, model)
-    if found is not None and weights is None:
-        raise DataError(
-            f"task {found.name!r} builds an untrained model: name trained weights with --weights, "
-            "for example the model.safetensors that 'analognoise train' wrote"
-        )
+    found = either_trained(task, model, weights, seed)
     measured = metric_of(metric, found)
     run = load_forward(forward, found)
     folder = JobFolder(out, "sensitivity", FILES, force, (RESULTS_FILE,))

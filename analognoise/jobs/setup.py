@@ -141,6 +141,23 @@ def either(task: str | None, model: str | None) -> Task | None:
     return get_task(task) if task is not None else None
 
 
+def either_trained(task: str | None, model: str | None, weights: Path | None, seed: int) -> Task | None:
+    """As :func:`either`, for commands that need trained weights; the seed of the chips is checked, too.
+
+    Raises:
+        DataError: also when a task comes without weights, or the seed is negative.
+    """
+    if seed < 0:
+        raise DataError(f"--seed must not be negative, found {seed}")
+    found = either(task, model)
+    if found is not None and weights is None:
+        raise DataError(
+            f"task {found.name!r} builds an untrained model: name trained weights with --weights, "
+            "for example the model.safetensors that 'analognoise train' wrote"
+        )
+    return found
+
+
 def build_model(
     task: Task | None, model: str | None, weights: Path | None, seed: int, device: str
 ) -> nn.Module:
