@@ -79,6 +79,10 @@ class ModelError(AnalogNoiseError, ValueError):
     """Weights that do not fit the model, or that hold NaN or inf."""
 
 
+class FaultError(AnalogNoiseError, ValueError):
+    """Faults of a memory that are impossible, or words and codes that do not fit."""
+
+
 class MethodError(AnalogNoiseError, ValueError):
     """An unknown training method or hyperparameter."""
 

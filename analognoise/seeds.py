@@ -86,6 +86,12 @@ class Stream:
         """Uniform numbers in [0, 1), float32 in steps of 2^-24, of the given shape."""
         return self._filled(shape, device, torch.Tensor.uniform_)
 
+    def uniform_pieces(self, count: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """The numbers of ``uniforms((count,))``, a stretch at a time, for what would not fit in memory."""
+        for chunk, start in enumerate(range(0, count, _CHUNK)):
+            part = torch.empty(min(_CHUNK, count - start), dtype=torch.float32, device=device)
+            yield part.uniform_(generator=_start(_spare(part.device), self.key(chunk)))
+
     def _filled(
         self, shape: tuple[int, ...], device: torch.device | str, fill: Callable[..., Tensor]
     ) -> Tensor:

@@ -35,6 +35,7 @@ ORDER = [
         "chip_file",
         "macs",
         "description",
+        "memory",
     ),
     *(
         "training",
