@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 # number.
 _CHUNK = 1 << 20
 _WORDS = 624
+_LOW = (1 << 64) - 1
 # Types whose repr is a key's part as it is.
 _PLAIN = frozenset({int, str, type(None)})
 # Bytes before the state words in torch's serialised generator: seed, words left, seeded flag, next word.
@@ -108,10 +110,13 @@ class Stream:
 
 
 class _Spare(threading.local):
-    """Generators and a state to write into, for draws that end before the next begins; new ones cost more."""
+    """Generators and states to write into, for draws that end before the next begins; new ones cost more."""
 
     def __init__(self) -> None:
         self.generators: dict[torch.device, torch.Generator] = {}
+        self.philox = np.random.Philox(key=0)
+        self.beginning: Any = self.philox.state
+        self.key = self.beginning["state"]["key"]
         self.state = torch.Generator().get_state()
         self.words = self.state.numpy()[_HEADER : _HEADER + 8 * _WORDS].view(np.uint64)
 
@@ -129,9 +134,11 @@ def _spare(device: torch.device) -> torch.Generator:
 def _start(generator: torch.Generator, key: int) -> torch.Generator:
     """Set a generator to the beginning of a key's numbers."""
     if generator.device.type == "cpu":
-        _SPARE.words[:] = np.random.Philox(key=key).random_raw(_WORDS // 2).view(np.uint32)
+        _SPARE.key[:] = key & _LOW, key >> 64
+        _SPARE.philox.state = _SPARE.beginning
+        _SPARE.words[:] = _SPARE.philox.random_raw(_WORDS // 2).view(np.uint32)
         return generator.set_state(_SPARE.state)
-    return generator.manual_seed(key & ((1 << 64) - 1))
+    return generator.manual_seed(key & _LOW)
 
 
 def _plain(part: object) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -165,20 +165,47 @@ class ProgrammedTile:
 
         The same time always gives the same numbers, whatever times were asked for before.
         """
-        shape, device = tuple(self.state.shape), self.state.device
+        law = law_of(self.profile)
 
         def draw(process: str) -> Tensor:
-            stream = self.stream.at(process=process, time_ns=nanoseconds(seconds))
-            return stream.normal(shape, self.drawn_on).to(device)
+            return self._draw(process, seconds)
 
-        law = law_of(self.profile)
         return self._with_faults(law.conductances(self.state, self.coefficients, seconds, draw, self._level))
+
+    def _draw(self, process: str, seconds: float) -> Tensor:
+        """Standard normals of a drift time for every device."""
+        stream = self.stream.at(process=process, time_ns=nanoseconds(seconds))
+        return stream.normal(tuple(self.state.shape), self.drawn_on).to(self.state.device)
 
     def weights_at(self, seconds: float) -> Tensor:
         """Net weights ``[groups, columns, rows]`` at a drift time, times the factor of the drift
         compensation.
         """
         return self.reading(seconds).weights
+
+    def weights_through(self, times: Sequence[float]) -> Tensor | list[Tensor]:
+        """:meth:`weights_at` each of several drift times; of small tiles in one set of operations, bit for
+        bit the same.
+        """
+        found = self._pairs_through(times)
+        if found is None:
+            return [self.weights_at(seconds) for seconds in times]
+        weights = to_weights(found, self.scale, self.profile)
+        if self.compensation != "none":
+            # Each by itself: a reduction along some axes of a larger tensor would add up in another order.
+            now = torch.stack([read_out(part, self.compensation) for part in weights])
+            weights *= factor(self.reference, now).view(len(times), *self.reference.shape or (1, 1, 1))
+        return weights
+
+    def _pairs_through(self, times: Sequence[float]) -> Tensor | None:
+        """Conductances ``[devices, times, groups, columns, rows]``, where that is known to save time and
+        nothing but a sum over the pairs is to follow.
+        """
+        plain = self.faults is None and self.profile.wire_ratios is None
+        if self._level is None or not plain or self.profile.mapping.cell not in (None, "pair"):
+            return None
+        law = law_of(self.profile)
+        return law.conductances_through(self.state, self.coefficients, times, self._draw, self._level)
 
     def reading(self, seconds: float | None) -> Reading:
         """What the tile computes with at a drift time, or right after programming (None)."""

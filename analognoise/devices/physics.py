@@ -16,7 +16,7 @@ for every chip, or for every time: ``programming_sigma``, ``drift_moments``, ``r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -28,6 +28,11 @@ from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
 
 Level: TypeAlias = Tensor | float
 """A value for each device, or one number where it is the same for all."""
+
+Times: TypeAlias = float | Sequence[float]
+"""A drift time in seconds; or several, which then lie along the second axis of a result, after the axis of
+the devices of a cell: ``[devices, times, groups, columns, rows]``. Every other argument has that axis, too,
+of length 1 where it is the same for all times. The numbers are those of each time by itself, bit for bit."""
 
 
 def program(
@@ -112,19 +117,19 @@ def drift_moments(target: Tensor, profile: DeviceProfile) -> tuple[Level, Level]
     return _level(mean, positive, profile), _level(std, positive, profile)
 
 
-def drift(programmed: Tensor, nu: Tensor | None, seconds: float, profile: DeviceProfile) -> Tensor:
+def drift(programmed: Tensor, nu: Tensor | None, seconds: Times, profile: DeviceProfile) -> Tensor:
     """Drifted conductances G(t) = G_P · ((seconds + t_0) / t_0)^(-nu), without read noise.
 
     Args:
         programmed: conductances G_P right after programming.
         nu: what ``drift_coefficients`` gave; None if ``profile.drift`` is None.
-        seconds: drift time, >= 0.
+        seconds: drift time, >= 0, or several.
         profile: the device.
     """
     if profile.drift is None or seconds == 0:
         return programmed
-    nu = _given(nu, "drift")
-    return torch.mul(nu, -math.log1p(seconds / profile.drift.t_0)).exp_().mul_(programmed)
+    nu, t_0 = _given(nu, "drift"), profile.drift.t_0
+    return torch.mul(nu, _each(lambda time: -math.log1p(time / t_0), seconds, nu)).exp_().mul_(programmed)
 
 
 def relax(programmed: Tensor, normal: Tensor | None, seconds: float, profile: DeviceProfile) -> Tensor:
@@ -199,7 +204,7 @@ def limit(conductance: Tensor, profile: DeviceProfile) -> Tensor:
 def read(
     drifted: Tensor,
     programmed: Tensor,
-    seconds: float,
+    seconds: Times,
     profile: DeviceProfile,
     normal: Tensor | None,
     *,
@@ -213,7 +218,7 @@ def read(
     Args:
         drifted: conductances G(t) at that time.
         programmed: conductances G_P right after programming.
-        seconds: drift time, >= 0; the noise is there at 0, too.
+        seconds: drift time, >= 0; the noise is there at 0, too. Or several, for a ``read.relative_sigma``.
         profile: the device.
         normal: standard normals; None if ``profile.read`` is None.
         relative_sigma: Q, ``relative_read_sigma(programmed, profile)``, where it is known already.
@@ -222,18 +227,25 @@ def read(
         return drifted
     normal = _given(normal, "read")
     if profile.read.sigma is not None:
+        assert isinstance(seconds, (int, float)), "one time after the other"
         sigma = _level(profile.read.sigma, limit(drifted, profile), profile)
         noisy = torch.add(drifted, normal * sigma, alpha=read_growth(seconds, profile))
         return noisy.clamp_(min=0) if profile.read_clamps_at_zero else noisy
     fresh = relative_sigma is None
     if relative_sigma is None:
         relative_sigma = relative_read_sigma(programmed, profile)
-    growth = read_growth(seconds, profile)
+    level = 1.0 if isinstance(relative_sigma, Tensor) else relative_sigma
+    growth = _each(lambda time: level * read_growth(time, profile), seconds, normal)
+    noise = normal
     if isinstance(relative_sigma, Tensor):
-        noise = relative_sigma.mul_(normal) if fresh else relative_sigma * normal
-        noisy = torch.addcmul(drifted, noise, drifted, value=growth, out=noise)
+        own = fresh and relative_sigma.shape == normal.shape
+        noise = relative_sigma.mul_(normal) if own else relative_sigma * normal
+    out = noise if noise is not normal else None
+    if isinstance(growth, Tensor):
+        noise = torch.mul(noise, growth, out=out)
+        noisy = torch.addcmul(drifted, noise, drifted, out=noise)
     else:
-        noisy = torch.addcmul(drifted, normal, drifted, value=relative_sigma * growth)
+        noisy = torch.addcmul(drifted, noise, drifted, value=growth, out=out)
     return noisy.clamp_(min=0) if profile.read_clamps_at_zero else noisy
 
 
@@ -262,6 +274,14 @@ def read_growth(seconds: float, profile: DeviceProfile) -> float:
     if t_read is None or profile.read.growth == "none":
         return 1.0
     return math.sqrt(max(0.0, math.log((seconds + profile.read_t_0 + t_read) / (2 * t_read))))
+
+
+def _each(function: Callable[[float], float], seconds: Times, like: Tensor) -> Level:
+    """A function of the time; of several times a tensor that broadcasts along their axis."""
+    if isinstance(seconds, (int, float)):
+        return function(seconds)
+    values = torch.tensor([function(time) for time in seconds], dtype=like.dtype, device=like.device)
+    return values.view(-1, *(1,) * (like.ndim - 2))
 
 
 def _level(curve: BaseCurve, conductance: Tensor, profile: DeviceProfile) -> Level:

@@ -6,12 +6,14 @@ import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from analognoise.chip import digital, drift_to_, program_
+from analognoise.chip import ChipWeights, digital, drift_to_, program_, weights_through
 from analognoise.compiled import is_compiled
 from analognoise.conversion import analog_layers, check_finite, require_analog
 from analognoise.crossbar.compensation import name_chips, name_compensation
@@ -213,14 +215,16 @@ class DriftEvaluation:
         programmed = None
         for start in range(0, len(places), ahead):
             block = places[start : start + ahead]
-            kept: list[list[dict[str, Tensor]]] = []
-            for chip, time in block:
+            kept: list[ChipWeights] = []
+            for chip, group in groupby(block, key=itemgetter(0)):
                 if chip != programmed:
                     program_(self.model, self.seed, chip)
                     programmed = chip
-                drift_to_(self.model, time)
+                times = [time for _, time in group]
                 if len(block) > 1:
-                    kept.append([layer.copy_weights() for layer in layers])
+                    kept += weights_through(self.model, times)
+                else:
+                    drift_to_(self.model, times[0])
             for number, (chip, time) in enumerate(block):
                 if kept:
                     for layer, weights in zip(layers, kept[number], strict=True):

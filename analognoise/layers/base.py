@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -337,6 +337,19 @@ class AnalogLayer(nn.Module):
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`."""
         self._warn_if_stale()
         self._write(seconds)
+
+    def weights_through(self, times: Sequence[float]) -> list[dict[str, Tensor]]:
+        """The weights that :meth:`drift_to_` each of several times would give, by Parameter; nothing of the
+        layer is changed.
+        """
+        tiles = self._analognoise.tiles
+        assert tiles is not None
+        found = [self.empty_weights() for _ in times]
+        through = [tile.weights_through(times) for tile in tiles]
+        for number, weights in enumerate(found):
+            for part, own in zip(self._parts(weights), through, strict=True):
+                part.copy_(own[number])
+        return found
 
     def check_programmed(self) -> None:
         """Raise unless a chip is programmed.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from analognoise.crossbar import CrossbarTile
+from analognoise.crossbar.tile import levels_kept
 from analognoise.devices import physics
 from analognoise.devices.catalog import load_profile
 from analognoise.errors import ConversionError
@@ -29,6 +30,23 @@ def test_weights_at_any_time_do_not_depend_on_what_was_asked_before():
     again = CrossbarTile(load_profile("pcm-ibm")).program(weights(40, 30), Stream(1, "", layer="a"))
     for time in reversed(TIMES):
         assert torch.equal(again.weights_at(time), first[time])
+
+
+@pytest.mark.parametrize("compensation", ["global", "column", "none"])
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [("pcm-ibm", 1), ("gaussian", 1), ("ideal", 1), ("reram-cmo-2pct", 0), ("sonos-2022", 0)],
+)
+def test_several_times_at_once_are_each_of_them_to_the_last_bit(name, together, compensation):
+    profile = load_profile(name)
+    times = [time for time in TIMES if profile.valid_times[0] <= time <= profile.valid_times[1]]
+    with levels_kept(True):
+        tile = CrossbarTile(profile, compensation).program(weights(3, 37, 29), Stream(1, "", layer="a"))
+    assert (tile._pairs_through(times) is not None) == together
+    through = tile.weights_through(times)
+    assert len(through) == len(times)
+    for time, found in zip(times, through, strict=True):
+        assert torch.equal(found, tile.weights_at(time))
 
 
 @pytest.mark.parametrize("change", [{"chip": 1}, {"tile": 1}, {"layer": "b"}, {"root": 2}])

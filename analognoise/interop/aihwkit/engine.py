@@ -9,7 +9,7 @@ runs on the CPU, whatever device the model is on, so that a chip is the same eve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
@@ -157,6 +157,10 @@ class AihwkitProgrammedTile:
             UnitError: when aihwkit's noise model does not know this time.
         """
         return self.reading(seconds).weights
+
+    def weights_through(self, times: Sequence[float]) -> list[Tensor]:
+        """:meth:`weights_at` each of several drift times."""
+        return [self.weights_at(seconds) for seconds in times]
 
     def reading(self, seconds: float | None) -> Reading:
         """What is computed with at a drift time, or right after programming (None)."""
