@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from analognoise.fitting import ProfileFit, fit_profile
     from analognoise.landscape import Sharpness, sharpness
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
+    from analognoise.quantized import (
+        QuantizedLayer,
+        dequantize,
+        quantize,
+        quantized_layers,
+        quantized_weights,
+    )
     from analognoise.tasks import Task, load_weights, save_weights
     from analognoise.training import (
         ASAM,
@@ -56,6 +63,7 @@ _HOMES = {
     "Problem": "convertible",
     "ProfileFit": "fitting",
     "ProfileNoise": "training",
+    "QuantizedLayer": "quantized",
     "RandomWeightPerturbation": "training",
     "SAM": "training",
     "SAMSON": "training",
@@ -66,6 +74,7 @@ _HOMES = {
     "compare": "comparison",
     "convert_to_analog": "conversion",
     "convert_to_digital": "conversion",
+    "dequantize": "quantized",
     "describe": "description",
     "digital": "chip",
     "drift_to_": "chip",
@@ -82,6 +91,9 @@ _HOMES = {
     "parse_method": "training.recipes",
     "periphery_in_training": "calibration",
     "program_": "chip",
+    "quantize": "quantized",
+    "quantized_layers": "quantized",
+    "quantized_weights": "quantized",
     "ranges": "calibration",
     "register_analog_layer": "layers",
     "save_chip": "chip_file",
@@ -106,6 +118,7 @@ __all__ = [
     "Problem",
     "ProfileFit",
     "ProfileNoise",
+    "QuantizedLayer",
     "RandomWeightPerturbation",
     "SensitivityReport",
     "Sharpness",
@@ -114,6 +127,7 @@ __all__ = [
     "compare",
     "convert_to_analog",
     "convert_to_digital",
+    "dequantize",
     "describe",
     "digital",
     "drift_to_",
@@ -130,6 +144,9 @@ __all__ = [
     "parse_method",
     "periphery_in_training",
     "program_",
+    "quantize",
+    "quantized_layers",
+    "quantized_weights",
     "ranges",
     "register_analog_layer",
     "save_chip",

@@ -18,7 +18,7 @@ from analognoise.crossbar.compensation import check_compensation
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError, nearest
 from analognoise.layers import AnalogLayer, Geometry, analog_class, registered_names
-from analognoise.obstacles import GEOMETRY, obstacle_of
+from analognoise.obstacles import GEOMETRY, SIMULATED, obstacle_of
 from analognoise.patterns import Names, all_names, check_patterns, first_matches, matching
 from analognoise.seeds import Stream
 
@@ -91,11 +91,11 @@ def convert_to_analog(
             f"{type(model).__name__} is a torch.jit module and cannot be changed: convert the Python model "
             "it was made from"
         )
-    _check_filter(filter_fn)
+    check_filter(filter_fn)
     found = convertible_layers(model)
     for name, module in model.named_modules():
         obstacle = obstacle_of(module)
-        if obstacle is not None and obstacle.kind == GEOMETRY:
+        if obstacle is not None and obstacle.kind in (GEOMETRY, SIMULATED):
             raise ConversionError(f"{name or 'the model'} ({type(module).__name__}): {obstacle}")
     problems = find_problems(model) if strict else []
     if problems:
@@ -126,7 +126,12 @@ def convert_to_analog(
     return target
 
 
-def _check_filter(filter_fn: Any) -> None:
+def check_filter(filter_fn: Any) -> None:
+    """Raise unless ``filter_fn`` is None or can be called as ``filter_fn(module, name)``.
+
+    Raises:
+        ConversionError: otherwise.
+    """
     if filter_fn is None:
         return
     if not callable(filter_fn):

@@ -59,6 +59,10 @@ class MissingPackageError(AnalogNoiseError, ImportError):
     """A package of an optional extra that is not installed, or does not load."""
 
 
+class QuantizationError(AnalogNoiseError, ValueError):
+    """A model that cannot be quantized as asked, or codes that do not fit it."""
+
+
 class NotProgrammedError(AnalogNoiseError, RuntimeError):
     """A converted layer was run in eval mode before a chip was programmed."""
 

@@ -17,6 +17,7 @@ from analognoise.layers.checks import check_geometry, parameter_names
 
 BY_DESIGN = "by design"
 GEOMETRY = "geometry"
+SIMULATED = "simulated quantization"
 _REGISTER = "say how its weights lie on the array with analognoise.register_analog_layer"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # How models call what is looked up in or added, whatever its shape, ...
@@ -33,8 +34,8 @@ class Obstacle:
     """Why a layer stays digital.
 
     Attributes:
-        kind: "by design", "torch.jit", "lazy", "parametrized", "derived weight", "quantized", "data type",
-            "geometry", "own forward", "uncalled", "buffer" or "unknown layer".
+        kind: "by design", "torch.jit", "lazy", "parametrized", "derived weight", "quantized", "simulated
+            quantization", "data type", "geometry", "own forward", "uncalled", "buffer" or "unknown layer".
         reason: in words.
         remedy: what the user can do; empty where nothing need be done.
     """
@@ -69,6 +70,9 @@ def obstacle_of(module: nn.Module) -> Obstacle | None:
         return Obstacle("parametrized", f"its {' and '.join(names)} is parametrized", f"call {calls} first")
     if isinstance(module, nn.utils.parametrize.ParametrizationList):
         return Obstacle(BY_DESIGN, "what a parametrized weight is computed from")
+    remedy = getattr(cls, "float_remedy", "")
+    if remedy:
+        return Obstacle(SIMULATED, "quantized", remedy)
     if ".quantized" in cls.__module__:
         return Obstacle("quantized", "quantized already", "convert the float model")
     on_tiles = analog_class(module)

@@ -36,6 +36,7 @@ ORDER = [
         "macs",
         "description",
         "memory",
+        "quantized",
     ),
     *(
         "training",
