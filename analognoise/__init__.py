@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analognoise.chip import digital, drift_to_, program_
     from analognoise.chip_file import load_chip, save_chip
     from analognoise.comparison import compare
+    from analognoise.computing import ComputingNoise, computing_noise, walking_noise
     from analognoise.conversion import convert_to_analog, convert_to_digital
     from analognoise.convertible import Problem, find_problems
     from analognoise.description import describe
@@ -54,6 +55,7 @@ _HOMES = {
     "AnalogLayer": "layers",
     "AnalogNoiseError": "errors",
     "Clipped": "training",
+    "ComputingNoise": "computing",
     "DeviceLaw": "devices",
     "DeviceProfile": "devices",
     "DriftReport": "evaluation",
@@ -72,6 +74,7 @@ _HOMES = {
     "Task": "tasks",
     "calibrate_": "calibration",
     "compare": "comparison",
+    "computing_noise": "computing",
     "convert_to_analog": "conversion",
     "convert_to_digital": "conversion",
     "dequantize": "quantized",
@@ -100,6 +103,7 @@ _HOMES = {
     "save_weights": "tasks",
     "set_ranges_": "calibration",
     "sharpness": "landscape",
+    "walking_noise": "computing",
 }
 
 __all__ = [
@@ -110,6 +114,7 @@ __all__ = [
     "AnalogLayer",
     "AnalogNoiseError",
     "Clipped",
+    "ComputingNoise",
     "DeviceLaw",
     "DeviceProfile",
     "DriftReport",
@@ -125,6 +130,7 @@ __all__ = [
     "Task",
     "calibrate_",
     "compare",
+    "computing_noise",
     "convert_to_analog",
     "convert_to_digital",
     "dequantize",
@@ -153,6 +159,7 @@ __all__ = [
     "save_weights",
     "set_ranges_",
     "sharpness",
+    "walking_noise",
 ]
 
 

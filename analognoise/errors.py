@@ -87,6 +87,10 @@ class FaultError(AnalogNoiseError, ValueError):
     """Faults of a memory that are impossible, or words and codes that do not fit."""
 
 
+class NoiseError(AnalogNoiseError, ValueError):
+    """A noise on computations that is none, or that the model has no layers for."""
+
+
 class MethodError(AnalogNoiseError, ValueError):
     """An unknown training method or hyperparameter."""
 

@@ -37,6 +37,7 @@ ORDER = [
         "description",
         "memory",
         "quantized",
+        "computing",
     ),
     *(
         "training",
