@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analognoise.chip import ChipWeights, digital, drift_to_, program_, weights_through
 from analognoise.compiled import is_compiled
@@ -21,9 +21,9 @@ from analognoise.description import Description, describe
 from analognoise.errors import DataError, ModelError, ResultsError
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
-from analognoise.evaluation.data import EvaluationData, tensors
 from analognoise.evaluation.identity import Identity, device_of, name_of
-from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
+from analognoise.evaluation.metrics import Forward, Metric
+from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.probing import Probe
 from analognoise.evaluation.reading import Reads, reads_watched
 from analognoise.evaluation.recalibration import Recalibration
@@ -32,11 +32,8 @@ from analognoise.evaluation.surroundings import (
     At,
     Buffers,
     left_as_found,
-    random_states,
-    seed_all,
 )
 from analognoise.progress import progress_bar
-from analognoise.seeds import derive_seed
 from analognoise.units import format_time
 
 _AHEAD_BYTES = 8 << 20
@@ -88,22 +85,17 @@ class DriftEvaluation:
         calibration_batches: int | None = 10,
     ) -> None:
         layers = require_analog(model, "evaluate chips")
-        _check_place(model)
+        check_place(model)
         check_finite(model)
-        if forward is not None and not callable(forward):
-            raise DataError(
-                f"forward is a {type(forward).__name__}: give a function (model, batch) -> output"
-            )
         self.model, self.metric, self.seed = model, metric, whole_number("seed", seed)
-        self.forward: Forward = forward or default_forward
         self.method = str(method)
         self.training_seed = (
             None if training_seed is None else whole_number("training_seed", training_seed, 0)
         )
         self.probe = probe
         self.device = device_of(model)
-        with torch.inference_mode(False):
-            self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, self.device)
+        self.passes = Passes(model, data, metric, device=self.device, forward=forward, seed=self.seed)
+        self.data, self.forward = self.passes.data, self.passes.forward
         self._probe = Probe(model, self.data, self.forward, self.seed)
         self._recalibration = self._recalibrated_by(recalibrate, calibration, calibration_batches)
         tile = next(iter(layers.values())).analog.compensation
@@ -124,8 +116,6 @@ class DriftEvaluation:
         self.description: Description
         self.cost: CompensationCost
         self.not_read: tuple[str, ...] = ()
-        self._counts: list[float | None] = [None] * self.data.batches
-        self._writes_input = self._draws = self._writes_buffers = False
 
     def _recalibrated_by(self, kind: str | None, data: Any, batches: int | None) -> Recalibration | None:
         if kind is None:
@@ -232,7 +222,7 @@ class DriftEvaluation:
                 yield chip, time
 
     def _recalibrated(self, chip: int, time: float, buffers: Buffers) -> AbstractContextManager[Any]:
-        if self._writes_buffers:
+        if self.passes.writes_buffers:
             buffers.restore()
         if self._recalibration is None:
             return nullcontext()
@@ -240,59 +230,19 @@ class DriftEvaluation:
 
     def _row(self, chip: int, time: float, ideal: float, reads: Reads | None = None) -> Row:
         with At("chip {} at {}", chip, format_time(time)):
-            total, count, value = self._pass((chip, time), reads=reads)
+            total, count, value = self.passes.measure((chip, time), reads)
         labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
         return Row(*labels, total, count, value, ideal)
 
-    def _pass(
-        self, place: object, first: bool = False, reads: Reads | None = None
-    ) -> tuple[float, float, float]:
-        """Sum, count and value of the metric over the data, in the model's present state.
-
-        Nothing in the loop waits for the device. The first pass gives the model copies of the batches and
-        checks labels.
-        """
-        if first or self._draws or not self.data.cached:
-            seed_all(derive_seed("evaluation", self.seed, place), self.device)
-        model, forward, measure = self.model, self.forward, self.metric.measure
-        sums: list[Tensor | float] = []
-        counts: list[Tensor | float] = []
-        known = self._counts
-        for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
-            if reads is not None:
-                reads.batch = number
-            versions = [tensor._version for tensor in tensors(batch)] if first else []
-            with At("batch {}", number):
-                total, count = measure(forward(model, batch), batch, known[number])
-            sums.append(total)
-            counts.append(count)
-            if first and versions != [tensor._version for tensor in tensors(batch)]:
-                self._writes_input = True
-        if first and self.metric.function is None:  # what counts depends on the labels alone
-            self._counts = [float(count) for count in counts]
-        added, counted = add_up(self.metric, sums, counts)
-        return added, counted, final_value(self.metric, added, counted)
-
     def _digital(self, buffers: Buffers, stored: Row | None, store: ResultStore | None) -> float:
-        """The digital metric; learns on the way what the forward does besides computing.
-
-        Computed anew for rows that are there: a model or metric that the digest did not tell apart shows in
-        it.
+        """The digital metric, computed anew for rows that are there: a model or metric that the digest did
+        not tell apart shows in it.
         """
-        seed_all(derive_seed("evaluation", self.seed, "digital"), self.device)
-        before = random_states(self.device)
         with At("digital pass"), digital(self.model):
-            value = self._pass("digital", first=True)[2]
-        self._draws = before != random_states(self.device)
-        self._writes_buffers = buffers.restore()
+            value = self.passes.first("digital", buffers)
         if stored is None or store is None:
             return value
-        if abs(value - stored.digital) > _SAME * max(1.0, abs(stored.digital)):
-            raise ResultsError(
-                f"the digital {self.metric.name} is {value!r} here, but {stored.digital!r} in {store.path}: "
-                "its rows come from another model, metric or forward, or from a machine that computes "
-                "differently; go on where they were computed, or use another file"
-            )
+        refuse_another("digital", self.metric, value, stored.digital, store)
         return stored.digital
 
     def _describe(self, buffers: Buffers) -> None:
@@ -341,7 +291,26 @@ def whole_number(name: str, value: Any, least: int | None = None, most: int | No
     return number
 
 
-def _check_place(model: nn.Module) -> None:
+def refuse_another(what: str, metric: Metric, value: float, stored: float, store: ResultStore) -> None:
+    """Raise when the metric without a chip is not the one that stored rows were compared with.
+
+    Raises:
+        ResultsError: otherwise.
+    """
+    if abs(value - stored) > _SAME * max(1.0, abs(stored)):
+        raise ResultsError(
+            f"the {what} {metric.name} is {value!r} here, but {stored!r} in {store.path}: "
+            "its rows come from another model, metric or forward, or from a machine that computes "
+            "differently; go on where they were computed, or use another file"
+        )
+
+
+def check_place(model: nn.Module) -> None:
+    """Raise unless all values of the model are at hand.
+
+    Raises:
+        ModelError: when some are sharded over processes or on the ``meta`` device.
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if hasattr(tensor, "full_tensor"):
             raise ModelError(

@@ -34,7 +34,7 @@ class Identity:
     with the chip that is programmed, the mode, or how many chips and which times are asked for.
 
     Args:
-        model: a converted model.
+        model: a model, converted or not.
         settings: further plain values; "seed" and "labels" (profile, method, training seed) are told apart
             when a run is refused.
 
@@ -129,9 +129,11 @@ def _model_state(model: nn.Module) -> Any:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first layer on tiles is."""
-    layer: AnalogLayer = next(iter(analog_layers(model).values()))
-    return next(iter(layer.targets().values())).device
+    """Where the model's first layer on tiles is; without any, its first parameter or buffer."""
+    layer: AnalogLayer | None = next(iter(analog_layers(model).values()), None)
+    if layer is not None:
+        return next(iter(layer.targets().values())).device
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def name_of(function: Callable[..., Any] | None) -> str:

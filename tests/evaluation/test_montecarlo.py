@@ -28,6 +28,7 @@ from analognoise.errors import (
     UnitError,
 )
 from analognoise.evaluation import drift
+from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.store import ResultStore, read_results
 
@@ -137,7 +138,7 @@ def test_batch_size_changes_no_count(samples: tuple[Tensor, Tensor], batches: li
 
 def test_data_that_is_not_cached_gives_the_same(batches: list, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(make(), batches, metric="loss").rows
-    monkeypatch.setattr(drift.EvaluationData.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(EvaluationData.__init__, "__defaults__", (0,))
     assert run(make(), batches, metric="loss").rows == expected
 
 

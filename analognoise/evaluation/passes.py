@@ -1,0 +1,106 @@
+"""Passes over the data of an evaluation: a model's metric, in whatever state the model is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analognoise.errors import DataError
+from analognoise.evaluation.data import EvaluationData, tensors
+from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
+from analognoise.evaluation.reading import Reads
+from analognoise.evaluation.surroundings import At, Buffers, random_states, seed_all
+from analognoise.seeds import derive_seed
+
+
+class Passes:
+    """A model, its data and its metric, measured again and again.
+
+    The first pass learns what a forward does besides computing, so that the others need to undo no more than
+    that.
+
+    Args:
+        model: in the state of an evaluation (:func:`analognoise.evaluation.surroundings.left_as_found`)
+            whenever it is measured.
+        data: a loader or list of batches, or :class:`EvaluationData`.
+        metric: what is measured.
+        device: where the model is.
+        forward: ``forward(model, batch) -> output``, or None.
+        seed: root of what a forward draws.
+
+    Attributes:
+        data: the batches.
+        forward: the function in use.
+        writes_buffers: whether a forward changes buffers, so that they must be put back before each pass.
+
+    Raises:
+        DataError: for data that are not the same in every pass, or a forward that is no function.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        metric: Metric,
+        *,
+        device: torch.device,
+        forward: Forward | None = None,
+        seed: int = 0,
+    ) -> None:
+        if forward is not None and not callable(forward):
+            raise DataError(
+                f"forward is a {type(forward).__name__}: give a function (model, batch) -> output"
+            )
+        self.model, self.metric, self.device, self.seed = model, metric, device, seed
+        self.forward: Forward = forward or default_forward
+        with torch.inference_mode(False):
+            self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
+        self.writes_buffers = False
+        self._counts: list[float | None] = [None] * self.data.batches
+        self._writes_input = self._draws = False
+
+    def first(self, place: object, buffers: Buffers) -> float:
+        """The metric of a first pass, which the model gets copies of the batches for, and labels are checked
+        in; ``buffers`` are put back afterwards.
+        """
+        seed_all(derive_seed("evaluation", self.seed, place), self.device)
+        before = random_states(self.device)
+        value = self.measure(place, first=True)[2]
+        self._draws = before != random_states(self.device)
+        self.writes_buffers = buffers.restore()
+        return value
+
+    def measure(
+        self, place: object, reads: Reads | None = None, first: bool = False
+    ) -> tuple[float, float, float]:
+        """Sum, count and value of the metric over the data, in the model's present state.
+
+        Nothing in the loop waits for the device.
+
+        Args:
+            place: key of whatever a forward draws.
+            reads: is told the number of each batch.
+            first: see :meth:`first`.
+        """
+        if first or self._draws or not self.data.cached:
+            seed_all(derive_seed("evaluation", self.seed, place), self.device)
+        model, forward, measure = self.model, self.forward, self.metric.measure
+        sums: list[Tensor | float] = []
+        counts: list[Tensor | float] = []
+        known = self._counts
+        for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
+            if reads is not None:
+                reads.batch = number
+            versions = [tensor._version for tensor in tensors(batch)] if first else []
+            with At("batch {}", number):
+                total, count = measure(forward(model, batch), batch, known[number])
+            sums.append(total)
+            counts.append(count)
+            if first and versions != [tensor._version for tensor in tensors(batch)]:
+                self._writes_input = True
+        if first and self.metric.function is None:  # what counts depends on the labels alone
+            self._counts = [float(count) for count in counts]
+        added, counted = add_up(self.metric, sums, counts)
+        return added, counted, final_value(self.metric, added, counted)
