@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from analognoise.fitting import ProfileFit, fit_profile
     from analognoise.landscape import Sharpness, sharpness
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
+    from analognoise.memory import FaultModel, memory_faults
     from analognoise.quantized import (
         QuantizedLayer,
         dequantize,
@@ -59,6 +60,7 @@ _HOMES = {
     "DeviceLaw": "devices",
     "DeviceProfile": "devices",
     "DriftReport": "evaluation",
+    "FaultModel": "memory",
     "GaussianNoise": "training",
     "Geometry": "layers",
     "METHODS": "training.recipes",
@@ -91,6 +93,7 @@ _HOMES = {
     "load_chip": "chip_file",
     "load_profile": "devices",
     "load_weights": "tasks",
+    "memory_faults": "memory",
     "parse_method": "training.recipes",
     "periphery_in_training": "calibration",
     "program_": "chip",
@@ -118,6 +121,7 @@ __all__ = [
     "DeviceLaw",
     "DeviceProfile",
     "DriftReport",
+    "FaultModel",
     "GaussianNoise",
     "Geometry",
     "Problem",
@@ -147,6 +151,7 @@ __all__ = [
     "load_chip",
     "load_profile",
     "load_weights",
+    "memory_faults",
     "parse_method",
     "periphery_in_training",
     "program_",

@@ -35,9 +35,10 @@ ORDER = [
         "chip_file",
         "macs",
         "description",
-        "memory",
         "quantized",
+        "memory",
         "computing",
+        "sparsity",
     ),
     *(
         "training",
