@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from analognoise.comparison.jobs import FORMAT, write_json
-from analognoise.comparison.settings import Settings, Training
+from analognoise.comparison.settings import Plan, Training
 from analognoise.errors import ResultsError
-from analognoise.evaluation.store import HEADER, Row, format_rows
+from analognoise.evaluation.store import AnyRow, format_rows, header_of
 from analognoise.report.table import write_whole
 from analognoise.tasks.weights import file_digest
 
@@ -26,28 +26,25 @@ except ImportError:  # not on every system; there two runs in one folder are fou
 
 RUN, RESULTS, SUMMARY, TEXT, MODELS = "run.json", "results.csv", "summary.csv", "summary.md", "models"
 _OWN = (RUN, RESULTS, SUMMARY, TEXT)
-_PICTURES = ("*_over_time.png", "*_over_level.png")
 _LIBRARIES = ("analognoise", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
 _ELSE = "choose another folder, or start over with force (--force)"
-# What a later call may ask for more or less of; all else must be as it was.
-_EXTENT = ("methods", "profiles", "times_s", "chips", "training_seeds", "trainings", "compensation")
 _ENDINGS = (".safetensors", ".json", ".sharpness.json")
 
 
 class Folder:
-    """The output folder of one comparison; later calls may add methods, devices, times, chips and seeds.
+    """The output folder of one comparison; later calls may add to the plan's ``extent``.
 
     Args:
         path: it may exist.
-        settings: what the comparison is.
+        plan: what the comparison is.
         force: start over, whatever run is there.
 
     Raises:
         ResultsError: when the folder holds another run, or cannot be used. Nothing has been written then.
     """
 
-    def __init__(self, path: Path, settings: Settings, force: bool = False) -> None:
-        self.path, self.settings, self.force = path, settings, force
+    def __init__(self, path: Path, plan: Plan, force: bool = False) -> None:
+        self.path, self.plan, self.force = path, plan, force
         self.models, self.results = path / MODELS, path / RESULTS
         _check_place(path)
         there = self._read()
@@ -60,7 +57,7 @@ class Folder:
     def _read(self) -> dict[str, Any] | None:
         """The run.json that is there. What no comparison's run.json stands by stays, by force too."""
         if (self.path / RUN).is_file():
-            return read_run(self.path, any_format=self.force)
+            return read_run(self.path, self.plan.command, self.plan.noun, any_format=self.force)
         for name in (*_OWN, MODELS):
             if (self.path / name).exists():
                 raise ResultsError(
@@ -71,10 +68,11 @@ class Folder:
 
     def _difference(self, old: dict[str, Any]) -> str:
         """What of the run that is there cannot go together with this one, in words; empty if all can."""
-        there, here = dict(old["settings"]), self.settings.to_dict()
-        there["profiles"] = {name: item["digest"] for name, item in old.get("profiles", {}).items()}
-        change = _difference(_common(there, there, here), _common(here, there, here))
-        for training in () if change else self.settings.trainings:
+        plan, key = self.plan, self.plan.subjects
+        there, here = dict(old["settings"]), plan.to_dict()
+        there[key] = {name: item["digest"] for name, item in old.get(key, {}).items()}
+        change = _difference(_common(there, there, here, plan), _common(here, there, here, plan))
+        for training in () if change else plan.trainings:
             record = read_record(self.models / f"{training.stem}.json")
             if record is not None and record["id"] != training.id:
                 there, here = record.get("training", {}), training.to_dict()
@@ -84,7 +82,7 @@ class Folder:
 
     def _left_by(self, run: dict[str, Any]) -> list[Path]:
         """The files that a comparison left here, also of methods that its last call did not ask for."""
-        own = [file for pattern in (*_OWN, *_PICTURES) for file in self.path.glob(pattern)]
+        own = [file for pattern in (*_OWN, *self.plan.pictures) for file in self.path.glob(pattern)]
         stems = self.trained.union(run["settings"].get("trainings", ()))
         names = {f"{stem}{end}{part}" for stem in stems for end in _ENDINGS for part in ("", ".part")}
         return own + [file for file in self.models.glob("*") if file.name in names]
@@ -100,7 +98,7 @@ class Folder:
                 file.unlink(missing_ok=True)
             for part in self.models.glob("*.part"):
                 part.unlink()
-            if self._old is None or self._old["run_id"] != self.settings.run_id:
+            if self._old is None or self._old["run_id"] != self.plan.run_id:
                 self.write_run(command=list(command))
             yield
 
@@ -110,23 +108,20 @@ class Folder:
         return {file.stem for file in self.models.glob("*.json") if read_record(file) is not None}
 
     @property
-    def devices(self) -> set[str]:
-        """Names of all profiles that were evaluated here, or are to be now."""
-        return {*(self._old or {}).get("profiles", ()), *(profile.name for profile in self.settings.profiles)}
+    def subjects(self) -> set[str]:
+        """Names of all conditions (or devices) that were evaluated here, or are to be now."""
+        return {*(self._old or {}).get(self.plan.subjects, ()), *self.plan.subject_contents}
 
     def write_run(self, **more: Any) -> None:
         """Write run.json: settings, versions, and ``more``; what it held besides stays."""
-        kept = self._old or {}
+        kept, plan = self._old or {}, self.plan
         self._old = {
+            **({} if plan.command == "compare" else {"job": plan.command}),
             "format": FORMAT,
-            "run_id": self.settings.run_id,
-            "settings": self.settings.to_dict(),
-            "profiles": kept.get("profiles", {})
-            | {
-                profile.name: {"digest": profile.digest, "content": profile.as_dict()}
-                for profile in self.settings.profiles
-            },
-            "model": self.settings.model,
+            "run_id": plan.run_id,
+            "settings": plan.to_dict(),
+            plan.subjects: kept.get(plan.subjects, {}) | plan.subject_contents,
+            "model": plan.model,
             "versions": kept.get("versions") or versions(),
             "command": kept.get("command", []),
             "failed": kept.get("failed", []),
@@ -166,9 +161,9 @@ class Folder:
             return None
         return record if sound else None
 
-    def rewrite_results(self, rows: Sequence[Row]) -> None:
+    def rewrite_results(self, rows: Sequence[AnyRow]) -> None:
         """Replace results.csv as a whole, if anything would change."""
-        content = (HEADER + format_rows(rows)).encode()
+        content = (header_of(self.plan.row) + format_rows(rows)).encode()
         if not self.results.exists() or self.results.read_bytes() != content:
             write_whole(self.results, content)
 
@@ -182,35 +177,44 @@ def read_record(file: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "id" in record and record.get("format") == FORMAT else None
 
 
-def read_run(folder: str | os.PathLike[str], any_format: bool = False) -> dict[str, Any]:
+def read_run(
+    folder: str | os.PathLike[str],
+    command: str = "compare",
+    noun: str = "a comparison",
+    any_format: bool = False,
+) -> dict[str, Any]:
     """The content of a folder's run.json.
 
     Args:
         folder: where it is.
+        command: whose it must be.
+        noun: what such a run is, in words.
         any_format: whether one of another version will do.
 
     Raises:
-        ResultsError: when there is none, it is damaged, or it is not of a comparison.
+        ResultsError: when there is none, it is damaged, or it is another command's.
     """
     file = Path(folder) / RUN
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ResultsError(f"{folder} holds no {RUN}: it is not the output folder of a comparison") from None
+        raise ResultsError(f"{folder} holds no {RUN}: it is not the output folder of {noun}") from None
     except (OSError, ValueError) as problem:
         raise ResultsError(
             f"{file} cannot be read ({problem}): restore it, or choose another folder"
         ) from None
-    job = content.get("job", "compare") if isinstance(content, dict) else None
-    if isinstance(job, str) and job != "compare":
+    known = isinstance(content, dict) and {"format", "run_id", "settings"} <= content.keys()
+    # A comparison on chips has no "job".
+    job = content.get("job", "compare" if known else command) if isinstance(content, dict) else command
+    if isinstance(job, str) and job != command:
         raise ResultsError(
             f"output folder {folder} holds a run of 'analognoise {job}': choose another folder"
         )
-    if not isinstance(content, dict) or not {"format", "run_id", "settings"} <= content.keys():
-        raise ResultsError(f"{file} is not the description of a comparison: choose another folder")
+    if not known:
+        raise ResultsError(f"{file} is not the description of {noun}: choose another folder")
     if content["format"] != FORMAT and not any_format:
         raise ResultsError(f"{file} has format {content['format']!r}, this version reads {FORMAT}: {_ELSE}")
-    return content
+    return dict(content)
 
 
 def versions() -> dict[str, str]:
@@ -251,17 +255,18 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _common(side: dict[str, Any], there: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+def _common(side: dict[str, Any], there: dict[str, Any], here: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """The settings of one side without what only one of two runs asks for."""
+    key = plan.subjects
     methods = {method["name"]: method for method in side["methods"]}
     named = {method["name"] for method in here["methods"]}
     # What only one of the two recalibrates by stands in no row of the other.
     alone = {"calibration_batches"} & (there.keys() ^ here.keys())
-    shared = {key: there[key].keys() & here[key].keys() for key in ("profiles", "trainings")}
+    shared = {name: there[name].keys() & here[name].keys() for name in (key, "trainings")}
     return {
         "methods": [methods[item["name"]] for item in there["methods"] if item["name"] in named],
-        "profiles": {name: side["profiles"][name] for name in sorted(shared["profiles"])},
-        **{key: value for key, value in side.items() if key not in alone.union(_EXTENT)},
+        key: {name: side[key][name] for name in sorted(shared[key])},
+        **{name: value for name, value in side.items() if name not in alone.union(plan.extent)},
         "trainings": {stem: side["trainings"][stem] for stem in sorted(shared["trainings"])},
     }
 

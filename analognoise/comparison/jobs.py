@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from analognoise.calibration import calibrate_, needs_calibration
-from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Chips, Training
+from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
 from analognoise.conversion import convert_to_analog, for_training, keeping_digital
-from analognoise.crossbar.compensation import split_compensation
+from analognoise.crossbar.compensation import name_chips, split_compensation
+from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import TrainingError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
@@ -37,7 +38,8 @@ def named_task(name: str) -> Task:
     return get_task(name)
 
 
-def _task(source: str | Task) -> Task:
+def task_of(source: str | Task) -> Task:
+    """The task that a job is about."""
     return named_task(source) if isinstance(source, str) else source
 
 
@@ -62,7 +64,7 @@ class TrainJob:
 
     def run(self, emit: Emit) -> dict[str, Any]:
         """Train; emits an :class:`Epoch` after each. Returns what the JSON file holds."""
-        training, task = self.training, _task(self.source)
+        training, task = self.training, task_of(self.source)
         path = Path(self.folder) / f"{training.stem}.safetensors"
         record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
         model = task.build(training.seed)
@@ -97,6 +99,19 @@ class TrainJob:
             }
         write_json(path.with_suffix(".json"), record)
         return record
+
+
+@dataclass(frozen=True)
+class Chips:
+    """What a trained model is evaluated on: chips of one device with one drift compensation."""
+
+    profile: DeviceProfile
+    compensation: str
+
+    @property
+    def name(self) -> str:
+        """What rows call them."""
+        return name_chips(self.profile.name, self.compensation)
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class EvaluateJob:
 
         Converters that take their ranges from data take them from the training data.
         """
-        task = _task(self.source)
+        task = task_of(self.source)
         model = task.build(self.training.seed)
         load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
         chosen = keeping_digital(model, self.training.digital)

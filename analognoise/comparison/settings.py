@@ -1,18 +1,24 @@
-"""What a comparison is asked to do, as data; ``checks.settle`` makes it from arguments."""
+"""What a comparison is asked to do, as data.
+
+A comparison trains several methods with several seeds and measures every model under some conditions, on
+some chips, along an axis. What the conditions are (devices and drift compensations, say) a subclass of
+:class:`Plan` knows; all else is here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
 from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.store import AnyRow
+from analognoise.pool import Job
+from analognoise.report.layout import Layout
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method
 
@@ -52,6 +58,7 @@ class Training:
         data: digest of the training data (of the first batch, where they do not lie in memory).
         start: digest of the model's initial weights and the loss.
         digital: patterns of layer names that stay digital: no noise, no clipping.
+        variant: what of the recipe tables do not call method, in short; empty where the method says all.
     """
 
     method: str
@@ -65,11 +72,12 @@ class Training:
     data: str
     start: str
     digital: tuple[str, ...] = ()
+    variant: str = ""
 
     @property
     def stem(self) -> str:
         """File name without suffix, for example ``samson-seed0``."""
-        return stem_of(self.method, self.seed, self.profile.name if self.profile else None)
+        return stem_of(self.method, self.seed, self.profile.name if self.profile else self.variant)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -88,6 +96,7 @@ class Training:
             "training_data": self.data,
             "initial_weights": self.start,
             **_unless_empty(self.digital),
+            **({"variant": self.variant} if self.variant else {}),
         }
 
     @cached_property
@@ -96,42 +105,74 @@ class Training:
         return digest(self.to_dict())
 
 
-@dataclass(frozen=True)
-class Chips:
-    """What a trained model is evaluated on: chips of one device with one drift compensation."""
-
-    profile: DeviceProfile
-    compensation: str
+class Condition(Protocol):
+    """What a trained model is measured under."""
 
     @property
     def name(self) -> str:
-        """What rows call them."""
-        return name_chips(self.profile.name, self.compensation)
+        """What rows call it."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A whole comparison, checked; see :func:`analognoise.comparison.compare` for the fields.
+class Evaluation(Job, Protocol):
+    """The measurement of one stored model under one condition; a job that emits lists of rows, and returns
+    the rows' "run_id" and "warnings".
+    """
+
+    @property
+    def training(self) -> Training:
+        """How the model was trained."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Condition, method and training seed: what the rows of the job have in common."""
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+
+    @property
+    def known(self) -> tuple[Any, ...]:
+        """Rows that are there already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole comparison, checked.
 
     Attributes:
         source: the task as workers get it: its name, or itself.
+        task: the task.
+        contenders: the methods.
+        chips: chips for every model and condition.
+        seeds: training seeds.
+        evaluation_seed: root seed of the chips.
+        epochs: passes over the training data, where a method has none of its own.
+        lr: learning rate at the start, likewise.
+        batch_size: samples in a batch; None leaves it to the task.
+        confidence: coverage of the intervals.
+        workers: processes.
         trainings: every model to train, by method, then seed.
-        model: what of the network is on tiles under each profile.
+        test_data: digest of the test data.
+        model: what run.json says of the network.
+        digital: patterns of layer names that stay digital.
+        command: the command, as run.json names it.
+        noun: a comparison of this kind, in words.
+        row: the kind of its rows.
+        layout: the names of their columns.
+        subjects: the key in run.json under which conditions (or devices) are described.
+        extent: settings of which a later call may ask for more or less; all else must be as it was.
+        pictures: patterns of the pictures' names.
     """
 
     source: str | Task
     task: Task
     contenders: tuple[Contender, ...]
-    profiles: tuple[DeviceProfile, ...]
-    times: tuple[float, ...]
     chips: int
     seeds: tuple[int, ...]
     evaluation_seed: int
     epochs: int
     lr: float
     batch_size: int | None
-    compensations: tuple[str, ...]
-    calibration_batches: int
     confidence: float
     workers: int
     trainings: tuple[Training, ...]
@@ -139,18 +180,53 @@ class Settings:
     model: dict[str, Any]
     digital: tuple[str, ...] = ()
 
-    def times_of(self, profile: DeviceProfile) -> tuple[float, ...]:
-        """Drift times to evaluate at; one only, 0 s, for a device on which nothing depends on time."""
-        return self.times if profile.has_drift else (0.0,)
+    command: ClassVar[str]
+    noun: ClassVar[str]
+    row: ClassVar[type[AnyRow]]
+    layout: ClassVar[Layout]
+    subjects: ClassVar[str]
+    extent: ClassVar[tuple[str, ...]]
+    pictures: ClassVar[tuple[str, ...]]
 
     @property
-    def chips_of_all(self) -> tuple[Chips, ...]:
-        """Every device with every compensation."""
-        return tuple(Chips(profile, name) for profile in self.profiles for name in self.compensations)
+    def conditions(self) -> tuple[Condition, ...]:
+        """All conditions, in the order of the rows."""
+        raise NotImplementedError
 
-    def chips_of(self, training: Training) -> tuple[Chips, ...]:
-        """What a model is evaluated on: all devices, or the one that it was trained for."""
-        return tuple(c for c in self.chips_of_all if training.profile in (None, c.profile))
+    @property
+    def subject_contents(self) -> dict[str, dict[str, Any]]:
+        """What the conditions are about, by name: "digest" and "content"."""
+        raise NotImplementedError
+
+    def conditions_of(self, training: Training) -> tuple[Condition, ...]:
+        """Those that the model of a training is measured under."""
+        raise NotImplementedError
+
+    def positions_of(self, condition: Condition) -> tuple[float, ...]:
+        """Positions on the axis at which it is measured."""
+        raise NotImplementedError
+
+    def evaluation(
+        self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
+    ) -> Evaluation:
+        """The job that measures a stored model under a condition."""
+        raise NotImplementedError
+
+    def subject_of(self, row: AnyRow) -> str:
+        """Under which name ``subject_contents`` has what a row was measured under."""
+        raise NotImplementedError
+
+    def stems_of(self, row: AnyRow) -> set[str]:
+        """The names under which the model of a row may be stored."""
+        raise NotImplementedError
+
+    def asked(self) -> dict[str, Any]:
+        """What of the settings says where models are measured, as plain values."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """What of the settings says how, as plain values."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: all that results depend on, besides versions."""
@@ -161,8 +237,7 @@ class Settings:
                 {"name": c.name, **describe_recipe(parse_method(c.recipe)), "epochs": c.epochs, "lr": c.lr}
                 for c in self.contenders
             ],
-            "profiles": {profile.name: profile.digest for profile in self.profiles},
-            "times_s": list(self.times),
+            **self.asked(),
             "chips": self.chips,
             "training_seeds": list(self.seeds),
             "evaluation_seed": self.evaluation_seed,
@@ -173,8 +248,7 @@ class Settings:
             "weight_decay": WEIGHT_DECAY,
             "schedule": SCHEDULE,
             "metric": Metric.of(self.task.metric).name,
-            "compensation": ",".join(self.compensations),
-            **({"calibration_batches": self.calibration_batches} if recalibrates(self.compensations) else {}),
+            **self.options(),
             "confidence": self.confidence,
             "test_data": self.test_data,
             **_unless_empty(self.digital),
@@ -197,11 +271,6 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def recalibrates(compensations: Iterable[str]) -> bool:
-    """Whether any of them needs calibration inputs."""
-    return any(split_compensation(name)[1] for name in compensations)
-
-
 def _unless_empty(digital: tuple[str, ...]) -> dict[str, list[str]]:
     """The setting, where there is one: runs without it stay the runs that they were."""
     return {"digital": list(digital)} if digital else {}
@@ -213,7 +282,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def stem_of(method: str, seed: int, profile: str | None = None) -> str:
-    """File name, without suffix, of a model that a method trained (for a profile, where it needs one)."""
-    target = f"@{profile}" if profile else ""
+def stem_of(method: str, seed: int | None, variant: str = "") -> str:
+    """File name, without suffix, of a model that a method trained (for a profile, or in a variant)."""
+    target = f"@{variant}" if variant else ""
     return f"{re.sub(r'[^A-Za-z0-9+=.@%-]', '_', method + target)}-seed{seed}"

@@ -17,7 +17,7 @@ from scipy import stats
 
 from analognoise.comparison.folder import Folder, read_record
 from analognoise.comparison.jobs import Emit, named_task, write_json
-from analognoise.comparison.settings import Settings, Training
+from analognoise.comparison.settings import Plan, Training
 from analognoise.crossbar.compensation import split_name
 from analognoise.errors import AnalogNoiseError
 from analognoise.evaluation.statistics import better_when_higher
@@ -89,7 +89,7 @@ class SharpnessJob:
 
 
 def measure_all(
-    settings: Settings,
+    plan: Plan,
     folder: Folder,
     records: dict[Training, dict[str, Any] | None],
     tell: Callable[[str, str], None],
@@ -97,17 +97,17 @@ def measure_all(
     """Measure the models whose sharpness is not stored beside them.
 
     Args:
-        settings: the comparison.
+        plan: the comparison.
         folder: where its models are.
         records: what is known of each training.
         tell: gets the kind of event, "sharpness", and a message for each model.
     """
     jobs = [
-        SharpnessJob(settings.source, training, str(folder.models), str(record["sha256"]), settings.test_data)
+        SharpnessJob(plan.source, training, str(folder.models), str(record["sha256"]), plan.test_data)
         for training, record in records.items()
         if record is not None
         and "error" not in record
-        and _stored(folder.models, training.stem, settings.test_data) is None
+        and _stored(folder.models, training.stem, plan.test_data) is None
     ]
 
     def done(job: SharpnessJob, _: None) -> Iterable[SharpnessJob]:
@@ -116,7 +116,7 @@ def measure_all(
 
     if jobs:
         folder.check_versions()
-        run_jobs(jobs, min(settings.workers, len(jobs)), lambda *_: None, done)
+        run_jobs(jobs, min(plan.workers, len(jobs)), lambda *_: None, done)
 
 
 def sharpness_table(folder: Path, run: dict[str, Any]) -> pd.DataFrame:

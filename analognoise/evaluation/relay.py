@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.store import R, ResultStore
 
 
-class Relay(ResultStore):
+class Relay(ResultStore[R]):
     """A store that knows some rows and hands new ones on: one process alone writes the file.
 
     Args:
@@ -15,12 +15,12 @@ class Relay(ResultStore):
         emit: gets the new rows of each chip as a list.
     """
 
-    def __init__(self, known: Iterable[Row], emit: Callable[[list[Row]], None]) -> None:
+    def __init__(self, known: Iterable[R], emit: Callable[[list[R]], None]) -> None:
         self.rows = list(known)
         self._index = {row.key: row for row in self.rows}
         self._emit = emit
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[R]) -> None:
         """Hand rows to whoever writes them."""
         new = list(rows)
         if new:

@@ -1,6 +1,8 @@
 """results.csv: one row per (run, chip, drift time), appended as soon as it is known, and read back after a
 kill.
 
+A dataclass says which columns a kind of file has: :class:`Row` where chips drift.
+
 A file only grows. Its last line may be cut short by a kill: that line is dropped with a warning when the file
 is next opened, and written again by the run that goes on. Anything else that does not read as a row is
 damage, and an error that names the line. Numbers are written in their shortest exact form, so that a run that
@@ -15,10 +17,11 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,8 +34,46 @@ except ImportError:  # not on every system; without it two writers are only foun
     fcntl = None  # type: ignore[assignment]
 
 
+class AnyRow:
+    """Base of every kind of row: a frozen dataclass whose fields are str, int, int | None or float, the
+    position on the axis not negative, "count" above 0.
+
+    Attributes:
+        AXIS: the column with the position on the axis that a run sweeps.
+    """
+
+    __slots__ = ()
+    AXIS: ClassVar[str]
+    run_id: str
+    method: str
+    training_seed: int | None
+    chip: int
+    metric: str
+    value: float
+
+    @property
+    def condition(self) -> str:
+        """What the model was measured under, besides the position."""
+        raise NotImplementedError
+
+    @property
+    def position(self) -> float:
+        """The place on the axis."""
+        return float(getattr(self, self.AXIS))
+
+    @property
+    def place(self) -> str:
+        """The row within its run, in words."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        """What makes a row unique in a file."""
+        return self.run_id, self.chip, self.position
+
+
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(AnyRow):
     """The result of one chip at one drift time.
 
     Attributes:
@@ -49,6 +90,8 @@ class Row:
         digital: the metric of the same model computed digitally.
     """
 
+    AXIS: ClassVar[str] = "time_s"
+
     run_id: str
     profile: str
     method: str
@@ -62,18 +105,39 @@ class Row:
     digital: float
 
     @property
-    def key(self) -> tuple[str, int, float]:
-        """What makes a row unique in a file."""
-        return self.run_id, self.chip, self.time_s
+    def condition(self) -> str:
+        """The device."""
+        return self.profile
+
+    @property
+    def place(self) -> str:
+        """Chip and time."""
+        return f"chip {self.chip} at {self.time_s:g} s"
 
 
+R = TypeVar("R", bound=AnyRow)
 COLUMNS = tuple(field.name for field in fields(Row))
 HEADER = ",".join(COLUMNS) + "\n"
-_TEXT = ("run_id", "profile", "method", "metric")
-_FLOATS = ("time_s", "sum", "count", "value", "digital")
 
 
-def format_rows(rows: Iterable[Row]) -> str:
+def header_of(kind: type[AnyRow]) -> str:
+    """The first line of a file of such rows."""
+    return ",".join(_types(kind)) + "\n"
+
+
+def _read_types(kind: Any) -> dict[str, str]:
+    return {field.name: str(field.type) for field in fields(kind)}
+
+
+# The type of every column, as the dataclass writes it; asked for with each line.
+_types: Callable[[Any], dict[str, str]] = cache(_read_types)
+
+
+def _of_type(kind: type[AnyRow], wanted: str) -> list[str]:
+    return [name for name, found in _types(kind).items() if found == wanted]
+
+
+def format_rows(rows: Iterable[AnyRow]) -> str:
     """The CSV lines of ``rows``, without header.
 
     Raises:
@@ -82,18 +146,17 @@ def format_rows(rows: Iterable[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        for name in _TEXT:
+        for name in _of_type(type(row), "str"):
             if any(c in getattr(row, name) for c in "\r\n\0"):
                 raise ResultsError(
                     f"{name} {getattr(row, name)!r} holds a line break: names in results.csv are one line"
                 )
-        for name in _FLOATS:
+        for name in _of_type(type(row), "float"):
             if not math.isfinite(getattr(row, name)):
                 raise ResultsError(
-                    f"{name} of chip {row.chip} at {row.time_s:g} s is {getattr(row, name)}: only finite "
-                    "numbers are stored"
+                    f"{name} of {row.place} is {getattr(row, name)}: only finite numbers are stored"
                 )
-        writer.writerow([_format(value) for value in astuple(row)])
+        writer.writerow([_format(getattr(row, name)) for name in _types(type(row))])
     return text.getvalue()
 
 
@@ -106,14 +169,15 @@ def _format(value: object) -> str:
     return str(value)
 
 
-def rows_to_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """A DataFrame with the columns of results.csv; training_seed is a nullable integer."""
-    frame = pd.DataFrame([astuple(row) for row in rows], columns=list(COLUMNS))
-    types = {"chip": "int64", "training_seed": "Int64"} | dict.fromkeys(_FLOATS, "float64")
-    return frame.astype(types)
+def rows_to_frame(rows: Sequence[AnyRow], kind: type[AnyRow] = Row) -> pd.DataFrame:
+    """A DataFrame with the columns of the file; training_seed is a nullable integer."""
+    types = {"str": "object", "int": "int64", "int | None": "Int64", "float": "float64"}
+    columns = list(_types(kind))
+    frame = pd.DataFrame([[getattr(row, name) for name in columns] for row in rows], columns=columns)
+    return frame.astype({name: types[found] for name, found in _types(kind).items() if found != "str"})
 
 
-def read_results(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_results(path: str | os.PathLike[str], kind: type[AnyRow] = Row) -> pd.DataFrame:
     """The rows of a results.csv, checked line by line; the file is not changed.
 
     Raises:
@@ -122,10 +186,10 @@ def read_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     file = Path(path)
     if not file.is_file():
         raise ResultsError(f"{file} does not exist: no results to read")
-    return rows_to_frame(_parse(file, file.read_bytes(), None)[0])
+    return rows_to_frame(_parse(file, file.read_bytes(), None, kind=kind)[0], kind)
 
 
-class ResultStore:
+class ResultStore(Generic[R]):
     """An append-only results.csv that a killed run can go on with.
 
     Nothing is created or changed before the first :meth:`append`. One process may write to a file at a time.
@@ -134,6 +198,7 @@ class ResultStore:
         path: the CSV file; it may exist.
         run_id: the one run whose rows the file may hold; None for a file that several runs share.
         difference: says in words what tells a stored row's run from this one, for the refusal.
+        kind: the dataclass of its rows.
 
     Attributes:
         rows: what the file holds, in its order.
@@ -148,11 +213,12 @@ class ResultStore:
         self,
         path: str | os.PathLike[str],
         run_id: str | None = None,
-        difference: Callable[[Row], str] | None = None,
+        difference: Callable[[R], str] | None = None,
+        kind: type[R] = Row,  # type: ignore[assignment]
     ) -> None:
         self.path = Path(path)
-        self.run_id = run_id
-        self.rows: list[Row] = []
+        self.run_id, self.kind = run_id, kind
+        self.rows: list[R] = []
         self._length = 0  # bytes that are sound
         self._size = 0  # bytes that were there when the file was read
         self._file: BinaryIO | None = None
@@ -167,7 +233,7 @@ class ResultStore:
                 break
         if self.path.exists():
             raw = self.path.read_bytes()
-            self.rows, self._length = _parse(self.path, raw, run_id, difference)
+            self.rows, self._length = _parse(self.path, raw, run_id, difference, kind)
             self._size = len(raw)
         self._index = {row.key: row for row in self.rows}
 
@@ -177,15 +243,15 @@ class ResultStore:
     def __contains__(self, key: tuple[str, int, float]) -> bool:
         return key in self._index
 
-    def get(self, run_id: str, chip: int, time_s: float) -> Row | None:
-        """The row of a run's chip at a time, or None."""
-        return self._index.get((run_id, chip, time_s))
+    def get(self, run_id: str, chip: int, position: float) -> R | None:
+        """The row of a run's chip at a time, or whatever the axis is, or None."""
+        return self._index.get((run_id, chip, position))
 
-    def of_run(self, run_id: str) -> list[Row]:
+    def of_run(self, run_id: str) -> list[R]:
         """The rows of one run, in the file's order."""
         return [row for row in self.rows if row.run_id == run_id]
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[R]) -> None:
         """Write rows and return when they are on the disk; an empty list does nothing.
 
         Raises:
@@ -200,14 +266,12 @@ class ResultStore:
             if self.run_id is not None and row.run_id != self.run_id:
                 raise ResultsError(f"{self.path} holds run {self.run_id}, not {row.run_id}: use another file")
             if row.key in seen:
-                raise ResultsError(
-                    f"{self.path} already has chip {row.chip} at {row.time_s:g} s of run {row.run_id}"
-                )
+                raise ResultsError(f"{self.path} already has {row.place} of run {row.run_id}")
             seen.add(row.key)
         data = format_rows(new).encode()
         file = self._file or self._open()
         if self._length == 0:
-            data = HEADER.encode() + data
+            data = header_of(self.kind).encode() + data
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -242,7 +306,7 @@ class ResultStore:
             self._file = None
             self._size = self._length
 
-    def __enter__(self) -> ResultStore:
+    def __enter__(self) -> ResultStore[R]:
         return self
 
     def __exit__(
@@ -252,21 +316,26 @@ class ResultStore:
 
 
 def _parse(
-    path: Path, raw: bytes, run_id: str | None, difference: Callable[[Row], str] | None = None
-) -> tuple[list[Row], int]:
+    path: Path,
+    raw: bytes,
+    run_id: str | None,
+    difference: Callable[[Any], str] | None = None,
+    kind: type[Any] = Row,
+) -> tuple[list[Any], int]:
     """The rows in ``raw`` and the number of its bytes that are whole lines."""
     whole = raw.rfind(b"\n") + 1
-    header = HEADER.encode()
+    columns = header_of(kind)
+    header = columns.encode()
     if not raw[: len(header)] == header[: len(raw)]:
         raise ResultsError(
-            f"{path}, line 1: found {raw.splitlines()[0][:80]!r}, expected the columns {HEADER.strip()!r}"
+            f"{path}, line 1: found {raw.splitlines()[0][:80]!r}, expected the columns {columns.strip()!r}"
         )
     lines = raw[:whole].split(b"\n")[:-1]
-    rows: list[Row] = []
+    rows: list[Any] = []
     seen: dict[tuple[str, int, float], int] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
-            row = _parse_line(line)
+            row = _parse_line(line, kind)
         except (ValueError, csv.Error) as problem:
             raise ResultsError(f"{path}, line {number}: {problem}; restore the file or delete it") from None
         if run_id is not None and row.run_id != run_id:
@@ -277,7 +346,7 @@ def _parse(
             )
         if row.key in seen:
             raise ResultsError(
-                f"{path}, line {number}: chip {row.chip} at {row.time_s:g} s of run {row.run_id} is there "
+                f"{path}, line {number}: {row.place} of run {row.run_id} is there "
                 f"already, in line {seen[row.key]}"
             )
         seen[row.key] = number
@@ -291,28 +360,25 @@ def _parse(
     return rows, whole
 
 
-def _parse_line(line: bytes) -> Row:
+def _parse_line(line: bytes, kind: type[AnyRow]) -> AnyRow:
     [values] = csv.reader([line.decode()], strict=True)
-    if len(values) != len(COLUMNS):
-        raise ValueError(f"found {len(values)} fields, expected {len(COLUMNS)} ({', '.join(COLUMNS)})")
-    fields_ = dict(zip(COLUMNS, values, strict=True))
-    numbers = {name: _number(name, fields_[name]) for name in _FLOATS}
-    if not fields_["run_id"]:
+    types = _types(kind)
+    if len(values) != len(types):
+        raise ValueError(f"found {len(values)} fields, expected {len(types)} ({', '.join(types)})")
+    found: dict[str, Any] = dict(zip(types, values, strict=True))
+    for name in _of_type(kind, "float"):
+        found[name] = _number(name, found[name])
+    for name in _of_type(kind, "int"):
+        found[name] = _integer(name, found[name])
+    for name in _of_type(kind, "int | None"):
+        found[name] = _integer(name, found[name]) if found[name] else None
+    if not found["run_id"]:
         raise ValueError("run_id is empty")
-    if numbers["time_s"] < 0:
-        raise ValueError(f"time_s is {numbers['time_s']:g}, expected a time that is not negative")
-    if not numbers["count"] > 0:
-        raise ValueError(f"count is {numbers['count']:g}, expected more than 0")
-    seed = fields_["training_seed"]
-    return Row(
-        run_id=fields_["run_id"],
-        profile=fields_["profile"],
-        method=fields_["method"],
-        training_seed=_integer("training_seed", seed) if seed else None,
-        chip=_integer("chip", fields_["chip"]),
-        metric=fields_["metric"],
-        **numbers,
-    )
+    if found[kind.AXIS] < 0:
+        raise ValueError(f"{kind.AXIS} is {found[kind.AXIS]:g}, expected a number that is not negative")
+    if not found["count"] > 0:
+        raise ValueError(f"count is {found['count']:g}, expected more than 0")
+    return kind(**found)
 
 
 def _number(name: str, text: str) -> float:

@@ -24,7 +24,7 @@ from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
-from analognoise.evaluation.store import ResultStore
+from analognoise.evaluation.store import ResultStore, Row
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.folder import JobFolder, unasked
 from analognoise.jobs.output import Output, plain
@@ -321,7 +321,7 @@ def _store(folder: JobFolder, runs: Sequence[DriftEvaluation]) -> ResultStore:
     """The results file, if all that it holds belongs to these runs."""
     if folder.force:
         folder.open()
-    store = ResultStore(folder.path / RESULTS_FILE)
+    store: ResultStore[Row] = ResultStore(folder.path / RESULTS_FILE)
     known = {run.run_id for run in runs}
     other = next((row for row in store.rows if row.run_id not in known), None)
     if other is not None:

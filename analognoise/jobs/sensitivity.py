@@ -21,7 +21,7 @@ from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
-from analognoise.evaluation.store import HEADER, ResultStore, format_rows
+from analognoise.evaluation.store import HEADER, ResultStore, Row, format_rows
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.evaluate import test_data
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
@@ -149,7 +149,7 @@ def rank_layers(
         )
         if force:
             folder.open()
-        store = stack.enter_context(ResultStore(out / RESULTS_FILE))
+        store: ResultStore[Row] = stack.enter_context(ResultStore(out / RESULTS_FILE))
         report = layer_sensitivity(
             network,
             placement.profile,
@@ -234,7 +234,7 @@ def rank_again(folder: Path, run: dict[str, Any]) -> Ranked:
         raise ResultsError(
             f"{folder / RUN_FILE} lacks what a report needs ({error}): run sensitivity again"
         ) from error
-    rows = ResultStore(folder / RESULTS_FILE).rows
+    rows: list[Row] = ResultStore(folder / RESULTS_FILE).rows
     if not rows:
         raise ResultsError(f"{folder / RESULTS_FILE} holds no rows: run sensitivity again")
     report = SensitivityReport.of_rows(rows, description, times, chips, digital=rows[0].digital, **facts)
