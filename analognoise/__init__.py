@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         quantized_layers,
         quantized_weights,
     )
+    from analognoise.sparsity import activation_penalty, activation_sparsity, sparsify
     from analognoise.tasks import Task, load_weights, save_weights
     from analognoise.training import (
         ASAM,
@@ -74,6 +75,8 @@ _HOMES = {
     "SensitivityReport": "evaluation",
     "Sharpness": "landscape",
     "Task": "tasks",
+    "activation_penalty": "sparsity",
+    "activation_sparsity": "sparsity",
     "calibrate_": "calibration",
     "compare": "comparison",
     "computing_noise": "computing",
@@ -106,6 +109,7 @@ _HOMES = {
     "save_weights": "tasks",
     "set_ranges_": "calibration",
     "sharpness": "landscape",
+    "sparsify": "sparsity",
     "walking_noise": "computing",
 }
 
@@ -132,6 +136,8 @@ __all__ = [
     "SensitivityReport",
     "Sharpness",
     "Task",
+    "activation_penalty",
+    "activation_sparsity",
     "calibrate_",
     "compare",
     "computing_noise",
@@ -164,6 +170,7 @@ __all__ = [
     "save_weights",
     "set_ranges_",
     "sharpness",
+    "sparsify",
     "walking_noise",
 ]
 

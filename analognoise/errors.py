@@ -91,6 +91,10 @@ class NoiseError(AnalogNoiseError, ValueError):
     """A noise on computations that is none, or that the model has no layers for."""
 
 
+class SparsityError(AnalogNoiseError, ValueError):
+    """Activation sparsity that is impossible, or for which a model has no layer."""
+
+
 class MethodError(AnalogNoiseError, ValueError):
     """An unknown training method or hyperparameter."""
 
