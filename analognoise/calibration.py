@@ -18,6 +18,7 @@ from analognoise.crossbar.periphery import Magnitudes
 from analognoise.errors import CalibrationError, ConversionError, DataError, nearest
 from analognoise.layers.periphery import SIDES, LayerPeriphery
 from analognoise.metrics import default_forward
+from analognoise.processes import Processes, unwrapped
 from analognoise.progress import progress_bar
 from analognoise.seeds import Stream, rng_preserved
 
@@ -40,6 +41,8 @@ def calibrate_(
     than 0 (known to 0.05 %); an ADC's the same of its outputs, in parts of a full input on a full weight.
     Parts of a matrix that lie on different tiles along the rows have ranges of their own, tiles side by side
     share one. Ranges belong to the model and not to a chip: calibrate once, before or after programming.
+
+    Given a model in ``DistributedDataParallel``, all processes together find the ranges of all their data.
 
     Args:
         model: a converted model.
@@ -73,6 +76,7 @@ def calibrate_(
             "batches"
         )
     run = forward or default_forward
+    processes, inner = Processes(model), unwrapped(model)
     device = next(iter(next(iter(layers.values())).targets().values())).device
     count = 0
     total = batches if batches is not None else len(loader) if isinstance(loader, Sized) else 0
@@ -90,13 +94,17 @@ def calibrate_(
         ):
             for batch in islice(loader, batches):
                 try:
-                    run(model, to_device(batch, device))
+                    run(inner, to_device(batch, device))
                 except (DataError, RuntimeError) as error:  # torch's words for shapes that do not fit
                     raise DataError(f"calibration data, batch {count}: {error}") from error
                 count += 1
                 advance()
         if not count:
             raise DataError("the calibration data have no batch: at least one is needed")
+        for periphery in peripheries.values():
+            for parts in (periphery.watched or {}).values():
+                for part in parts:
+                    part.unite(processes, device)
         found = {
             (name, key): values
             for name, periphery in peripheries.items()
@@ -203,6 +211,8 @@ def learned_ranges(model: nn.Module) -> dict[str, nn.Parameter]:
     weight decay, if any, is for the weights alone. They are not in ``model.parameters()`` nor in its
     ``state_dict``, which stay those of the digital model; :func:`analognoise.fit` trains them by itself.
     Their gradient comes through the products, inside :func:`periphery_in_training`.
+    ``DistributedDataParallel`` does not average it over processes; :func:`analognoise.fit` and the optimizers
+    of this package do.
     """
     return {
         _join(name, key): values
@@ -227,7 +237,7 @@ def periphery_in_training(model: nn.Module, seed: int = 0) -> Iterator[nn.Module
     rounding, and are 0 where a converter cut a value off. Every forward draws noise anew.
 
     Args:
-        model: a converted model.
+        model: a converted model; of one in ``DistributedDataParallel`` every process draws noise of its own.
         seed: root of the noise.
 
     Raises:
@@ -240,9 +250,10 @@ def periphery_in_training(model: nn.Module, seed: int = 0) -> Iterator[nn.Module
             "cannot train with a periphery: no layer's profile has one; add one, for example "
             'profile.replace({"periphery.preset": "standard-8bit"})'
         )
+    stream = Stream(seed, "product in training", chip=Processes(model).rank)
     before = [(periphery.training, periphery.calls) for periphery in peripheries]
     for periphery in peripheries:
-        periphery.training, periphery.calls = Stream(seed, "product in training"), 0
+        periphery.training, periphery.calls = stream, 0
     try:
         yield model
     finally:
@@ -253,7 +264,7 @@ def periphery_in_training(model: nn.Module, seed: int = 0) -> Iterator[nn.Module
 def _peripheries(model: nn.Module) -> dict[str, LayerPeriphery]:
     return {
         name: layer.analog.periphery
-        for name, layer in analog_layers(model).items()
+        for name, layer in analog_layers(unwrapped(model)).items()
         if layer.analog.periphery is not None
     }
 

@@ -304,3 +304,13 @@ def test_commas_in_a_profiles_path(home: Path, capsys: pytest.CaptureFixture[str
         assert main([*EVALUATE, "--profile", given, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)["evaluations"]
         assert [item["profile"] for item in found][1:] == names
+
+
+def test_torchrun_would_do_everything_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["profiles", "list"]) == 0  # a cluster's variable alone says nothing about this program
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert main(["profiles", "list"]) == 2
+    assert "torchrun started this command as 2 processes" in capsys.readouterr().err

@@ -18,6 +18,7 @@ ORDER = [
         "compiled",
         "units",
         "seeds",
+        "processes",
         "progress",
         "batches",
         "pool",

@@ -43,7 +43,13 @@ def _root(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    count = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
+        raise AnalogNoiseError(
+            f"torchrun started this command as {count} processes, each of which would do the whole work: "
+            "start it without torchrun, or train in Python by analognoise.fit with DistributedDataParallel "
+            "(docs/methods.md)"
+        )
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

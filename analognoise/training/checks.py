@@ -8,11 +8,13 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from analognoise.errors import MethodError
+from analognoise.processes import Processes
 
 _SHARDED = (
     "sharded over processes (FSDP, DTensor), and each would see its own shard only: keep parameters whole, "
@@ -42,6 +44,22 @@ def check_steps(method: str, name: str, value: Any) -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
         raise MethodError(f"{method}: {name} must be a whole number of steps, at least 0, found {value!r}")
+
+
+def check_sync(method: str, sync: Any, model: nn.Module) -> None:
+    """Raise unless ``sync`` is "all" or "worker", and processes that are to differ can be told apart.
+
+    Raises:
+        MethodError: otherwise.
+    """
+    if sync not in ("all", "worker"):
+        raise MethodError(f"{method}: sync must be 'all' or 'worker', found {sync!r}")
+    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if sync == "worker" and many and not Processes(model).wrapped:
+        raise MethodError(
+            f"{method}: sync='worker' needs the model as wrapped in DistributedDataParallel, whose averaging "
+            f"it leaves out in the first pass, found {type(model).__name__}"
+        )
 
 
 def check_gradient(method: str, name: str, gradient: Tensor) -> None:

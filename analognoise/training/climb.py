@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import mul
 from typing import Any, ClassVar, cast
@@ -63,7 +64,8 @@ class SharpnessAware(WrappedOptimizer):
 
     If the gradient's norm is NaN or infinite there is no climb, no second pass and no update: the weights
     stay as they were, a RuntimeWarning says so, and the caller finds the loss in the return value. The second
-    gradient goes to the base optimizer as it is.
+    gradient goes to the base optimizer as it is. (With ``sync="worker"`` in several processes it is the
+    second gradient, averaged over them, that must be finite: all take the step or none.)
 
     With ``noise`` both passes see the same draw: the climb starts from the noisy weights, and T is that of
     the clean ones.
@@ -100,6 +102,7 @@ class SharpnessAware(WrappedOptimizer):
         noise_ramp: int = 0,
         seed: int = 0,
         before_step: Callable[[], Any] | None = None,
+        sync: str = "all",
     ) -> None:
         method = type(self).__name__
         self._options = {"rho": rho} if eta is None else {"rho": rho, "eta": eta}
@@ -112,7 +115,14 @@ class SharpnessAware(WrappedOptimizer):
         self.rho_warmup = rho_warmup
         self._open: _Open | None = None
         super().__init__(
-            base, model, clip=clip, noise=noise, noise_ramp=noise_ramp, seed=seed, before_step=before_step
+            base,
+            model,
+            clip=clip,
+            noise=noise,
+            noise_ramp=noise_ramp,
+            seed=seed,
+            before_step=before_step,
+            sync=sync,
         )
 
     @property
@@ -245,7 +255,7 @@ class SharpnessAware(WrappedOptimizer):
                 raise MethodError(f"{type(self).__name__}.step after first_step takes no closure")
             usable = self._open.usable
             self.restore()
-            return None, usable
+            return None, self._agreed(usable)
         if closure is None:
             raise self._no_closure()
         if not self._climbs():
@@ -253,15 +263,36 @@ class SharpnessAware(WrappedOptimizer):
         with self._replay.begun(parameter for group in self.param_groups for parameter in group["params"]):
             try:
                 self._perturb()
-                loss = run_closure(closure)
+                with self._processes.unaveraged() if self._apart else nullcontext():
+                    loss = run_closure(closure)
                 usable = self._climb()
-                if usable:
+                # The others wait for this process's part of the second gradient, whatever the first was.
+                if usable or self._apart:
                     self._drop_gradients()
                     with self._replay.second_pass():
                         run_closure(closure)
             finally:
                 self._restore()
-        return loss, usable
+        return loss, self._agreed(usable)
+
+    def _agreed(self, usable: bool) -> bool:
+        """Whether all processes take this step: those that climb apart go by the gradient that is the same in
+        all of them.
+        """
+        if not self._apart:
+            return usable
+        total = math.hypot(*norms(self._gradients_there(), 2))
+        if not math.isfinite(total):
+            self._warn_of_norm(total)
+        return math.isfinite(total)
+
+    def _warn_of_norm(self, total: float) -> None:
+        warnings.warn(
+            f"{type(self).__name__}, step {self.steps}: the norm of the gradient is {total}; "
+            "the weights are left as they were",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _climbs(self) -> bool:
         return any(group.get("rho", self._options["rho"]) for group in self.param_groups)
@@ -281,6 +312,8 @@ class SharpnessAware(WrappedOptimizer):
         The memory of the scalings becomes that of the clean copies, so that no more than one copy of the
         parameters is held.
         """
+        if not self._apart:
+            self._average_ranges()
         scaled, plain = self._climbers()
         moved = scaled + plain
         if not moved:
@@ -300,12 +333,8 @@ class SharpnessAware(WrappedOptimizer):
             ]
         total = math.hypot(*map(mul, norms(gradients, 2), reciprocals))
         if not math.isfinite(total):
-            warnings.warn(
-                f"{type(self).__name__}, step {self.steps}: the norm of the gradient is {total}; "
-                "the weights are left as they were",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            if not self._apart:
+                self._warn_of_norm(total)
             return False
         if total <= _TINY:
             return True

@@ -12,13 +12,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from analognoise.calibration import learned_ranges
+from analognoise.calibration import learned_ranges, ranges, set_ranges_
 from analognoise.errors import MethodError
-from analognoise.training.checks import check_base
+from analognoise.processes import Processes, unwrapped
+from analognoise.training.checks import check_base, check_sync
 
 _OWN_STATE = "analognoise"
 # Rebuilt after copying, or (a scheduler's patched ``step``, hooks) never copied by torch's optimizers either.
-_NOT_COPIED = {"step", "_opt_called", "_names", "_chip", "_drawn", "_replay", "_zero_grad_profile_name"}
+_REBUILT = {"_names", "_chip", "_drawn", "_replay", "_processes", "_ranges"}
+_NOT_COPIED = _REBUILT | {"step", "_opt_called", "_zero_grad_profile_name"}
 
 
 class OptimizerAround(Optimizer):
@@ -26,7 +28,9 @@ class OptimizerAround(Optimizer):
 
     Attributes:
         base: the base optimizer.
-        model: the module whose parameters it trains.
+        model: the module whose parameters it trains, taken out of ``DistributedDataParallel``.
+        sync: whether every process of a ``DistributedDataParallel`` model takes the same perturbation ("all")
+            or one of its own ("worker").
         steps: number of steps taken; warm-ups and random keys count with it.
         seed: root of the random keys.
 
@@ -34,7 +38,7 @@ class OptimizerAround(Optimizer):
         MethodError: for a base that is not an optimizer instance over the model's parameters.
     """
 
-    def __init__(self, base: Optimizer, model: nn.Module, seed: int) -> None:
+    def __init__(self, base: Optimizer, model: nn.Module, seed: int, sync: str = "all") -> None:
         method = type(self).__name__
         check_base(method, base, model)
         if isinstance(base, OptimizerAround):
@@ -43,12 +47,35 @@ class OptimizerAround(Optimizer):
                 "the inner one, and clip and noise as options"
             )
         self.base = base
-        self.model = model
+        self.model = unwrapped(model)
         self.seed = int(seed)
         self.steps = 0
         # Optimizer.__init__ would make its own groups and state; __setstate__ makes the rest, such as hooks.
         super().__setstate__({})
+        self.distribute(model, sync=sync)
         self._index()
+
+    def distribute(self, model: nn.Module, *, sync: str = "all") -> None:
+        """Step in step with the other processes of a ``DistributedDataParallel``; the constructor does it for
+        the model it is given.
+
+        All processes call it together. Converter ranges (:func:`analognoise.ranges`) become those of the
+        first, as the wrapper does with parameters.
+
+        Args:
+            model: the wrapper around this optimizer's model.
+            sync: as in :class:`WrappedOptimizer`.
+
+        Raises:
+            MethodError: for another ``sync``, or "worker" in several processes without the wrapper.
+        """
+        check_sync(type(self).__name__, sync, model)
+        self.sync = sync
+        self._wrapper = model
+        self._processes = Processes(model)
+        if self._processes.count > 1:
+            first = {name: values.cpu() for name, values in ranges(self.model).items()}
+            set_ranges_(self.model, self._processes.gather(first)[0])
 
     # Properties, because load_state_dict gives the base new objects.
 
@@ -148,7 +175,9 @@ class OptimizerAround(Optimizer):
             # A tied parameter counts as a weight when any of its names says so.
             if parameter not in self._names or "weight" in name:
                 self._names[parameter] = name
-        for parameter in learned_ranges(self.model).values():
+        self._processes = Processes(self._wrapper)
+        self._ranges = list(learned_ranges(self.model).values())
+        for parameter in self._ranges:
             self._names[parameter] = "learned range"
         for number, group in enumerate(self.param_groups):
             for position, parameter in enumerate(group["params"]):

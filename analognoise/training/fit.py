@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
@@ -16,9 +16,19 @@ from torch.nn import functional
 from analognoise.calibration import learned_ranges
 from analognoise.conversion import check_finite
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import DataError, ModelError, TrainingError, nearest
-from analognoise.metrics import NotFiniteError
+from analognoise.errors import DataError, ModelError, TrainingError
+from analognoise.metrics import Metric as Measured
+from analognoise.metrics import NotFiniteError, final_value
+from analognoise.processes import Processes, unwrapped
 from analognoise.seeds import derive_seed, rng_preserved
+from analognoise.training.breakdown import diverged, mean_loss, refuse_broken
+from analognoise.training.delegate import OptimizerAround
+from analognoise.training.fit_checks import (
+    check_functions,
+    check_inputs,
+    check_numbers,
+    check_processes,
+)
 from analognoise.training.measure import (
     Loss,
     Metric,
@@ -30,6 +40,12 @@ from analognoise.training.measure import (
     to_device,
 )
 from analognoise.training.recipes import Recipe, parse_method
+from analognoise.training.wrapper import WrappedOptimizer
+
+# Steps between two looks at the losses where a look is a wait for the device.
+_LOOK = 50
+# Before a method's own words; it counts the steps of the whole training, from 0.
+_STEP = re.compile(r"^\w+, step \d+: ")
 
 
 def _cosine(done: float) -> float:
@@ -98,6 +114,7 @@ def fit(
     loss: Loss = functional.cross_entropy,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    sync: str = "all",
 ) -> History:
     """Train a model in place by a recipe, from the weights it has; the weights of the last step are kept.
 
@@ -105,10 +122,13 @@ def fit(
     dropout and a loader that shuffles by the global generators start from the seed, and the generators are
     left as found. Nothing is chosen by the validation data.
 
+    In several processes (``torchrun``) give each the model in ``DistributedDataParallel``, and loaders with a
+    ``DistributedSampler``, or validation data whole. All processes return the same history, of all the data.
+
     Args:
         model: digital or converted; both train the digital weights.
-        train: batches ``(x, y)`` or dicts, with a length; iterated once an epoch (``set_epoch(epoch)`` is
-            called before, where it exists).
+        train: batches ``(x, y)`` or dicts, with a length; iterated once an epoch (``set_epoch(epoch)`` of the
+            data, or of a loader's sampler, is called before, where it exists).
         recipe: a method's name with modifiers and hyperparameters, or a :class:`Recipe`.
         profile: the device to train for, where the recipe needs one.
         epochs: passes over the training data, at least 1.
@@ -126,7 +146,9 @@ def fit(
             ``cross_entropy`` also takes logits (..., C) with the classes last.
         forward: ``forward(model, batch) -> output``; by default ``model(x)`` of ``(x, y)``, or
             ``model(**rest)`` of a dict without its labels.
-        on_epoch: called with an :class:`Epoch` after each.
+        on_epoch: called with an :class:`Epoch` after each; in several processes by the first alone.
+        sync: in several processes, whether all take the same perturbation of the weights ("all") or each its
+            own ("worker"): see :class:`WrappedOptimizer`.
 
     Returns:
         The history.
@@ -137,15 +159,19 @@ def fit(
         DataError: when a setting is impossible, the data have no length or no batch, or a batch or what the
             metric gives is not understood.
         TrainingError: when the loss, a weight or the output on the validation data becomes NaN or infinite;
-            names the method and the epoch.
+            names the method, the epoch and the step.
     """
     recipe = parse_method(recipe)
-    _check_numbers(epochs, lr, momentum, weight_decay, seed)
-    _check_functions(loss=loss, forward=forward, on_epoch=on_epoch)
-    steps = _check(model, train, schedule, validation) * epochs
+    check_numbers(epochs, lr, momentum, weight_decay, seed)
+    check_functions(loss=loss, forward=forward, on_epoch=on_epoch)
+    per_epoch = check_inputs(model, train, schedule, list(SCHEDULES), validation)
+    steps = per_epoch * epochs
     measured_as = metric_name(metric)
     factor = SCHEDULES[schedule]
-    modes = [(module, module.training) for module in model.modules()]
+    processes, whole = Processes(model), model
+    model = unwrapped(model)  # learns, and is measured; batches go through the whole
+    check_processes(processes, train, (per_epoch, epochs, recipe.label, seed, lr, schedule))
+    modes = [(module, module.training) for module in whole.modules()]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ModelError(
@@ -156,9 +182,14 @@ def fit(
     if converters:
         base.add_param_group({"params": converters, "weight_decay": 0.0})
     optimizer = recipe.build(base, model, steps=steps, seed=derive_seed("fit noise", seed), profile=profile)
+    if isinstance(optimizer, OptimizerAround) or (processes.count > 1 and converters):
+        if not isinstance(optimizer, OptimizerAround):
+            optimizer = WrappedOptimizer(base, model)
+        optimizer.distribute(whole, sync=sync)
     rates = [(group, group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     run = forward or default_forward
+    at_once = device.type == "cpu" and processes.count == 1
     history = History(measured_as)
     batch: Any = None
 
@@ -168,19 +199,25 @@ def fit(
         nonlocal passes
         passes += 1
         optimizer.zero_grad()
-        value = loss_of(loss, run(model, batch), batch)
+        value = loss_of(loss, run(whole, batch), batch)
         value.backward()
         return value
 
     try:
-        with rng_preserved(derive_seed("fit", seed)), torch.enable_grad(), warnings.catch_warnings():
+        with (
+            rng_preserved(processes.own_seed(derive_seed("fit", seed))),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
             # Without a gradient scaler a step that a method leaves out for such a gradient is a breakdown.
             warnings.filterwarnings("error", ".*the norm of the gradient is", RuntimeWarning)
             for epoch in range(1, epochs + 1):
-                model.train()
-                if hasattr(train, "set_epoch"):
-                    train.set_epoch(epoch - 1)
+                whole.train()
+                for ordered in (train, getattr(train, "sampler", None)):
+                    if hasattr(ordered, "set_epoch"):
+                        cast(Any, ordered).set_epoch(epoch - 1)
                 total, count = torch.zeros((), device=device), 0
+                losses: list[Tensor] = []
                 for number, batch in enumerate(train):
                     batch = to_device(batch, device)
                     now = factor(min(step / steps, 1.0))
@@ -191,101 +228,49 @@ def fit(
                     except (ModelError, TrainingError, RuntimeWarning) as error:
                         # A method that looks at the weights or gradients finds them broken before a loss
                         # shows it.
-                        raise TrainingError(_diverged(recipe, epoch, str(error))) from error
+                        raise TrainingError(
+                            diverged(recipe, epoch, _STEP.sub("", str(error)), number)
+                        ) from error
                     except DataError as error:
                         raise DataError(f"training data, batch {number}: {error}") from error
                     size = size_of(batch)
                     total += value.detach() * size
                     count += size
                     step += 1
+                    losses.append(value.detach())
+                    # Elsewhere to look is to wait for the device, or to leave other processes waiting.
+                    if at_once or (number % _LOOK == 0 and processes.count == 1):
+                        refuse_broken(losses, recipe, epoch, number)
+                        losses.clear()
                 if not count:
                     raise DataError(
                         "the training data gave no batch in an epoch: give data that can be iterated many "
                         "times"
                     )
-                mean = float(total) / count
-                if not math.isfinite(mean):
-                    raise TrainingError(_diverged(recipe, epoch, f"the loss became {mean}"))
+                mean = mean_loss(processes, float(total), count, losses, recipe, epoch, number)
+                try:
+                    check_finite(model)
+                except ModelError as error:
+                    raise TrainingError(diverged(recipe, epoch, str(error), number)) from error
+                processes.share_buffers()
                 measured = None
                 if validation is not None:
                     try:
                         sums = measure(model, validation, metric=metric, loss=loss, forward=forward)
                     except NotFiniteError as error:
-                        raise TrainingError(_diverged(recipe, epoch, f"validation data, {error}")) from error
+                        raise TrainingError(diverged(recipe, epoch, f"validation data, {error}")) from error
                     except DataError as error:
                         raise DataError(f"validation data, {error}") from error
                     measured = sums.value
+                    if processes.count > 1:
+                        parts = processes.gather((sums.sum, sums.count))
+                        measured = final_value(Measured.of(metric), *map(sum, zip(*parts, strict=True)))
                 history.train_loss.append(mean)
                 history.validation.append(measured)
                 history.gradients.append(passes)
-                if on_epoch is not None:
+                if on_epoch is not None and processes.rank == 0:
                     on_epoch(Epoch(epoch, epochs, mean, measured, history.gradients[-1]))
-            try:
-                check_finite(model)
-            except ModelError as error:
-                raise TrainingError(_diverged(recipe, epochs, str(error))) from error
     finally:
         for module, mode in modes:
             module.training = mode
     return history
-
-
-def _diverged(recipe: Recipe, epoch: int, what: str) -> str:
-    return (
-        f"training by method {recipe.label!r} broke down in epoch {epoch}: {what}; "
-        "a smaller lr or a milder method may help"
-    )
-
-
-def _check_numbers(epochs: Any, lr: Any, momentum: Any, weight_decay: Any, seed: Any) -> None:
-    if not _is_whole(epochs) or epochs < 1:
-        raise DataError(f"epochs must be a whole number of at least 1, found {epochs!r}")
-    if not _is_finite(lr) or lr <= 0:
-        raise DataError(f"lr must be finite and above 0, found {lr!r}")
-    if not _is_finite(momentum) or not 0 <= momentum < 1:
-        raise DataError(f"momentum must be a number, at least 0 and below 1, found {momentum!r}")
-    if not _is_finite(weight_decay) or weight_decay < 0:
-        raise DataError(f"weight_decay must be a finite number, at least 0, found {weight_decay!r}")
-    if not _is_whole(seed):
-        raise DataError(f"seed must be a whole number, found {seed!r}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_functions(**functions: Any) -> None:
-    for name, function in functions.items():
-        if not callable(function) and (function is not None or name == "loss"):
-            raise DataError(f"{name} must be a function, found {function!r}")
-
-
-def _check(model: Any, train: Any, schedule: Any, validation: Any) -> int:
-    """Number of batches in an epoch, once model, data and schedule are known to be possible."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model must be a torch.nn.Module, found {type(model).__name__}")
-    if schedule not in list(SCHEDULES):
-        suggestion = nearest(schedule, SCHEDULES) if isinstance(schedule, str) else ""
-        raise DataError(f"unknown schedule {schedule!r}{suggestion}: known are {', '.join(SCHEDULES)}")
-    for name, data in (("training", train), ("validation", validation)):
-        if data is not None and (
-            isinstance(data, (str, bytes, Mapping, Tensor))
-            or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__"))
-        ):
-            raise DataError(
-                f"the {name} data is a {type(data).__name__}: give a DataLoader or a list of batches (x, y)"
-            )
-    try:
-        batches = len(train)
-    except TypeError:
-        raise DataError(
-            f"training data of type {type(train).__name__} have no length: schedules need the number of "
-            "batches in an epoch"
-        ) from None
-    if not batches:
-        raise DataError("the training data hold no batch")
-    return batches

@@ -55,7 +55,7 @@ class GaussianNoise(WrappedOptimizer):
         model: the module being trained.
         noise: standard deviation relative to the layer's largest weight.
         clip: bound in standard deviations of the layer's weights, None for no clipping.
-        noise_ramp, seed, before_step: as in :class:`WrappedOptimizer`.
+        noise_ramp, seed, before_step, sync: as in :class:`WrappedOptimizer`.
 
     Raises:
         MethodError: for a hyperparameter out of range, or a base that does not fit.
@@ -71,10 +71,18 @@ class GaussianNoise(WrappedOptimizer):
         noise_ramp: int = 0,
         seed: int = 0,
         before_step: Callable[[], Any] | None = None,
+        sync: str = "all",
     ) -> None:
         check_number("GaussianNoise", "noise", noise)
         super().__init__(
-            base, model, clip=clip, noise=noise, noise_ramp=noise_ramp, seed=seed, before_step=before_step
+            base,
+            model,
+            clip=clip,
+            noise=noise,
+            noise_ramp=noise_ramp,
+            seed=seed,
+            before_step=before_step,
+            sync=sync,
         )
 
 
@@ -93,7 +101,7 @@ class ProfileNoise(WrappedOptimizer):
         base: optimizer instance over parameters of ``model``.
         model: a converted model (:func:`analognoise.convert_to_analog`).
         times: shortest and longest drift time, in seconds or with a unit (``"1h"``), both above 0.
-        clip, seed, before_step: as in :class:`WrappedOptimizer`.
+        clip, seed, before_step, sync: as in :class:`WrappedOptimizer`.
 
     Raises:
         ConversionError: when the model is not on tiles.
@@ -110,6 +118,7 @@ class ProfileNoise(WrappedOptimizer):
         clip: float | None = None,
         seed: int = 0,
         before_step: Callable[[], Any] | None = None,
+        sync: str = "all",
     ) -> None:
         seconds = [parse_time(time) for time in times] if isinstance(times, (tuple, list)) else []
         if len(seconds) != 2 or not 0 < seconds[0] <= seconds[1]:
@@ -117,7 +126,7 @@ class ProfileNoise(WrappedOptimizer):
                 "ProfileNoise: times must be the shortest and the longest drift time, both above 0, "
                 f"found {times!r}"
             )
-        super().__init__(base, model, clip=clip, seed=seed, before_step=before_step)
+        super().__init__(base, model, clip=clip, seed=seed, before_step=before_step, sync=sync)
         layers = require_analog(model, "train on the noise of its profile").values()
         profiles = dict.fromkeys(layer.analog.profile for layer in layers)
         shortest = longest = 0.0  # as programmed, where nothing depends on time
@@ -141,13 +150,13 @@ class ProfileNoise(WrappedOptimizer):
             return 0.0
         shortest, longest = map(math.log, self.times)
         return math.exp(
-            shortest + (longest - shortest) * Stream(self.seed, "training-time", step=step).uniform()
+            shortest + (longest - shortest) * Stream(self._noise_seed, "training-time", step=step).uniform()
         )
 
     def _perturb(self) -> None:
         try:
             drawn, stuck = sample_chip(
-                self.model, seed=self.seed, step=self.steps, seconds=self.drift_time(self.steps)
+                self.model, seed=self._noise_seed, step=self.steps, seconds=self.drift_time(self.steps)
             )
         except ModelError as error:
             raise TrainingError(
@@ -184,7 +193,7 @@ class RandomWeightPerturbation(WrappedOptimizer):
         noise: standard deviation relative to the layer's largest weight, after the ramp.
         ramp: number of steps over which the noise grows linearly.
         mix: share of the noisy gradient, 0 to 1.
-        clip, seed, before_step: as in :class:`WrappedOptimizer`.
+        clip, seed, before_step, sync: as in :class:`WrappedOptimizer`.
 
     Raises:
         MethodError: for a hyperparameter out of range, or a base that does not fit.
@@ -201,12 +210,20 @@ class RandomWeightPerturbation(WrappedOptimizer):
         clip: float | None = None,
         seed: int = 0,
         before_step: Callable[[], Any] | None = None,
+        sync: str = "all",
     ) -> None:
         check_number("RandomWeightPerturbation", "noise", noise)
         check_number("RandomWeightPerturbation", "mix", mix, most=1.0)
         self.mix = mix
         super().__init__(
-            base, model, clip=clip, noise=noise, noise_ramp=ramp, seed=seed, before_step=before_step
+            base,
+            model,
+            clip=clip,
+            noise=noise,
+            noise_ramp=ramp,
+            seed=seed,
+            before_step=before_step,
+            sync=sync,
         )
 
     def _index(self) -> None:
@@ -226,6 +243,8 @@ class RandomWeightPerturbation(WrappedOptimizer):
         with self._replay.begun(parameters):
             loss = run_closure(closure)
             clean = [parameter.grad for parameter in parameters]
+            if self._processes.reuses_gradients:
+                clean = [None if gradient is None else gradient.clone() for gradient in clean]
             for parameter, gradient in zip(parameters, clean, strict=True):
                 if gradient is not None:
                     check_gradient(type(self).__name__, self._names[parameter], gradient)

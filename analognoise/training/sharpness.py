@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     noise_ramp: int
     seed: int
     before_step: Callable[[], Any] | None
+    sync: str
 
 
 class SAM(SharpnessAware):
@@ -38,7 +39,7 @@ class SAM(SharpnessAware):
         perturb: ``"all"`` parameters climb, or only the ``"weights"`` (those whose name contains ``weight``).
         rho_warmup: number of steps over which every ρ grows linearly to its full size; a single step with too
             large a ρ can ruin a training.
-        clip, noise, noise_ramp, seed, before_step: as in :class:`WrappedOptimizer`.
+        clip, noise, noise_ramp, seed, before_step, sync: as in :class:`WrappedOptimizer`.
 
     Raises:
         MethodError: for a hyperparameter out of range, or a base that does not fit.
@@ -63,7 +64,7 @@ class ASAM(SharpnessAware):
         rho: length of the climb, without unit.
         eta: added to each weight's size, in weight units.
         perturb, rho_warmup: as in :class:`SAM`.
-        clip, noise, noise_ramp, seed, before_step: as in :class:`WrappedOptimizer`.
+        clip, noise, noise_ramp, seed, before_step, sync: as in :class:`WrappedOptimizer`.
 
     Raises:
         MethodError: for a hyperparameter out of range, or a base that does not fit.
@@ -95,7 +96,7 @@ class SAMSON(SharpnessAware):
         p: ``math.inf`` or 2, the norm.
         eta: added to each weight's size, in weight units.
         perturb, rho_warmup: as in :class:`SAM`.
-        clip, noise, noise_ramp, seed, before_step: as in :class:`WrappedOptimizer`.
+        clip, noise, noise_ramp, seed, before_step, sync: as in :class:`WrappedOptimizer`.
 
     Raises:
         MethodError: for a hyperparameter out of range, or a base that does not fit.

@@ -64,6 +64,9 @@ class WrappedOptimizer(OptimizerAround):
         seed: root of the noise's random keys; global generators are never used.
         before_step: called without arguments right before the base's update, with the gradients in place:
             clip gradients here.
+        sync: for a model in ``DistributedDataParallel``, whose perturbation a process takes. ``"all"``: all
+            take the same, as one process would with all their batches together. ``"worker"``: each its own.
+            Either way weights stay equal in all processes. (docs/methods.md, "In several processes")
 
     Raises:
         MethodError: for a base that is not an optimizer instance over the model's parameters, or a
@@ -82,6 +85,7 @@ class WrappedOptimizer(OptimizerAround):
         noise_ramp: int = 0,
         seed: int = 0,
         before_step: Callable[[], Any] | None = None,
+        sync: str = "all",
     ) -> None:
         method = type(self).__name__
         if clip is not None:
@@ -98,7 +102,7 @@ class WrappedOptimizer(OptimizerAround):
         self.noise_ramp = noise_ramp
         self.before_step = before_step
         self._clean: dict[Tensor, Tensor] = {}  # while weights are perturbed: each one's clean copy
-        super().__init__(base, model, seed)
+        super().__init__(base, model, seed, sync)
         if (clip is not None or noise) and not self._chip:
             raise MethodError(
                 f"{method}: {type(model).__name__} has no layer that would be on a chip: clip and noise "
@@ -124,6 +128,7 @@ class WrappedOptimizer(OptimizerAround):
         """
         loss, usable = self._gradients(closure)
         if usable:
+            self._average_ranges()
             if self.before_step is not None:
                 self.before_step()
             self.base.step()
@@ -135,6 +140,19 @@ class WrappedOptimizer(OptimizerAround):
     @property
     def _mid_step(self) -> bool:
         return bool(self._clean)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether this process is one of several that perturb the weights each in its own way."""
+        return self.sync == "worker" and self._processes.count > 1
+
+    @property
+    def _noise_seed(self) -> int:
+        return self._processes.own_seed(self.seed) if self._apart else self.seed
+
+    def _average_ranges(self) -> None:
+        """Average the gradients of learned ranges, which DistributedDataParallel does not know."""
+        self._processes.average_gradients(self._ranges)
 
     def _forget(self) -> None:
         self._clean.clear()
@@ -182,7 +200,7 @@ class WrappedOptimizer(OptimizerAround):
         # A small tensor's are drawn for many steps at once: starting a stream costs more than the numbers.
         steps = max(1, _DRAW // weight.numel())
         block, row = divmod(self.steps, steps)
-        stream = Stream(self.seed, "training-noise", layer=name, step=block)
+        stream = Stream(self._noise_seed, "training-noise", layer=name, step=block)
         key = (stream, weight.device, weight.dtype)
         known, draws = self._drawn.get(name, (None, weight))
         if known != key:

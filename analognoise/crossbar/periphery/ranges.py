@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from analognoise.processes import Processes
+
 # Bits of a float32 that are left out: 2^-11 of the value, and 2^19 bins for all positive numbers.
 _DROPPED = 12
 _BINS = 1 << (31 - _DROPPED)
@@ -32,6 +34,17 @@ class Magnitudes:
             places = magnitude.reshape(-1).view(torch.int32) >> _DROPPED
             counts = torch.bincount(places, minlength=_BINS)
             self._counts = counts if self._counts is None else self._counts + counts
+
+    def unite(self, processes: Processes, device: torch.device) -> None:
+        """Count in what the other processes have seen; all must call it."""
+        if processes.count == 1:
+            return
+        found = processes.gather((self.maximum, self._counts is not None))
+        self.maximum = max(maximum for maximum, _ in found)
+        if any(counted for _, counted in found):
+            if self._counts is None:
+                self._counts = torch.zeros(_BINS, dtype=torch.int64, device=device)
+            processes.add_(self._counts)
 
     def percentile(self, percentage: float) -> float:
         """The smallest value that at least ``percentage`` % of the values other than 0 do not exceed."""

@@ -1,0 +1,58 @@
+"""A training that breaks down is told by its method, epoch and step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from analognoise.errors import TrainingError
+from analognoise.processes import Processes
+from analognoise.training.recipes import Recipe
+
+
+def refuse_broken(losses: list[Tensor], recipe: Recipe, epoch: int, last: int) -> None:
+    """Raise if one of the latest losses, up to that of the epoch's step ``last``, is not finite."""
+    found = _first_broken(losses, last)
+    if found is not None:
+        raise TrainingError(diverged(recipe, epoch, f"the loss became {found[1]}", found[0]))
+
+
+def _first_broken(losses: list[Tensor], last: int) -> tuple[int, float] | None:
+    """Step and value of the first loss that is not finite."""
+    if not losses:
+        return None
+    found = torch.stack([value.reshape(()) for value in losses]).tolist()
+    steps = range(last + 1 - len(found), last + 1)
+    return next(((step, v) for step, v in zip(steps, found, strict=True) if not math.isfinite(v)), None)
+
+
+def mean_loss(
+    processes: Processes,
+    total: float,
+    count: int,
+    losses: list[Tensor],
+    recipe: Recipe,
+    epoch: int,
+    last: int,
+) -> float:
+    """The epoch's mean loss over all processes; every one of them raises where one's is not finite."""
+    parts = processes.gather((total, count, None if math.isfinite(total) else _first_broken(losses, last)))
+    broken = [found for _, _, found in parts if found is not None]
+    if broken:
+        step, value = min(broken)
+        raise TrainingError(diverged(recipe, epoch, f"the loss became {value}", step))
+    mean = sum(part for part, _, _ in parts) / sum(size for _, size, _ in parts)
+    if not math.isfinite(mean):
+        raise TrainingError(diverged(recipe, epoch, f"the mean of its losses is {mean}", last))
+    return mean
+
+
+def diverged(recipe: Recipe, epoch: int, what: str, number: int | None = None) -> str:
+    """The sentence that says so; steps are counted from 0, and from 1 in words."""
+    place = f"epoch {epoch}" if number is None else f"epoch {epoch}, step {number + 1}"
+    return (
+        f"training by method {recipe.label!r} broke down in {place}: {what}; "
+        "a smaller lr or a milder method may help"
+    )

@@ -1,0 +1,88 @@
+"""What :func:`analognoise.fit` asks of its arguments before it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
+
+from analognoise.errors import DataError, ModelError, nearest
+from analognoise.processes import Processes
+
+
+def check_processes(processes: Processes, train: Any, settings: tuple[Any, ...]) -> None:
+    """Raise where processes would train past each other, or wait for each other for ever."""
+    sampler = getattr(train, "sampler", None)
+    if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1 and processes.count == 1:
+        raise ModelError(
+            f"the training data are split over {sampler.num_replicas} processes (DistributedSampler), but "
+            "the model is not: wrap it as torch.nn.parallel.DistributedDataParallel(model)"
+        )
+    names = ("batches in an epoch", "epochs", "method", "seed", "lr", "schedule")
+    for rank, other in enumerate(processes.gather(settings)):
+        for name, own, found in zip(names, settings, other, strict=True):
+            if own != found:
+                raise DataError(
+                    f"process {processes.rank} has {name}: {own!r}, and process {rank} {found!r}: all "
+                    "processes must train alike"
+                )
+
+
+def check_numbers(epochs: Any, lr: Any, momentum: Any, weight_decay: Any, seed: Any) -> None:
+    """Raise a DataError for a number that cannot be."""
+    if not _is_whole(epochs) or epochs < 1:
+        raise DataError(f"epochs must be a whole number of at least 1, found {epochs!r}")
+    if not _is_finite(lr) or lr <= 0:
+        raise DataError(f"lr must be finite and above 0, found {lr!r}")
+    if not _is_finite(momentum) or not 0 <= momentum < 1:
+        raise DataError(f"momentum must be a number, at least 0 and below 1, found {momentum!r}")
+    if not _is_finite(weight_decay) or weight_decay < 0:
+        raise DataError(f"weight_decay must be a finite number, at least 0, found {weight_decay!r}")
+    if not _is_whole(seed):
+        raise DataError(f"seed must be a whole number, found {seed!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_functions(**functions: Any) -> None:
+    """Raise a DataError for what is no function; all but the loss may be None."""
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name == "loss"):
+            raise DataError(f"{name} must be a function, found {function!r}")
+
+
+def check_inputs(model: Any, train: Any, schedule: Any, schedules: list[str], validation: Any) -> int:
+    """Number of batches in an epoch, once model, data and schedule are known to be possible."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model must be a torch.nn.Module, found {type(model).__name__}")
+    if schedule not in schedules:
+        suggestion = nearest(schedule, schedules) if isinstance(schedule, str) else ""
+        raise DataError(f"unknown schedule {schedule!r}{suggestion}: known are {', '.join(schedules)}")
+    for name, data in (("training", train), ("validation", validation)):
+        if data is not None and (
+            isinstance(data, (str, bytes, Mapping, Tensor))
+            or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__"))
+        ):
+            raise DataError(
+                f"the {name} data is a {type(data).__name__}: give a DataLoader or a list of batches (x, y)"
+            )
+    try:
+        batches = len(train)
+    except TypeError:
+        raise DataError(
+            f"training data of type {type(train).__name__} have no length: schedules need the number of "
+            "batches in an epoch"
+        ) from None
+    if not batches:
+        raise DataError("the training data hold no batch")
+    return batches
