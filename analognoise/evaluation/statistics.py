@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analognoise.errors import DataError
+from analognoise.report.layout import DRIFT, Layout
 
 DIRECTIONS = {"accuracy": True, "loss": False, "perplexity": False}
-CHIP, SEED = "chip", "training seed"
+SEED = "training seed"
 
 SUMMARY_COLUMNS = (
     "profile",
@@ -163,7 +164,11 @@ def sampling_error(metric: str, mean: float, count: float) -> float:
 
 
 def summarise_methods(
-    frame: pd.DataFrame, *, confidence: float = 0.95, higher_is_better: bool | None = None
+    frame: pd.DataFrame,
+    *,
+    confidence: float = 0.95,
+    higher_is_better: bool | None = None,
+    layout: Layout = DRIFT,
 ) -> pd.DataFrame:
     """One row per profile, method and drift time, from one row per profile, method, training seed, chip and
     time.
@@ -190,25 +195,28 @@ def summarise_methods(
         frame: columns as in results.csv (run_id and sum may be missing); the order of rows does not matter.
         confidence: coverage of the intervals; 1 − confidence is also the level of the comparisons.
         higher_is_better: needed only for a metric of the user's own that is better when smaller.
+        layout: names of the columns, where they are others: rate for time_s, for example.
 
     Raises:
         DataError: when columns or rows are missing, values are not finite, the metric differs between rows,
             or a (profile, method, training seed, chip, time) occurs twice.
     """
     check_confidence(confidence)
+    frame = layout.inwards(frame)
     rows, better = _checked(frame, higher_is_better)
     sign = 1.0 if better else -1.0
     parts = []
     for (profile, time_s), group in rows.groupby(["profile", "time_s"], sort=False):
         records, by_seed = [], {}
         for method, of_method in group.groupby("method", sort=False):
-            record, by_seed[method] = _one_method(of_method, confidence, sign)
+            record, by_seed[method] = _one_method(of_method, confidence, sign, layout.unit)
             records.append({"profile": profile, "method": method, "time_s": float(str(time_s)), **record})
         _compare(records, by_seed, confidence, sign)
         parts.extend(records)
     profiles, methods = list(dict.fromkeys(frame["profile"])), list(dict.fromkeys(frame["method"]))
     parts.sort(key=lambda r: (profiles.index(r["profile"]), methods.index(r["method"]), r["time_s"]))
-    return pd.DataFrame(parts, columns=list(SUMMARY_COLUMNS))
+    found: pd.DataFrame = layout.outwards(pd.DataFrame(parts, columns=list(SUMMARY_COLUMNS)))
+    return found
 
 
 def _checked(frame: pd.DataFrame, direction: bool | None) -> tuple[pd.DataFrame, bool]:
@@ -239,7 +247,7 @@ def _checked(frame: pd.DataFrame, direction: bool | None) -> tuple[pd.DataFrame,
 
 
 def _one_method(
-    rows: pd.DataFrame, confidence: float, sign: float
+    rows: pd.DataFrame, confidence: float, sign: float, unit: str
 ) -> tuple[dict[str, object], dict[int, float]]:
     """Statistics of one method at one profile and time, and the mean over chips of each training seed."""
     by_seed: dict[int, float] = {}
@@ -263,7 +271,7 @@ def _one_method(
     values = rows["value"].to_numpy(dtype=float)
     return {
         "metric": metric,
-        "unit": SEED if several else CHIP,
+        "unit": SEED if several else unit,
         "n": over.n,
         "chips": int(rows.groupby("seed").size().min()),
         "mean": over.mean,

@@ -47,7 +47,7 @@ def horizontal(section: Section) -> Scale:
     Time 0 has no place on a logarithmic axis and gets one left of the first time. The digital metric stands
     where the noise level is zero, or in a place of its own left of all else.
     """
-    log = section.kind == "time"
+    log = section.kind in ("time", "sweep")
     slots = (
         [math.log10(position) for position in section.positions if position > 0]
         if log

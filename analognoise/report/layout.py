@@ -11,30 +11,45 @@ from analognoise.report.numbers import time_label
 
 @dataclass(frozen=True)
 class Layout:
-    """One kind of results: a metric under several conditions, along an axis.
+    """One kind of results: a metric under several conditions, along an axis, on several chips.
 
-    Tables, pictures and statistics compute with the columns of :data:`DRIFT`; others are renamed on the way
+    Statistics, tables and pictures compute with the columns of :data:`DRIFT`; others are renamed on the way
     in and out.
 
     Attributes:
         group: column, and word, of the condition: a device, or how a memory fails.
         position: column of the position on the axis.
         axis: word for a position.
-        reference: column, and word, of the metric of the same model undisturbed.
+        unit: column, and word, of what is repeated.
+        reference: column of the metric of the same model undisturbed.
+        joint: what stands between metric and condition in titles.
+        axis_title: of pictures.
         label: writes a position.
     """
 
     group: str
     position: str
     axis: str
+    unit: str
     reference: str
+    joint: str
+    axis_title: str
     label: Callable[[float], str]
+
+    @property
+    def undisturbed(self) -> str:
+        """What the reference is, in words."""
+        return self.reference.replace("_", "-")
 
     @property
     def names(self) -> dict[str, str]:
         """Names of the columns as they are here, by those of :data:`DRIFT`."""
-        return {"profile": self.group, "time_s": self.position} | {
-            f"digital{end}": f"{self.reference}{end}" for end in ("", "_low", "_high")
+        return {
+            "profile": self.group,
+            "time_s": self.position,
+            "chip": self.unit,
+            "chips": f"{self.unit}s",
+            **{f"digital{end}": f"{self.reference}{end}" for end in ("", "_low", "_high")},
         }
 
     def inwards(self, frame: Any) -> Any:
@@ -46,4 +61,43 @@ class Layout:
         return frame.rename(columns=self.names)
 
 
-DRIFT = Layout("profile", "time_s", "time", "digital", time_label)
+def scientific(value: float) -> str:
+    """A number of many magnitudes as a heading: ``"0.003"``, ``"3e-05"``."""
+    return f"{value:.3g}"
+
+
+DRIFT = Layout(
+    group="profile",
+    position="time_s",
+    axis="time",
+    unit="chip",
+    reference="digital",
+    joint=" on ",
+    axis_title="time since programming (logarithmic)",
+    label=time_label,
+)
+FAULTS = Layout(
+    group="memory",
+    position="rate",
+    axis="rate",
+    unit="chip",
+    reference="fault_free",
+    joint=", ",
+    axis_title="fault rate: probability of a single bit (logarithmic)",
+    label=scientific,
+)
+NOISE = Layout(
+    group="noise",
+    position="sigma",
+    axis="sigma",
+    unit="repeat",
+    reference="noise_free",
+    joint=", ",
+    axis_title="σ: standard deviation of the noise (logarithmic)",
+    label=scientific,
+)
+
+
+def layout_of(frame: Any) -> Layout:
+    """That of a frame, by the column of its positions."""
+    return next((known for known in (FAULTS, NOISE) if known.position in frame.columns), DRIFT)

@@ -17,7 +17,6 @@ from analognoise.report.summary import MARK, Section, counts, failed, has_interv
 
 _MANY = 6  # methods above which lines and bands get thinner
 _XLABELS = {
-    "time": "time since programming (logarithmic)",
     "level": "programming noise (standard deviation, % of the largest conductance)",
     "single": "",
 }
@@ -43,12 +42,12 @@ def draw_panel(ax: Axes, section: Section, limits: Limits, title: str | None, co
         end = _method(ax, section, method, looks[method], scale, shift)
         ends.append(End(*end, *_final(section, method), looks[method].text_color))
     attach(ax, ends)
-    _headline(ax, title or section.title + _TITLES[section.kind], _facts(section, limits, confidence))
+    _headline(ax, title or section.title + _TITLES.get(section.kind, ""), _facts(section, limits, confidence))
 
 
 def _furnish(ax: Axes, section: Section, scale: Scale) -> None:
     ax.xaxis.set_major_locator(FixedLocator([scale.at(slot) for slot in (scale.digital, *scale.slots)]))
-    ax.xaxis.set_major_formatter(FixedFormatter(["digital", *section.labels]))
+    ax.xaxis.set_major_formatter(FixedFormatter([section.layout.undisturbed, *section.labels]))
     ax.xaxis.set_minor_locator(NullLocator())
     border = scale.at((scale.digital + scale.slots[0]) / 2)
     ax.axvspan(scale.at(scale.left), border, color="#f1f1f1", linewidth=0, zorder=0)
@@ -56,7 +55,7 @@ def _furnish(ax: Axes, section: Section, scale: Scale) -> None:
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_ylabel(section.numbers.heading)
-    ax.set_xlabel(_XLABELS[section.kind])
+    ax.set_xlabel(_XLABELS.get(section.kind, section.layout.axis_title))
     thin_ticks(ax)
 
 

@@ -6,7 +6,8 @@ what one table or one panel shows:
 - the drift times of a profile (`kind == "time"`),
 - the noise levels of profiles that differ in nothing else, ``gaussian@2.5%``, ``gaussian@10%``, …, each
   evaluated at one and the same time (`kind == "level"`),
-- the single column of a profile evaluated right after programming only (`kind == "single"`).
+- the single column of a profile evaluated right after programming only (`kind == "single"`),
+- the fault rates or noise levels of one condition, where the frame has such columns (`kind == "sweep"`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analognoise.errors import ResultsError
+from analognoise.report.layout import DRIFT, Layout, layout_of
 from analognoise.report.numbers import Numbers, numbers_of, time_label
 
 COLUMNS = (
@@ -82,27 +84,30 @@ class Section:
 
     Attributes:
         name: the profile's name, or the common part of the names of a family of noise levels.
-        kind: what the columns are: drift times, noise levels, or the one column right after programming.
-        positions: where each column stands: seconds, or percent of the largest conductance.
+        kind: what the columns are: drift times, noise levels, the one column right after programming, or
+            what another layout's axis is.
+        positions: where each column stands: seconds, percent of the largest conductance, rates or σ.
         labels: the columns' headings.
         methods: in order of first appearance.
         cells: by (method, position).
         numbers: how the values are written.
+        layout: words for all that.
     """
 
     name: str
-    kind: Literal["time", "level", "single"]
+    kind: Literal["time", "level", "single", "sweep"]
     positions: tuple[float, ...]
     labels: tuple[str, ...]
     methods: tuple[str, ...]
     cells: dict[tuple[str, float], Cell]
     numbers: Numbers
+    layout: Layout = DRIFT
 
     @property
     def title(self) -> str:
         """What the numbers are, and of which devices: ``"Accuracy on pcm-ibm"``."""
         metric = self.numbers.metric
-        return f"{metric[:1].upper()}{metric[1:]} on {self.name}"
+        return f"{metric[:1].upper()}{metric[1:]}{self.layout.joint}{self.name}"
 
     @property
     def tested(self) -> bool:
@@ -133,7 +138,11 @@ def sections(frame: pd.DataFrame) -> list[Section]:
         ResultsError: when the frame is empty, lacks a column, mixes metrics, or holds two rows for one
             profile, method and time.
     """
+    layout = layout_of(frame)
+    frame = layout.inwards(frame)
     _check(frame)
+    if layout is not DRIFT:
+        return [_sweep(str(name), part, layout) for name, part in frame.groupby("profile", sort=False)]
     groups: dict[object, list[str]] = {}
     for profile in dict.fromkeys(frame["profile"].astype(str)):
         match = _LEVEL.fullmatch(profile)
@@ -165,10 +174,11 @@ def counts(section: Section) -> str:
         return "no result"
     unit, n = cells[0].unit, _range(cell.n for cell in cells)
     text = f"{n} {unit}{'' if n == '1' else 's'}"
-    if unit == "chip":
+    one = section.layout.unit
+    if unit == one:
         return text
     chips = _range(cell.chips for cell in cells)
-    return f"{text}, {chips} chip{'' if chips == '1' else 's'}" + (" each" if n != "1" else "")
+    return f"{text}, {chips} {one}{'' if chips == '1' else 's'}" + (" each" if n != "1" else "")
 
 
 def has_intervals(section: Section) -> bool:
@@ -244,6 +254,23 @@ def _section(profiles: list[str], frame: pd.DataFrame) -> Section:
         "single": ("programmed",),
     }[kind]
     return Section(name, kind, positions, labels, methods, cells, numbers_of(frame))
+
+
+def _sweep(name: str, frame: pd.DataFrame, layout: Layout) -> Section:
+    rows: list[dict[str, Any]] = [
+        {str(key): value for key, value in row.items()} for row in frame.to_dict("records")
+    ]
+    positions = tuple(sorted({float(row["time_s"]) for row in rows}))
+    return Section(
+        name,
+        "sweep",
+        positions,
+        tuple(map(layout.label, positions)),
+        tuple(str(method) for method in dict.fromkeys(frame["method"])),
+        {(str(row["method"]), float(row["time_s"])): _cell(row) for row in rows},
+        numbers_of(frame),
+        layout,
+    )
 
 
 def _cell(row: dict[str, Any]) -> Cell:

@@ -96,7 +96,7 @@ def markdown_table(
     """
     parts = []
     for section in sections(frame):
-        rows = [["method", "digital", *section.labels]]
+        rows = [["method", section.layout.undisturbed, *section.labels]]
         for method in section.methods:
             cells = [_markdown(cell, section) for cell in section.row(method)]
             digital = " ± ".join(part for part in _digital(section.first(method), section.numbers) if part)
@@ -122,15 +122,15 @@ def summary_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 def notes(section: Section, compensation: str | None, confidence: float, change: str) -> list[str]:
     """What a reader must know of the numbers, a sentence each; ``change`` says where the change stands."""
-    over = counts(section)
+    over, base = counts(section), section.layout.undisturbed
     if has_intervals(section):
         lines = [
-            f"Mean ± {100 * confidence:g} % Student-t interval over {over}; {change}: change from digital."
+            f"Mean ± {100 * confidence:g} % Student-t interval over {over}; {change}: change from {base}."
         ]
-        if section.first(section.methods[0]).unit == "chip":
+        if section.first(section.methods[0]).unit == section.layout.unit:
             lines.append("One trained model: the interval says nothing about training it again.")
     else:
-        lines = [f"Mean over {over}, too few for an interval; {change}: change from digital."]
+        lines = [f"Mean over {over}, too few for an interval; {change}: change from {base}."]
     if section.tested:
         lines.append(
             f"{MARK} not significantly worse than the best (bold) of its column, "
@@ -180,7 +180,7 @@ def _table(section: Section, stacked: bool) -> Table:
         cells = [section.cells.get((method, position)) for method in section.methods]
         columns.append(_column(cells, section, stacked))
     table.add_column("method", overflow="fold")
-    for heading in ("digital", *section.labels):
+    for heading in (section.layout.undisturbed, *section.labels):
         table.add_column(heading, no_wrap=True)
     for method, *texts in zip(section.methods, *columns, strict=True):
         table.add_row(Text(label(method)), *texts)
