@@ -61,8 +61,8 @@ class Layout:
         return frame.rename(columns=self.names)
 
 
-def scientific(value: float) -> str:
-    """A number of many magnitudes as a heading: ``"0.003"``, ``"3e-05"``."""
+def compact(value: float) -> str:
+    """A number of any magnitude as a heading: ``"0.003"``, ``"3e-05"``."""
     return f"{value:.3g}"
 
 
@@ -77,24 +77,24 @@ DRIFT = Layout(
     label=time_label,
 )
 FAULTS = Layout(
-    group="memory",
+    group="faults",
     position="rate",
-    axis="rate",
+    axis="fault rate",
     unit="chip",
-    reference="fault_free",
+    reference="quantized",
     joint=", ",
     axis_title="fault rate: probability of a single bit (logarithmic)",
-    label=scientific,
+    label=compact,
 )
 NOISE = Layout(
     group="noise",
     position="sigma",
-    axis="sigma",
+    axis="σ",
     unit="repeat",
     reference="noise_free",
     joint=", ",
     axis_title="σ: standard deviation of the noise (logarithmic)",
-    label=scientific,
+    label=compact,
 )
 
 

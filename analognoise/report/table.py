@@ -20,6 +20,7 @@ from rich.text import Text
 
 from analognoise.crossbar.compensation import DEFAULT, split_name
 from analognoise.report.files import write_whole
+from analognoise.report.layout import layout_of
 from analognoise.report.numbers import Numbers
 from analognoise.report.summary import (
     COLUMNS,
@@ -114,7 +115,8 @@ def summary_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """
     sections(frame)
     path = Path(path)
-    known = [column for column in COLUMNS if column in frame.columns]
+    names = layout_of(frame).names
+    known = [found for column in COLUMNS if (found := names.get(column, column)) in frame.columns]
     ordered = frame[[*known, *(column for column in frame.columns if column not in known)]]
     write_whole(path, ordered.to_csv(index=False, lineterminator="\n").encode())
     return path
