@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from analognoise.description import describe
     from analognoise.devices import DeviceLaw, DeviceProfile, list_profiles, load_profile
     from analognoise.errors import AnalogNoiseError
-    from analognoise.evaluation import DriftReport, SensitivityReport, evaluate_drift, layer_sensitivity
+    from analognoise.evaluation import (
+        DriftReport,
+        FaultReport,
+        SensitivityReport,
+        evaluate_drift,
+        evaluate_faults,
+        layer_sensitivity,
+    )
     from analognoise.fitting import ProfileFit, fit_profile
     from analognoise.landscape import Sharpness, sharpness
     from analognoise.layers import AnalogLayer, Geometry, register_analog_layer
@@ -62,6 +69,7 @@ _HOMES = {
     "DeviceProfile": "devices",
     "DriftReport": "evaluation",
     "FaultModel": "memory",
+    "FaultReport": "evaluation",
     "GaussianNoise": "training",
     "Geometry": "layers",
     "METHODS": "training.recipes",
@@ -87,6 +95,7 @@ _HOMES = {
     "digital": "chip",
     "drift_to_": "chip",
     "evaluate_drift": "evaluation",
+    "evaluate_faults": "evaluation",
     "find_problems": "convertible",
     "fit": "training.fit",
     "fit_profile": "fitting",
@@ -126,6 +135,7 @@ __all__ = [
     "DeviceProfile",
     "DriftReport",
     "FaultModel",
+    "FaultReport",
     "GaussianNoise",
     "Geometry",
     "Problem",
@@ -148,6 +158,7 @@ __all__ = [
     "digital",
     "drift_to_",
     "evaluate_drift",
+    "evaluate_faults",
     "find_problems",
     "fit",
     "fit_profile",

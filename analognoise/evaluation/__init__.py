@@ -1,5 +1,7 @@
 """Measuring a converted model on many chips over drift time, and what can be said from it."""
 
+from analognoise.evaluation.fault_report import FaultReport, FaultRow, FaultSummary
+from analognoise.evaluation.faults import evaluate_faults
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport, DriftSummary
@@ -11,12 +13,16 @@ from analognoise.evaluation.store import ResultStore, Row, read_results, rows_to
 __all__ = [
     "DriftReport",
     "DriftSummary",
+    "FaultReport",
+    "FaultRow",
+    "FaultSummary",
     "Lifetime",
     "ResultStore",
     "Row",
     "SensitivityReport",
     "SensitivitySummary",
     "evaluate_drift",
+    "evaluate_faults",
     "layer_sensitivity",
     "lifetime",
     "mean_interval",

@@ -16,7 +16,7 @@ from torch import nn
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.fingerprint import Fingerprint
-from analognoise.evaluation.store import Row
+from analognoise.evaluation.store import AnyRow, Row
 from analognoise.layers import AnalogLayer
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -35,8 +35,8 @@ class Identity:
 
     Args:
         model: a model, converted or not.
-        settings: further plain values; "seed" and "labels" (profile, method, training seed) are told apart
-            when a run is refused.
+        settings: further plain values; "seed" and "labels" (profile or other condition, method, training
+            seed) are told apart when a run is refused.
 
     Attributes:
         run_id: 16 hexadecimal digits.
@@ -66,7 +66,7 @@ class Identity:
         state.update(json.dumps(self._settings | changes, sort_keys=True, default=str).encode())
         return state.hexdigest()[:16]
 
-    def difference(self, row: Row, metric: str) -> str:
+    def difference(self, row: AnyRow, metric: str) -> str:
         """In words, what tells the run of a stored row from this one, as far as that can be known.
 
         The row's own columns are compared; then thread counts, device types and the first hundred seeds are
@@ -74,8 +74,9 @@ class Identity:
         """
         mine = self._settings
         labels = list(mine["labels"])
-        theirs = [row.profile, row.method, row.training_seed]
-        named = [*zip(("profile", "method", "training seed"), theirs, labels, strict=True)]
+        theirs = [row.condition, row.method, row.training_seed]
+        what = "profile" if isinstance(row, Row) else "condition"
+        named = [*zip((what, "method", "training seed"), theirs, labels, strict=True)]
         named.append(("metric", row.metric, metric))
         different = [f"{name} {stored!r} there, {own!r} here" for name, stored, own in named if stored != own]
         if row.metric == metric:

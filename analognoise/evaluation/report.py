@@ -15,11 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from analognoise.description import Description
-from analognoise.errors import ResultsError
 from analognoise.evaluation.cost import CompensationCost, described
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
-from analognoise.evaluation.store import HEADER, Row, format_rows, rows_to_frame
+from analognoise.evaluation.store import Row, rows_to_frame, write_rows
 from analognoise.report.onchip import compensation_line, digital_parts, share_on_tiles
 from analognoise.units import format_time
 
@@ -129,19 +128,7 @@ class DriftReport:
             ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
                 written.
         """
-        file, content = Path(path), (HEADER + format_rows(self.rows)).encode()
-        if file.exists() and not overwrite:
-            if file.is_file() and file.read_bytes() == content:
-                return file
-            raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
-        part = file.with_name(f".{file.name}.part")
-        try:
-            part.write_bytes(content)
-            part.replace(file)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise ResultsError(f"cannot write {file}: {error.strerror}") from error
-        return file
+        return write_rows(path, self.rows, overwrite=overwrite)
 
 
 @dataclass(frozen=True)

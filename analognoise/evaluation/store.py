@@ -169,6 +169,30 @@ def _format(value: object) -> str:
     return str(value)
 
 
+def write_rows(
+    path: str | os.PathLike[str], rows: Sequence[AnyRow], kind: type[AnyRow] = Row, overwrite: bool = False
+) -> Path:
+    """Write rows as a CSV file, which appears whole or not at all.
+
+    Raises:
+        ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
+            written.
+    """
+    file, content = Path(path), (header_of(kind) + format_rows(rows)).encode()
+    if file.exists() and not overwrite:
+        if file.is_file() and file.read_bytes() == content:
+            return file
+        raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResultsError(f"cannot write {file}: {error.strerror}") from error
+    return file
+
+
 def rows_to_frame(rows: Sequence[AnyRow], kind: type[AnyRow] = Row) -> pd.DataFrame:
     """A DataFrame with the columns of the file; training_seed is a nullable integer."""
     types = {"str": "object", "int": "int64", "int | None": "Int64", "float": "float64"}

@@ -129,6 +129,45 @@ def check_rate(rate: object, name: str) -> float:
     return float(rate)
 
 
+def fault_rates(rates: Any) -> tuple[float, ...]:
+    """Fault rates, each once, increasing.
+
+    Args:
+        rates: one or several numbers from 0 to 1, or text such as ``"1e-4,1e-2"``.
+
+    Raises:
+        FaultError: when there is none, or one is no such number.
+    """
+    if isinstance(rates, str):
+        given: list[Any] = [_number(part.strip()) for part in rates.split(",") if part.strip()]
+    else:
+        given = list(rates) if isinstance(rates, Iterable) else [rates]
+    if not given:
+        raise FaultError("rates is empty: name at least one fault rate, as in 1e-4,1e-2")
+    return tuple(sorted({check_rate(rate, "the fault rate") for rate in given}))
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def faults_label(faults: FaultModel) -> str:
+    """Kind, bit positions and encoding in short, without the rate: ``flip``, ``flip[7]``,
+    ``stuck-at-0:0.5+stuck-at-1:0.5 (sign-magnitude)``; two's complement is not said.
+    """
+    shares = faults.rates
+    total = math.fsum(shares.values())
+    kinds = "+".join(
+        kind if len(shares) == 1 else f"{kind}:{share / total:g}" for kind, share in shares.items()
+    )
+    where = "" if faults.positions is None else f"[{','.join(map(str, faults.positions))}]"
+    encoding = "" if faults.encoding == "twos-complement" else f" ({faults.encoding})"
+    return f"{kinds}{where}{encoding}"
+
+
 def shares_of(kind: str | Mapping[str, float]) -> dict[str, float]:
     """The share of the rate that each kind of fault has, in the order of :data:`KINDS`.
 
