@@ -46,11 +46,14 @@ if TYPE_CHECKING:
         quantized_weights,
     )
     from analognoise.sparsity import activation_penalty, activation_sparsity, sparsify
-    from analognoise.tasks import Task, load_weights, save_weights
+    from analognoise.tasks import Task, load_quantized, load_weights, save_weights
     from analognoise.training import (
         ASAM,
+        ASAQ,
         SAM,
         SAMSON,
+        SAMSONSAQ,
+        SAQ,
         Clipped,
         GaussianNoise,
         ProfileNoise,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ASAM": "training",
+    "ASAQ": "training",
     "AnalogLayer": "layers",
     "AnalogNoiseError": "errors",
     "Clipped": "training",
@@ -80,6 +84,8 @@ _HOMES = {
     "RandomWeightPerturbation": "training",
     "SAM": "training",
     "SAMSON": "training",
+    "SAMSONSAQ": "training",
+    "SAQ": "training",
     "SensitivityReport": "evaluation",
     "Sharpness": "landscape",
     "Task": "tasks",
@@ -104,6 +110,7 @@ _HOMES = {
     "list_profiles": "devices",
     "load_chip": "chip_file",
     "load_profile": "devices",
+    "load_quantized": "tasks",
     "load_weights": "tasks",
     "memory_faults": "memory",
     "parse_method": "training.recipes",
@@ -124,9 +131,12 @@ _HOMES = {
 
 __all__ = [
     "ASAM",
+    "ASAQ",
     "METHODS",
     "SAM",
     "SAMSON",
+    "SAMSONSAQ",
+    "SAQ",
     "AnalogLayer",
     "AnalogNoiseError",
     "Clipped",
@@ -167,6 +177,7 @@ __all__ = [
     "list_profiles",
     "load_chip",
     "load_profile",
+    "load_quantized",
     "load_weights",
     "memory_faults",
     "parse_method",

@@ -17,14 +17,14 @@ from typing import Any, cast
 
 from analognoise.calibration import calibrate_, needs_calibration
 from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
-from analognoise.conversion import convert_to_analog, for_training, keeping_digital
+from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import TrainingError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.store import Row
-from analognoise.tasks import Task, get_task, load_weights, save_weights
+from analognoise.tasks import Task, get_task, load_for_chip, save_weights
 from analognoise.training.fit import Epoch, fit
 from analognoise.training.measure import measure
 
@@ -68,7 +68,9 @@ class TrainJob:
         path = Path(self.folder) / f"{training.stem}.safetensors"
         record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
         model = task.build(training.seed)
-        trained = for_training(model, training.profile, training.digital)
+        trained = training.recipe.prepare(
+            model, profile=training.profile, digital=training.digital, seed=training.seed
+        )
         try:
             history = fit(
                 trained,
@@ -90,10 +92,10 @@ class TrainJob:
         except TrainingError as error:
             record["error"] = str(error)
         else:
-            record["sha256"] = save_weights(model, path)
+            record["sha256"] = save_weights(trained, path)
             record["history"] = history.to_dict()
             record["digital"] = {
-                name: measure(model, data, metric=task.metric, loss=task.loss, forward=task.forward).value
+                name: measure(trained, data, metric=task.metric, loss=task.loss, forward=task.forward).value
                 for name, data in (("validation", task.validation), ("test", task.test))
                 if data is not None
             }
@@ -161,8 +163,8 @@ class EvaluateJob:
         Converters that take their ranges from data take them from the training data.
         """
         task = task_of(self.source)
-        model = task.build(self.training.seed)
-        load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
+        path = Path(self.folder) / f"{self.training.stem}.safetensors"
+        model = load_for_chip(task.build(self.training.seed), path)
         chosen = keeping_digital(model, self.training.digital)
         tile, recalibration = split_compensation(self.on.compensation)
         analog = convert_to_analog(model, self.on.profile, filter_fn=chosen, compensation=tile)

@@ -23,7 +23,7 @@ from analognoise.errors import AnalogNoiseError
 from analognoise.evaluation.statistics import better_when_higher
 from analognoise.landscape import KINDS, sharpness
 from analognoise.pool import run_jobs
-from analognoise.tasks import Task, load_weights
+from analognoise.tasks import Task, load_for_chip
 from analognoise.units import format_time
 
 FORMAT = 1
@@ -70,8 +70,8 @@ class SharpnessJob:
     def run(self, emit: Emit) -> None:
         """Measure; a kind that cannot be measured is stored with the reason."""
         task = named_task(self.source) if isinstance(self.source, str) else self.source
-        model = task.build(self.training.seed)
-        load_weights(model, Path(self.folder) / f"{self.training.stem}.safetensors")
+        path = Path(self.folder) / f"{self.training.stem}.safetensors"
+        model = load_for_chip(task.build(self.training.seed), path)
         found: dict[str, Any] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no direction of ascent: the value is 0

@@ -179,7 +179,7 @@ def evaluate_model(
     run = load_forward(forward, found)
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads):
-        network = build_model(found, model, weights, seed, device)
+        network = build_model(found, model, weights, seed, device, for_chip=True)
         check_finite(network)
         named = (
             f"test data {data!r}" if data else f"test data of task {found.name!r}" if found else "test data"

@@ -133,7 +133,7 @@ def rank_layers(
     run = load_forward(forward, found)
     folder = JobFolder(out, "sensitivity", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads), ExitStack() as stack:
-        network = build_model(found, model, weights, seed, device)
+        network = build_model(found, model, weights, seed, device, for_chip=True)
         check_finite(network)
         named = (
             f"test data {data!r}" if data else f"test data of task {found.name!r}" if found else "test data"

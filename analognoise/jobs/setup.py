@@ -20,7 +20,15 @@ from analognoise.errors import AnalogNoiseError, DataError, ProfileError
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
 from analognoise.seeds import rng_preserved
-from analognoise.tasks import Task, get_task, load_callable, load_data, load_model, load_weights
+from analognoise.tasks import (
+    Task,
+    get_task,
+    load_callable,
+    load_data,
+    load_for_chip,
+    load_model,
+    load_weights,
+)
 from analognoise.tasks.weights import file_digest
 
 Say = Callable[[str], None]
@@ -159,9 +167,16 @@ def either_trained(task: str | None, model: str | None, weights: Path | None, se
 
 
 def build_model(
-    task: Task | None, model: str | None, weights: Path | None, seed: int, device: str
+    task: Task | None,
+    model: str | None,
+    weights: Path | None,
+    seed: int,
+    device: str,
+    *,
+    for_chip: bool = False,
 ) -> nn.Module:
-    """The model, on the device, with the weights of a file if one is given.
+    """The model, on the device, with the weights of a file if one is given; ``for_chip`` with the quantized
+    weights of a quantized model's file.
 
     Raises:
         ModelError: when it cannot be built, or the weights do not fit.
@@ -170,7 +185,10 @@ def build_model(
     place = torch_device(device)
     built = task.build(seed) if task is not None else load_model(str(model), seed=seed)
     if weights is not None:
-        load_weights(built, weights)
+        if for_chip:
+            built = load_for_chip(built, weights)
+        else:
+            load_weights(built, weights)
     return built.to(place)
 
 

@@ -15,7 +15,6 @@ from rich.console import RenderableType
 from torch import Tensor, nn
 from torch.nn import functional
 
-from analognoise.conversion import for_training
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.errors import DataError, ModelError
 from analognoise.evaluation.broken import refuse_broken
@@ -185,7 +184,7 @@ def train_model(
     place = torch_device(device)
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
-        trained = for_training(network, target, digital)
+        trained = recipe.prepare(network, profile=target, digital=digital, seed=seed)
         batches = _training_data(found, data, seed, batch_size, own.forward is not None)
         checks = found.validation if found else None
         if validation is not None:
@@ -226,12 +225,12 @@ def train_model(
             if known is not None:
                 say(f"training: reused {out / MODEL_FILE}")
                 return known
-        return _train(folder, (network, trained), batches, checks, own, recipe, target, settings, seed)
+        return _train(folder, trained, batches, checks, own, recipe, target, settings, seed)
 
 
 def _train(
     folder: JobFolder,
-    networks: tuple[nn.Module, nn.Module],
+    network: nn.Module,
     batches: Any,
     checks: Any,
     own: _Functions,
@@ -249,9 +248,8 @@ def _train(
                 note += f", validation {one_value(measured, epoch.validation)}"
             advance(note=note)
 
-        network, trained = networks
         history = fit(
-            trained,
+            network,
             batches,
             recipe=recipe,
             profile=profile,

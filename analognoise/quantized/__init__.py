@@ -1,23 +1,29 @@
 """Simulated quantization: weights and activations on integer codes, with straight-through gradients."""
 
 from analognoise.quantized.conversion import (
+    RANGE_NAMES,
     dequantize,
+    input_ranges_to_come,
     quantize,
+    quantize_as,
     quantized_layers,
     quantized_weights,
+    quantizer_ranges,
     require_quantized,
-    step_sizes,
 )
 from analognoise.quantized.layer import QuantizedLayer
 from analognoise.quantized.settings import Quantization
 
 __all__ = [
+    "RANGE_NAMES",
     "Quantization",
     "QuantizedLayer",
     "dequantize",
+    "input_ranges_to_come",
     "quantize",
+    "quantize_as",
     "quantized_layers",
     "quantized_weights",
+    "quantizer_ranges",
     "require_quantized",
-    "step_sizes",
 ]

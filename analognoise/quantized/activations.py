@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from analognoise.quantized.rounding import (
-    gradient_factor,
-    largest_code,
-    on_grid,
-    step_for,
-    step_of_range,
-)
+from analognoise.quantized.rounding import first_range, largest_code, not_zero, on_grid, wide
 from analognoise.quantized.settings import Quantization
 
-INPUT_STEP = "input_step_size"
+LOG_INPUT_RANGE = "log_input_range"
 SIGNED = "input_signed"
 _UNKNOWN = -1
 
@@ -24,64 +18,73 @@ _UNKNOWN = -1
 class InputQuantizer:
     """Quantizes a layer's inputs, with one step for the whole layer.
 
-    Whether codes have a sign is decided by the first inputs that the layer sees (unless it was given): those
-    without a negative number get 0 … 2^bits − 1, all others ± (2^(bits − 1) − 1). A learned step begins from
-    these inputs, too. Both are stored with the model.
+    The first inputs that a layer sees decide whether codes have a sign, unless that was given: without a
+    negative number they get 0 … 2^bits − 1, all others ± (2^(bits − 1) − 1). A learned range begins from
+    them, too. Both are stored with the model, and loaded ones stay.
     """
 
-    NAMES: ClassVar[tuple[str, str]] = (INPUT_STEP, SIGNED)
+    NAMES: ClassVar[tuple[str, str]] = (LOG_INPUT_RANGE, SIGNED)
 
-    def __init__(self, settings: Quantization, name: str) -> None:
+    def __init__(self, settings: Quantization) -> None:
         self.settings = settings
-        self.name = name
+        self._signed: bool | None = None  # what the layer's buffer says; asking it would wait for the device
 
     @classmethod
-    def added_to(cls, module: nn.Module, settings: Quantization, name: str) -> InputQuantizer | None:
+    def added_to(cls, module: nn.Module, settings: Quantization) -> InputQuantizer | None:
         """Give a layer what the quantization of its inputs needs; None where inputs stay as they are."""
         if settings.activation_bits is None:
             return None
         weight = module.get_parameter("weight")
-        if settings.activation_range == "learned" and settings.activation_scale is None:
-            module.register_parameter(INPUT_STEP, nn.Parameter(torch.zeros((), device=weight.device)))
-        signed = settings.activation_signed
-        value = torch.tensor(_UNKNOWN if signed is None else int(signed), dtype=torch.int8)
-        module.register_buffer(SIGNED, value.to(weight.device))
-        return cls(settings, name)
+        if settings.activation_scale is None and settings.activation_range == "learned":
+            log_range = torch.zeros((), dtype=wide(weight.detach()).dtype, device=weight.device)
+            module.register_parameter(LOG_INPUT_RANGE, nn.Parameter(log_range))
+        module.register_buffer(SIGNED, torch.tensor(_UNKNOWN, dtype=torch.int8, device=weight.device))
+        return cls(settings)
 
     def __call__(self, layer: nn.Module, input: Tensor) -> Tensor:
         """The inputs on their grid."""
         if not input.numel():
             return input
-        signed = self.signed(layer, input)
-        bits = self.settings.activation_bits
-        assert bits is not None
-        high = largest_code(bits, signed)
-        step, factor = self._step(layer, input, high)
-        return on_grid(input, step, -high if signed else 0, high, factor=factor)
+        assert self.settings.activation_bits is not None
+        if self._signed is None:
+            self._signed = self._known(layer, input)
+        high = largest_code(self.settings.activation_bits, self._signed)
+        return on_grid(input, self._step(layer, input, high), -high if self._signed else 0, high)
 
     @staticmethod
-    def signed(layer: nn.Module, input: Tensor) -> bool:
-        """Whether codes have a sign; the first inputs decide."""
+    def awaits(layer: nn.Module) -> bool:
+        """Whether the layer has seen no inputs yet."""
         flag = layer._buffers[SIGNED]
         assert flag is not None
-        known = int(flag)
-        if known == _UNKNOWN:
-            known = int(bool((input.detach() < 0).any()))
-            flag.fill_(known)
-        return bool(known)
+        return int(flag) == _UNKNOWN
 
-    def _step(self, layer: nn.Module, input: Tensor, high: int) -> tuple[Any, float]:
+    def forget(self) -> None:
+        """Ask the layer's buffer again: other values were loaded."""
+        self._signed = None
+
+    @torch.no_grad()
+    def _known(self, layer: nn.Module, input: Tensor) -> bool:
+        """Whether codes have a sign; the first inputs decide, and begin a learned range."""
+        flag, log_range = layer._buffers[SIGNED], layer._parameters.get(LOG_INPUT_RANGE)
+        assert flag is not None
+        assert self.settings.activation_bits is not None
+        if self.awaits(layer):
+            given = self.settings.activation_signed
+            signed = bool((input < 0).any()) if given is None else given
+            if log_range is not None:
+                high = largest_code(self.settings.activation_bits, signed)
+                log_range.copy_(first_range(input.flatten(), high, (0,)).log().squeeze())
+            flag.fill_(int(signed))
+        return bool(flag)
+
+    def _step(self, layer: nn.Module, input: Tensor, high: int) -> Tensor:
         settings = self.settings
         if settings.activation_scale is not None:
-            return input.new_tensor(settings.activation_scale, dtype=torch.float32), 1.0
+            return wide(input.detach()).new_tensor(settings.activation_scale)
         if isinstance(settings.activation_range, float):
-            return input.new_tensor(settings.activation_range / high, dtype=torch.float32), 1.0
+            return wide(input.detach()).new_tensor(settings.activation_range / high)
         if settings.activation_range == "max":
-            return step_of_range(input.detach().abs().max(), high), 1.0
-        step = layer._parameters[INPUT_STEP]
-        assert step is not None
-        if not step.detach().item():
-            with torch.no_grad():
-                step.copy_(step_for(input, high))
-        per_sample = input[0].numel() if input.ndim > 1 else input.numel()
-        return step, gradient_factor(per_sample, high)
+            return not_zero(wide(input.detach().abs()).max()) / high
+        log_range = layer._parameters[LOG_INPUT_RANGE]
+        assert log_range is not None, "it was made with the layer"
+        return wide(log_range).exp() / high

@@ -8,10 +8,13 @@ from analognoise.conversion import Filter, analog_layers, check_filter
 from analognoise.convertible import convertible_layers, obstacles
 from analognoise.copying import copy_sharing_tensors
 from analognoise.errors import QuantizationError
-from analognoise.quantized.activations import INPUT_STEP
+from analognoise.quantized.activations import LOG_INPUT_RANGE, InputQuantizer
 from analognoise.quantized.classes import known_names, quantized_class
-from analognoise.quantized.layer import STEP, QuantizedLayer, QuantizerState, first_step_size
+from analognoise.quantized.layer import LOG_RANGE, QuantizedLayer, QuantizerState, first_log_range
 from analognoise.quantized.settings import Quantization
+
+# What quantizers add to a layer's Parameters and buffers.
+RANGE_NAMES = (LOG_RANGE, *InputQuantizer.NAMES)
 
 
 def quantize(
@@ -41,10 +44,11 @@ def quantize(
         activation_bits: of the layers' inputs, 2 to 16; None leaves them float.
         per: what shares a scale: the weights of an output ``"channel"``, or of the whole ``"tensor"``. Inputs
             share one per layer.
-        clipping: range of the weights. ``"learned"``: a Parameter ``step_size`` per channel or tensor,
-            trained as in LSQ (Esser et al. 2020, arXiv 1902.08153); it begins at 2 · mean|w| / sqrt(high), or
-            at max|w| / high where that is smaller, high = 2^(bits − 1) − 1. ``"max"``: max|w| of the present
-            weights, taken anew in every forward. A number: ± that, in weight units.
+        clipping: range of the weights. ``"learned"``: per channel or tensor, trained by its logarithm, the
+            Parameter ``log_range``, with the gradient of LSQ (Esser et al. 2020, arXiv 1902.08153); it begins
+            at max|w|, or where that is smaller at 2 · mean|w| · sqrt(high), high = 2^(bits − 1) − 1.
+            ``"max"``: max|w| of the present weights, taken anew in every forward. A number: ± that, in
+            weight units.
         activation_range: of the inputs, likewise; ``"learned"`` begins from the first inputs that a layer
             sees, ``"max"`` is the maximum of each batch.
         activation_scale: a constant scale instead: inputs range to scale · (2^activation_bits − 1), or with
@@ -109,8 +113,9 @@ def quantize_as(
         weight, axis = module.get_parameter("weight"), cls.channel_axis
         key = (id(weight), axis)  # tied weights are stored once, so they are quantized once
         if key not in shared:
-            step = first_step_size(weight, settings, axis) if settings.clipping == "learned" else None
-            shared[key] = QuantizerState(settings, name, axis), step
+            learned = settings.clipping == "learned"
+            log_range = first_log_range(weight, settings, axis) if learned else None
+            shared[key] = QuantizerState(settings, name, axis), log_range
         cls.place(module, *shared[key])
     return target
 
@@ -180,11 +185,19 @@ def require_quantized(model: nn.Module, action: str) -> dict[str, QuantizedLayer
     return layers
 
 
-def step_sizes(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The Parameters of learned ranges, by name: weight decay is not for them, and they never climb."""
+def input_ranges_to_come(model: nn.Module) -> list[str]:
+    """Names of the layers that take range or sign of their inputs from the first ones that they will see."""
+    return [name for name, layer in quantized_layers(model).items() if layer.awaits_inputs]
+
+
+def quantizer_ranges(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The Parameters of learned ranges, by name; each holds the natural logarithm of its range.
+
+    Weight decay is not for them, and they never climb.
+    """
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] in (STEP, INPUT_STEP)
+        if name.rpartition(".")[2] in (LOG_RANGE, LOG_INPUT_RANGE)
         and isinstance(model.get_submodule(name.rpartition(".")[0]), QuantizedLayer)
     }

@@ -1,9 +1,9 @@
 """What every quantized layer has in common.
 
 As a layer on tiles, a quantized layer is the user's own module object with another class: Parameters,
-buffers and hooks stay where they are. What is added: a Parameter ``step_size`` where clipping is learned,
-``input_step_size`` and a buffer ``input_signed`` where activations are quantized and learn their range or
-sign, and one plain attribute with the quantizer's state.
+buffers and hooks stay where they are. What is added: a Parameter ``log_range`` where clipping is learned,
+``log_input_range`` where the range of inputs is, a buffer ``input_signed`` where inputs are quantized, and
+plain attributes with the quantizers' state.
 """
 
 from __future__ import annotations
@@ -15,19 +15,12 @@ from torch import Tensor, nn
 
 from analognoise.errors import QuantizationError
 from analognoise.quantized.activations import InputQuantizer
-from analognoise.quantized.rounding import (
-    gradient_factor,
-    largest_code,
-    on_grid,
-    rounded,
-    step_for,
-    step_of_range,
-)
+from analognoise.quantized.rounding import first_range, largest_code, not_zero, on_grid, rounded, wide
 from analognoise.quantized.settings import Quantization
 
 STATE = "_analognoise_quantized"
 INPUT = "_analognoise_input"
-STEP = "step_size"
+LOG_RANGE = "log_range"
 _CODES = torch.int16  # holds the words of 8 bits, and whatever a fault makes of them
 
 
@@ -70,18 +63,18 @@ class QuantizedLayer(nn.Module):
     _analognoise_input: InputQuantizer | None
 
     @classmethod
-    def place(cls, module: nn.Module, state: QuantizerState, step: nn.Parameter | None) -> None:
+    def place(cls, module: nn.Module, state: QuantizerState, log_range: nn.Parameter | None) -> None:
         """Turn a float module into this class, in place."""
         setattr(module, STATE, state)
-        if step is not None:
-            module.register_parameter(STEP, step)
+        if log_range is not None:
+            module.register_parameter(LOG_RANGE, log_range)
         module.register_forward_pre_hook(_is_called)  # keeps torch's encoder layers out of their fused path
         module.__class__ = cls
-        setattr(module, INPUT, InputQuantizer.added_to(module, state.settings, state.name))
+        setattr(module, INPUT, InputQuantizer.added_to(module, state.settings))
 
     def remove(self) -> None:
         """Turn the module back into its float class, in place."""
-        for name in (STEP, *InputQuantizer.NAMES):
+        for name in (LOG_RANGE, *InputQuantizer.NAMES):
             self._parameters.pop(name, None)
             self._buffers.pop(name, None)
         delattr(self, STATE)
@@ -121,6 +114,11 @@ class QuantizedLayer(nn.Module):
         return self._step().detach()
 
     @property
+    def awaits_inputs(self) -> bool:
+        """Whether the next inputs will decide about the range, or the sign, of those to come."""
+        return self._analognoise_input is not None and self._analognoise_input.awaits(self)
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """The axes of ``weight`` that share a step."""
         if self.quantization.per == "tensor":
@@ -139,11 +137,7 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def own_codes(self) -> Tensor:
         """The codes of the present ``weight``, whatever was put in their place."""
-        weight: Tensor = self.float_weight
-        step = self._step()
-        if weight.dtype in (torch.float16, torch.bfloat16):
-            weight, step = weight.float(), step.float()
-        return rounded(weight, step, -self.high, self.high).to(_CODES)
+        return rounded(wide(self.float_weight), self._step(), -self.high, self.high).to(_CODES)
 
     @property
     def has_other_codes(self) -> bool:
@@ -205,9 +199,7 @@ class QuantizedLayer(nn.Module):
         stored = state.codes
         if stored is not None and stored.device != weight.device:
             stored = state.codes = stored.to(weight.device)
-        step = self._step()
-        factor = gradient_factor(weight.numel() // max(step.numel(), 1), self.high)
-        return on_grid(weight, step, -self.high, self.high, factor=factor, stored=stored)
+        return on_grid(weight, self._step(), -self.high, self.high, stored)
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The float layer's forward, on quantized inputs and weights."""
@@ -225,29 +217,27 @@ class QuantizedLayer(nn.Module):
         finally:
             self._parameters["weight"] = kept
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self._analognoise_input is not None:
+            self._analognoise_input.forget()
+
     def _step(self) -> Tensor:
-        step = self._parameters.get(STEP)
-        if step is not None:
-            return step
-        clipping = self.quantization.clipping
+        weight, clipping = self.float_weight, self.quantization.clipping
+        if clipping == "learned":
+            log_range = self._parameters[LOG_RANGE]
+            assert log_range is not None, "it was made with the layer"
+            return wide(log_range).exp() / self.high
         if clipping == "max":
-            size = self.float_weight.detach().abs()
-            size = size.float() if size.dtype in (torch.float16, torch.bfloat16) else size
-            return step_of_range(size.amax(self.channels, keepdim=True), self.high)
-        assert isinstance(clipping, float), "learned clipping has its Parameter"
-        weight = self.float_weight
-        return weight.new_full((1,) * weight.ndim, clipping / self.high, dtype=_wide(weight))
+            return not_zero(wide(weight.detach().abs()).amax(self.channels, keepdim=True)) / self.high
+        return wide(weight.detach()).new_full((1,) * weight.ndim, float(clipping) / self.high)
 
 
-def first_step_size(weight: Tensor, settings: Quantization, axis: int) -> nn.Parameter:
+def first_log_range(weight: Tensor, settings: Quantization, axis: int) -> nn.Parameter:
     """The Parameter of a learned clipping, begun from the weights."""
     keep = () if settings.per == "tensor" else (axis,)
     dims = tuple(number for number in range(weight.ndim) if number not in keep)
-    return nn.Parameter(step_for(weight, largest_code(settings.bits), dims))
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+    return nn.Parameter(first_range(weight, largest_code(settings.bits), dims).log())
 
 
 def _is_called(module: nn.Module, args: Any) -> None:

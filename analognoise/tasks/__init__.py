@@ -8,7 +8,7 @@ from analognoise.errors import DataError, nearest
 from analognoise.tasks import digits
 from analognoise.tasks.base import Task, TensorBatches
 from analognoise.tasks.loading import load_callable, load_data, load_model
-from analognoise.tasks.weights import load_weights, save_weights
+from analognoise.tasks.weights import load_for_chip, load_quantized, load_weights, save_weights
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": digits.task}
 
@@ -19,7 +19,9 @@ __all__ = [
     "get_task",
     "load_callable",
     "load_data",
+    "load_for_chip",
     "load_model",
+    "load_quantized",
     "load_weights",
     "save_weights",
 ]

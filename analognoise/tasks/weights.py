@@ -1,24 +1,37 @@
-"""Weights in and out of safetensors files; nothing is ever unpickled."""
+"""Weights in and out of safetensors files; nothing is ever unpickled.
+
+The file of a quantized model holds the float weights under their usual names, the ranges of its quantizers
+beside them, and in its metadata how they quantize: it loads into the float model and into the quantized one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from analognoise.errors import ModelError, nearest
+from analognoise.errors import ModelError, QuantizationError, nearest
+from analognoise.quantized import (
+    RANGE_NAMES,
+    Quantization,
+    dequantize,
+    quantize_as,
+    quantized_layers,
+)
 
 _SHOWN = 4
+_QUANTIZERS = "analognoise.quantizers"  # the key of a file's metadata
 
 
 def save_weights(model: nn.Module, path: str | Path) -> str:
     """Write a model's ``state_dict`` to a safetensors file; a tensor under several names (tied weights) is
-    written once.
+    written once. Of a quantized model also the ranges, and how it is quantized.
 
     The file appears whole or not at all. Returns its SHA-256 digest (hexadecimal).
     """
@@ -27,7 +40,12 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
     first = {id_: names[0] for id_, names in _tied(state).items()}
     tensors = {name: state[name].detach().contiguous().cpu() for name in sorted(first.values())}
     part = target.with_name(target.name + ".part")
-    part.write_bytes(save(tensors, metadata={"format": "pt"}))
+    metadata = {"format": "pt"}
+    layers = quantized_layers(model)
+    if layers:
+        settings = {name: layer.quantization.to_dict() for name, layer in layers.items()}
+        metadata[_QUANTIZERS] = json.dumps(settings)
+    part.write_bytes(save(tensors, metadata=metadata))
     os.replace(part, target)
     return file_digest(target)
 
@@ -35,12 +53,81 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Read a safetensors file into a model, in place, if it fits exactly.
 
+    A float model takes the float weights of a file of a quantized one; :func:`load_quantized` makes the
+    quantized model.
+
     Raises:
         ModelError: when the file is missing or no safetensors file, when tensors are missing, unexpected or
-            of another shape or kind (all are named), or when one holds NaN or inf. The model is then
-            unchanged.
+            of another shape or kind (all are named), when one holds NaN or inf, or when the file's quantizers
+            are not the model's. The model is then unchanged.
     """
     source = Path(path)
+    tensors, quantizers = _read(source)
+    layers = quantized_layers(model)
+    for name, layer in layers.items():
+        if name in quantizers and quantizers[name] != layer.quantization:
+            raise ModelError(
+                f"weights file {str(source)!r}: layer {name!r} was quantized with {quantizers[name]}, but "
+                f"the model's has {layer.quantization}: analognoise.load_quantized makes the file's model"
+            )
+    for name in quantizers:
+        if name not in layers:  # the ranges of quantizers that a float model has no use for
+            for leaf in RANGE_NAMES:
+                tensors.pop(f"{name}.{leaf}" if name else leaf, None)
+    _put(model, tensors, source)
+
+
+def load_quantized(model: nn.Module, path: str | Path) -> nn.Module:
+    """The quantized model of a file that :func:`save_weights` wrote of one.
+
+    Args:
+        model: the float model it was made from; unchanged if the file does not fit, else it gets the float
+            weights, which the quantized model shares.
+        path: a safetensors file.
+
+    Raises:
+        ModelError: when the file is of no quantized model, or does not fit.
+    """
+    source = Path(path)
+    _, quantizers = _read(source)
+    if not quantizers:
+        raise ModelError(
+            f"weights file {str(source)!r} is of a float model: load it with analognoise.load_weights, and "
+            "quantize the model with analognoise.quantize"
+        )
+    for name in quantizers:
+        if name not in dict(model.named_modules()):
+            raise ModelError(
+                f"weights file {str(source)!r}: it quantizes a layer {name!r}, which {type(model).__name__} "
+                "has not got"
+            )
+    try:
+        quantized = quantize_as(
+            model, next(iter(quantizers.values())), filter_fn=lambda module, name: name in quantizers
+        )
+    except QuantizationError as error:
+        raise ModelError(
+            f"weights file {str(source)!r} does not fit {type(model).__name__}: {error}"
+        ) from error
+    load_weights(quantized, source)
+    return quantized
+
+
+def load_for_chip(model: nn.Module, path: str | Path) -> nn.Module:
+    """The float model whose weights go on a chip: of a quantized model's file the one that holds Q(w), of any
+    other ``model`` itself with the file's weights.
+
+    Raises:
+        ModelError: when the file does not fit.
+    """
+    if _read(Path(path))[1]:
+        return dequantize(load_quantized(model, path))
+    load_weights(model, path)
+    return model
+
+
+def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Quantization]]:
+    """The tensors of a file, and how layers are quantized."""
     if source.is_dir():
         inside = sorted(source.glob("*.safetensors"))
         hint = f", for example {str(inside[0])!r}" if inside else ""
@@ -49,11 +136,25 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise ModelError(f"weights file {str(source)!r} does not exist")
     try:
         tensors = load_file(source)
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"weights file {str(source)!r} is not a readable safetensors file ({error}): "
             "write one with safetensors.torch.save_file(model.state_dict(), path)"
         ) from error
+    try:
+        found = json.loads(metadata.get(_QUANTIZERS, "{}"))
+        return tensors, {name: Quantization(**settings) for name, settings in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"weights file {str(source)!r}: what it says of its quantizers is not understood ({error}): was "
+            "it written by another version of analognoise?"
+        ) from error
+
+
+def _put(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Load tensors that fit the model exactly."""
     state = model.state_dict()
     where = f"weights file {str(source)!r} does not fit {type(model).__name__}"
     found = set(tensors)

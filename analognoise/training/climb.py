@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import mul
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from analognoise.errors import MethodError
+from analognoise.quantized import quantizer_ranges
 from analognoise.training.checks import check_gradient, check_number, check_steps
 from analognoise.training.replay import Replay
 from analognoise.training.wrapper import Closure, WrappedOptimizer, as_numbers, forget_casts, run_closure
@@ -33,7 +34,19 @@ from analognoise.training.wrapper import Closure, WrappedOptimizer, as_numbers, 
 # Norms below this count as zero: their reciprocal would overflow float32.
 _TINY = 1e-30
 
-_Climber = tuple[Tensor, dict[str, Any]]
+
+class Climber(NamedTuple):
+    """Something that climbs.
+
+    Attributes:
+        moved: the tensor that ε is added to, with the gradient in its ``.grad``.
+        group: the parameter group whose ρ and η count.
+        size: the values whose size scales the climb.
+    """
+
+    moved: Tensor
+    group: dict[str, Any]
+    size: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class _Open:
 
 
 class SharpnessAware(WrappedOptimizer):
-    """What SAM, ASAM and SAMSON share.
+    """What SAM, ASAM and SAMSON share, and their forms for quantized weights.
 
     A step takes two passes. The second repeats the random numbers of the first (the same dropout masks;
     torch's generators always, Python's and NumPy's if the first step's closure draws from them), and
@@ -138,6 +151,7 @@ class SharpnessAware(WrappedOptimizer):
     def _index(self) -> None:
         super()._index()
         self._replay = Replay(self.model)
+        self._grids = set(quantizer_ranges(self.model).values())
         for number, group in enumerate(self.param_groups):
             for name, value in self._options.items():
                 check_number(
@@ -318,15 +332,15 @@ class SharpnessAware(WrappedOptimizer):
         moved = scaled + plain
         if not moved:
             return True
-        weights = [parameter for parameter, _ in moved]
+        weights = [climber.moved for climber in moved]
         gradients = [cast(Tensor, parameter.grad) for parameter in weights]
         head = gradients[: len(scaled)]
         scales: list[Tensor] = []
         reciprocals = [1.0] * len(moved)
         if scaled:
-            clean = [self._clean.get(weight, weight) for weight, _ in scaled]
+            clean = [climber.size for climber in scaled]
             scales = list(torch._foreach_abs(clean))
-            torch._foreach_add_(scales, [group.get("eta", self._options["eta"]) for _, group in scaled])
+            torch._foreach_add_(scales, [c.group.get("eta", self._options["eta"]) for c in scaled])
             torch._foreach_mul_(head, scales)
             reciprocals[: len(scaled)] = [
                 1.0 / divisor if divisor > _TINY else 0.0 for divisor in self._divisors(clean)
@@ -341,9 +355,7 @@ class SharpnessAware(WrappedOptimizer):
         if scaled:
             torch._foreach_mul_(head, scales)
         self._keep(weights, scales)
-        factors = [
-            self._signed_rho(group) / total * r * r for (_, group), r in zip(moved, reciprocals, strict=True)
-        ]
+        factors = [self._signed_rho(c.group) / total * r * r for c, r in zip(moved, reciprocals, strict=True)]
         if len(set(factors)) == 1:
             torch._foreach_add_(weights, gradients, alpha=factors[0])
         else:
@@ -352,21 +364,26 @@ class SharpnessAware(WrappedOptimizer):
         forget_casts()
         return True
 
-    def _climbers(self) -> tuple[list[_Climber], list[_Climber]]:
+    def _climbers(self) -> tuple[list[Climber], list[Climber]]:
         """The parameters that climb, each with its group: those scaled by abs(w) + η, and the others."""
-        scaled: list[_Climber] = []
-        plain: list[_Climber] = []
+        scaled: list[Climber] = []
+        plain: list[Climber] = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad
-                if gradient is None or not parameter.numel():
+                if gradient is None or not parameter.numel() or self._stays(parameter):
                     continue
                 name = self._names.get(parameter, "")
                 is_weight = "weight" in name
                 if is_weight or self.perturb == "all":
                     check_gradient(type(self).__name__, name, gradient)
-                    (scaled if is_weight and self._scaled else plain).append((parameter, group))
+                    climber = Climber(parameter, group, self._clean.get(parameter, parameter))
+                    (scaled if is_weight and self._scaled else plain).append(climber)
         return scaled, plain
+
+    def _stays(self, parameter: Tensor) -> bool:
+        """Whether a parameter never climbs: the learned ranges of quantizers, which are not weights."""
+        return parameter in self._grids
 
     def _signed_rho(self, group: dict[str, Any]) -> float:
         rho = group.get("rho", self._options["rho"]) * self._ramp(self.rho_warmup)

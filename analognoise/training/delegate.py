@@ -19,7 +19,7 @@ from analognoise.training.checks import check_base, check_sync
 
 _OWN_STATE = "analognoise"
 # Rebuilt after copying, or (a scheduler's patched ``step``, hooks) never copied by torch's optimizers either.
-_REBUILT = {"_names", "_chip", "_drawn", "_replay", "_processes", "_ranges"}
+_REBUILT = {"_names", "_chip", "_drawn", "_replay", "_processes", "_ranges", "_quantized", "_grids"}
 _NOT_COPIED = _REBUILT | {"step", "_opt_called", "_zero_grad_profile_name"}
 
 

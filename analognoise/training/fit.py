@@ -20,6 +20,7 @@ from analognoise.errors import DataError, ModelError, TrainingError
 from analognoise.metrics import Metric as Measured
 from analognoise.metrics import NotFiniteError, final_value
 from analognoise.processes import Processes, unwrapped
+from analognoise.quantized import quantizer_ranges
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.training.breakdown import diverged, mean_loss, refuse_broken
 from analognoise.training.delegate import OptimizerAround
@@ -27,6 +28,7 @@ from analognoise.training.fit_checks import (
     check_functions,
     check_inputs,
     check_numbers,
+    check_prepared,
     check_processes,
 )
 from analognoise.training.measure import (
@@ -80,12 +82,19 @@ class Epoch:
 
 @dataclass
 class History:
-    """A training, epoch by epoch: the columns of :class:`Epoch` as lists."""
+    """A training, epoch by epoch: the columns of :class:`Epoch` as lists.
+
+    Attributes:
+        metric: name of the validation metric.
+        trained: the model as the method trained it: the given one, or its quantized twin, for example, which
+            shares the given one's Parameters and holds the learned ranges.
+    """
 
     metric: str
     train_loss: list[float] = field(default_factory=list)
     validation: list[float | None] = field(default_factory=list)
     gradients: list[int] = field(default_factory=list)
+    trained: nn.Module | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and text, for JSON."""
@@ -126,7 +135,8 @@ def fit(
     ``DistributedSampler``, or validation data whole. All processes return the same history, of all the data.
 
     Args:
-        model: digital or converted; both train the digital weights.
+        model: digital or converted; both train the digital weights. Where the method trains a quantized
+            twin, the weights of the given model are its float weights; :attr:`History.trained` is the twin.
         train: batches ``(x, y)`` or dicts, with a length; iterated once an epoch (``set_epoch(epoch)`` of the
             data, or of a loader's sampler, is called before, where it exists).
         recipe: a method's name with modifiers and hyperparameters, or a :class:`Recipe`.
@@ -171,16 +181,21 @@ def fit(
     processes, whole = Processes(model), model
     model = unwrapped(model)  # learns, and is measured; batches go through the whole
     check_processes(processes, train, (per_epoch, epochs, recipe.label, seed, lr, schedule))
+    prepared = recipe.prepare(model, profile=profile, seed=derive_seed("prepare", seed))
+    check_prepared(processes, recipe.label, model, prepared)
+    whole, model = (whole if prepared is model else prepared), prepared
     modes = [(module, module.training) for module in whole.modules()]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    grids = quantizer_ranges(model).values()
+    own = {id(parameter) for parameter in grids}
+    parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
     if not parameters:
         raise ModelError(
             f"{type(model).__name__} has no parameter with requires_grad=True: there is nothing to train"
         )
     base = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     converters = list(learned_ranges(model).values())
-    if converters:
-        base.add_param_group({"params": converters, "weight_decay": 0.0})
+    if converters or grids:
+        base.add_param_group({"params": [*converters, *grids], "weight_decay": 0.0})
     optimizer = recipe.build(base, model, steps=steps, seed=derive_seed("fit noise", seed), profile=profile)
     if isinstance(optimizer, OptimizerAround) or (processes.count > 1 and converters):
         if not isinstance(optimizer, OptimizerAround):
@@ -190,7 +205,7 @@ def fit(
     device = next(model.parameters()).device
     run = forward or default_forward
     at_once = device.type == "cpu" and processes.count == 1
-    history = History(measured_as)
+    history = History(measured_as, trained=model)
     batch: Any = None
 
     step = passes = 0

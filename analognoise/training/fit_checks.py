@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from analognoise.errors import DataError, ModelError, nearest
+from analognoise.errors import DataError, MethodError, ModelError, nearest
 from analognoise.processes import Processes
+from analognoise.quantized import input_ranges_to_come
 
 
 def check_processes(processes: Processes, train: Any, settings: tuple[Any, ...]) -> None:
@@ -30,6 +31,26 @@ def check_processes(processes: Processes, train: Any, settings: tuple[Any, ...])
                     f"process {processes.rank} has {name}: {own!r}, and process {rank} {found!r}: all "
                     "processes must train alike"
                 )
+
+
+def check_prepared(processes: Processes, method: str, model: nn.Module, prepared: nn.Module) -> None:
+    """Raise unless a model in several processes is the one that the method trains, and the same in all.
+
+    Raises:
+        MethodError: where the method would train a twin that the wrapper does not know.
+        ModelError: where each process would begin the ranges of inputs from its own data.
+    """
+    if prepared is not model and processes.wrapped:
+        raise MethodError(
+            f"method {method!r} trains a twin of the model, which DistributedDataParallel would not see: wrap "
+            f"what analognoise.parse_method({method!r}).prepare(model) gives"
+        )
+    waiting = input_ranges_to_come(prepared) if processes.count > 1 else []
+    if waiting:
+        raise ModelError(
+            f"layer {waiting[0]!r} takes the range of its inputs from the first ones that it sees, which differ "
+            "between processes: run the same batch through the quantized model before wrapping it"
+        )
 
 
 def check_numbers(epochs: Any, lr: Any, momentum: Any, weight_decay: Any, seed: Any) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from analognoise.conversion import analog_layers, convert_to_analog
+from analognoise.conversion import Filter, analog_layers, convert_to_analog
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import MethodError
+from analognoise.errors import MethodError, QuantizationError
+from analognoise.quantized import Quantization, quantize_as, quantized_layers
 from analognoise.training.noise import ProfileNoise, RandomWeightPerturbation
+from analognoise.training.quantized import ASAQ, SAMSONSAQ, SAQ
 from analognoise.training.sharpness import ASAM, SAM, SAMSON
 from analognoise.training.wrapper import WrappedOptimizer
 from analognoise.units import parse_time
@@ -60,6 +62,8 @@ class Hyperparameter:
         above: whether ``least`` itself is excluded.
         choices: the words allowed; empty for a number.
         is_time: a drift time, which may be written with its unit.
+        is_whole: a whole number.
+        also: a word allowed besides numbers.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Hyperparameter:
     above: bool = False
     choices: tuple[str, ...] = ()
     is_time: bool = False
+    is_whole: bool = False
+    also: tuple[str, ...] = ()
 
     def check(self, value: Value, method: str) -> Value:
         """The value in its type.
@@ -84,8 +90,11 @@ class Hyperparameter:
             if value not in self.choices:
                 raise MethodError(f"{where} must be one of {', '.join(self.choices)}, found {value!r}")
             return value
+        if isinstance(value, str) and value in self.also:
+            return value
         bound = "above" if self.above else "at least"
-        allowed = f"a number {bound} {self.least:g}" + (
+        kind = " or ".join([*map(repr, self.also), "a whole number" if self.is_whole else "a number"])
+        allowed = f"{kind} {bound} {self.least:g}" + (
             f" and at most {self.most:g}" if math.isfinite(self.most) else ""
         )
         try:
@@ -96,12 +105,14 @@ class Hyperparameter:
             not math.isfinite(number)
             or not self.least <= number <= self.most
             or (self.above and number == self.least)
+            or (self.is_whole and not number.is_integer())
         ):
             raise MethodError(f"{where} must be {allowed}, found {value!r}")
         return number
 
 
 Build = Callable[..., Optimizer]
+Prepare = Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,10 @@ class Method:
         needs_profile: whether training itself needs a device profile.
         build: ``build(base, model, values, *, steps, seed, profile)`` puts the method around a base
             optimizer; ``values`` holds the hyperparameters, those of modifiers included.
+        prepare: ``prepare(model, values, *, filter_fn, profile, seed)`` gives the model as the method trains
+            it: the given one, or a twin that shares its Parameters; it must take what it gave once more.
+            ``filter_fn`` chooses the layers that are the method's business (None: all). None where the
+            method trains models as they are.
         same_as: the method and modifier that this one abbreviates, if any.
         search_weights_only: ranges that replace the usual ones when ``perturb=weights``.
     """
@@ -126,6 +141,7 @@ class Method:
     gradients_per_step: int
     build: Build
     needs_profile: bool = False
+    prepare: Prepare | None = None
     same_as: tuple[str, tuple[str, ...]] | None = None
     search_weights_only: Mapping[str, Range] = field(default_factory=dict)
 
@@ -170,7 +186,9 @@ def _time(name: str, default: float, meaning: str) -> Hyperparameter:
     return Hyperparameter(name, default, meaning, _OURS, above=True, is_time=True)
 
 
-def _climbing(rho: float, source: str, search: Range, *, eta: bool = True) -> dict[str, Hyperparameter]:
+def _climbing(
+    rho: float, source: str, search: Range, *, eta: bool = True, perturb: str = "all"
+) -> dict[str, Hyperparameter]:
     """Hyperparameters of the sharpness-aware family."""
     scaling = Hyperparameter("eta", 0.01, "added to each weight's size in the scaling of the climb", source)
     return _table(
@@ -180,8 +198,8 @@ def _climbing(rho: float, source: str, search: Range, *, eta: bool = True) -> di
         _fraction("warmup", 0.1, "fraction of the training over which rho grows linearly from 0"),
         Hyperparameter(
             name="perturb",
-            default="all",
-            meaning="which parameters climb: all, or only weight tensors",
+            default=perturb,
+            meaning="which parameters climb: all, or only weight tensors (SAQ and its like: quantized ones)",
             source=source,
             choices=("all", "weights"),
         ),
@@ -238,6 +256,84 @@ def _climb(optimizer: Callable[..., Optimizer], **fixed: Any) -> Build:
         return optimizer(base, model, **options, **fixed, rho_warmup=warmup, seed=seed)
 
     return build
+
+
+def quantization_of(values: Mapping[str, Any]) -> Quantization:
+    """What the hyperparameters of a quantizing method say of its quantizers."""
+    activation_bits = values["activation_bits"]
+    return Quantization(
+        bits=int(values["bits"]),
+        activation_bits=None if activation_bits == "none" else int(activation_bits),
+        per=values["per"],
+        clipping=values["clipping"],
+    )
+
+
+def _quantize(model: nn.Module, values: dict[str, Any], *, filter_fn: Filter | None, **_: Any) -> nn.Module:
+    settings = quantization_of(values)
+    for name, layer in quantized_layers(model).items():
+        if layer.quantization != settings:
+            raise MethodError(
+                f"layer {name!r} is quantized with {layer.quantization}, but the method asks for {settings}: "
+                "give the method the same settings, or the float model"
+            )
+    if quantized_layers(model):
+        return model
+    try:
+        return quantize_as(model, settings, filter_fn=filter_fn)
+    except QuantizationError as error:
+        raise MethodError(f"the method trains a quantized model: {error}") from error
+
+
+def _quantized(build: Build) -> Build:
+    def quantized(base: Optimizer, model: nn.Module, values: dict[str, Any], **settings: Any) -> Optimizer:
+        if not quantized_layers(model):
+            raise MethodError(
+                f"the method trains a quantized model, but {type(model).__name__} has no quantized layer: "
+                "give the model that Recipe.prepare makes of it, and an optimizer over that one's parameters"
+            )
+        own = {name: value for name, value in values.items() if name not in _QUANTIZERS}
+        return build(base, model, own, **settings)
+
+    return quantized
+
+
+_QUANTIZERS = _table(
+    Hyperparameter(
+        name="bits",
+        default=4.0,
+        meaning="bits of a stored weight",
+        source=_OURS,
+        least=2,
+        most=8,
+        is_whole=True,
+    ),
+    Hyperparameter(
+        name="activation_bits",
+        default="none",
+        meaning="bits of the inputs of quantized layers, or none: left float",
+        source=_OURS,
+        least=2,
+        most=16,
+        is_whole=True,
+        also=("none",),
+    ),
+    Hyperparameter(
+        name="per",
+        default="channel",
+        meaning="what shares a scale: the weights of an output channel, or of the whole tensor",
+        source=_OURS,
+        choices=("channel", "tensor"),
+    ),
+    Hyperparameter(
+        name="clipping",
+        default="learned",
+        meaning="range of the weights: learned, the largest weight, or a number in weight units",
+        source="Esser et al. 2020, arXiv 1902.08153",
+        above=True,
+        also=("learned", "max"),
+    ),
+)
 
 
 _FORET = "Foret et al. 2020, arXiv 2010.01412"
@@ -330,6 +426,47 @@ _ROWS = (
         # The Euclidean norm makes the weights' scaling small; biases, which dominate the climb otherwise,
         # stay.
         search_weights_only={"rho": Range(0.5, 6.0, log=True)},
+    ),
+    Method(
+        name="qat",
+        summary="quantization-aware training: SGD through quantized weights, gradients straight through",
+        hyperparameters=_QUANTIZERS,
+        gradients_per_step=1,
+        build=_quantized(_plain),
+        prepare=_quantize,
+    ),
+    Method(
+        name="saq",
+        summary="sharpness-aware quantization: SAM's climb from the quantized weights",
+        hyperparameters={
+            **_QUANTIZERS,
+            **_climbing(0.05, _OURS, Range(0.02, 0.5, log=True), eta=False, perturb="weights"),
+        },
+        gradients_per_step=2,
+        build=_quantized(_climb(SAQ)),
+        prepare=_quantize,
+    ),
+    Method(
+        name="asaq",
+        summary="adaptive SAQ: ASAM's climb from the quantized weights",
+        hyperparameters={
+            **_QUANTIZERS,
+            **_climbing(0.5, _OURS, Range(0.2, 3.0, log=True), perturb="weights"),
+        },
+        gradients_per_step=2,
+        build=_quantized(_climb(ASAQ)),
+        prepare=_quantize,
+    ),
+    Method(
+        name="samson-saq",
+        summary="SAQ with the scaling of SAMSON, the largest quantized weight as norm",
+        hyperparameters={
+            **_QUANTIZERS,
+            **_climbing(0.2, _OURS, Range(0.05, 0.9, log=True), perturb="weights"),
+        },
+        gradients_per_step=2,
+        build=_quantized(_climb(SAMSONSAQ, p=math.inf)),
+        prepare=_quantize,
     ),
 )
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}

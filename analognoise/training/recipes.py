@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from analognoise.conversion import for_training, keeping_digital
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, nearest
 from analognoise.training.methods import (
@@ -104,6 +105,33 @@ class Recipe:
             MethodError: for a hyperparameter it has not, or a value that is out of range.
         """
         return _recipe(self.name, self.modifiers, {**self.hyperparameters, **changes})
+
+    def prepare(
+        self,
+        model: nn.Module,
+        *,
+        profile: DeviceProfile | None = None,
+        digital: Iterable[str] = (),
+        seed: int = 0,
+    ) -> nn.Module:
+        """The model as the method trains it: the given one, or a twin that shares its Parameters (with
+        quantized layers, for example). What it gave it takes once more, unchanged.
+
+        Args:
+            model: digital, or on tiles where the method trains it so.
+            profile: the device to train for, if any.
+            digital: patterns of layer names that stay digital, and are not the method's business.
+            seed: of what the preparation draws.
+
+        Raises:
+            MethodError: when the method cannot train this model.
+            ConversionError: when a pattern matches no layer, or nothing would be left for tiles.
+        """
+        if self.method.prepare is None:
+            return for_training(model, profile, digital)
+        chosen = keeping_digital(model, digital)
+        values = self.hyperparameters
+        return self.method.prepare(model, values, filter_fn=chosen, profile=profile, seed=seed)
 
     def build(
         self,

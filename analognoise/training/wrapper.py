@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from analognoise.conversion import chip_weights
 from analognoise.errors import MethodError
+from analognoise.quantized import QuantizedLayer, quantized_weights
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_number, check_steps
 from analognoise.training.delegate import OptimizerAround
@@ -50,7 +51,9 @@ class WrappedOptimizer(OptimizerAround):
     weights that an open autocast context keeps are dropped whenever the weights move.
 
     Noise: each step draws w + N(0, (noise · max|w_l|)²) for layer l, computes the gradient there, and applies
-    it to the clean w. Clipping: after each update the weights of layer l are clamped to ± clip · std(w_l).
+    it to the clean w. Clipping: after each update the weights of layer l are clamped to ± clip · std(w_l). In
+    a quantized model (:func:`analognoise.quantize`) the noise is added to Q(w_l) and measured by its maximum,
+    and quantized layers alone are noisy or clipped.
     Source of both: Joshi et al. 2020, doi 10.1038/s41467-020-16108-9 (that clipping follows each update is
     recalled, not confirmed).
 
@@ -139,7 +142,7 @@ class WrappedOptimizer(OptimizerAround):
 
     @property
     def _mid_step(self) -> bool:
-        return bool(self._clean)
+        return bool(self._clean or self._offset)
 
     @property
     def _apart(self) -> bool:
@@ -186,11 +189,21 @@ class WrappedOptimizer(OptimizerAround):
             return
         weights: list[Tensor] = list(self._chip.values())
         draws = self._normals()
+        if self._quantized:
+            # On the quantized weights: on those before rounding most of it would be rounded away.
+            for layer, draw in zip(self._quantized.values(), draws, strict=True):
+                self._put_offset(layer, draw * (level * layer.quantized_weight().abs().max()))
+            return
         copies = [weight.clone() for weight in weights]
         largest = torch._foreach_norm(weights, math.inf)
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_addcmul_(weights, draws, largest, value=level)
         forget_casts()
+
+    def _put_offset(self, layer: QuantizedLayer, offset: Tensor) -> None:
+        """Let a layer compute with Q(w) + offset until :meth:`_restore`."""
+        layer.offset = offset
+        self._offset.append(layer)
 
     def _normals(self) -> list[Tensor]:
         """This step's standard normals for each weight tensor, from a stream of its own."""
@@ -215,6 +228,8 @@ class WrappedOptimizer(OptimizerAround):
 
     def _restore(self) -> None:
         """Put the clean weights back."""
+        while self._offset:
+            self._offset.pop().offset = None
         if self._clean:
             torch._foreach_copy_(list(self._clean), list(self._clean.values()))
             self._clean.clear()
@@ -232,7 +247,11 @@ class WrappedOptimizer(OptimizerAround):
 
     def _index(self) -> None:
         super()._index()
-        self._chip = {name: weight for name, weight in chip_weights(self.model).items() if weight.numel()}
+        stored = quantized_weights(self.model)
+        self._quantized = {name: layer for name, layer in stored.items() if layer.float_weight.numel()}
+        self._offset: list[QuantizedLayer] = []
+        chip = {name: layer.float_weight for name, layer in stored.items()} or chip_weights(self.model)
+        self._chip = {name: weight for name, weight in chip.items() if weight.numel()}
         self._drawn = {}
 
 

@@ -33,14 +33,14 @@ def test_codes_and_values_are_those_of_numpy(bits: int, per: str, clipping: str 
         if clipping == "max":
             step = top / high
         elif clipping == "learned":
-            step = np.minimum(2 * size.mean(axes, keepdims=True) / np.sqrt(high), top / high)
+            step = np.minimum(2 * size.mean(axes, keepdims=True) * np.sqrt(high), top) / high
         else:
             step = np.full((1,) * w.ndim, clipping / high)
         codes = np.clip(np.round(w / step), -high, high)
         assert layer.scale.shape == step.shape
-        np.testing.assert_allclose(layer.scale.numpy(), step, rtol=1e-14)
+        np.testing.assert_allclose(layer.scale.numpy(), step, rtol=1e-13)
         np.testing.assert_array_equal(layer.codes().numpy(), codes)
-        np.testing.assert_allclose(layer.quantized_weight().detach().numpy(), codes * step, rtol=1e-13)
+        np.testing.assert_allclose(layer.quantized_weight().detach().numpy(), codes * step, rtol=1e-12)
         assert np.abs(codes).max() == high or clipping == 0.1
 
 
@@ -99,7 +99,7 @@ def test_tied_weights_are_one_memory() -> None:
     model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
     model[1].weight = model[0].weight
     quantized = an.quantize(model, bits=4)
-    assert quantized[0].step_size is quantized[1].step_size
+    assert quantized[0].log_range is quantized[1].log_range
     assert list(an.quantized_weights(quantized)) == ["0.weight"]
     quantized[0].put_codes(-quantized[0].codes())
     assert torch.equal(quantized[1].codes(), quantized[0].codes())

@@ -18,6 +18,8 @@ from analognoise.training.sharpness import ASAM, SAM, SAMSON
 from analognoise.training.wrapper import WrappedOptimizer
 
 NAMES = ["sgd", "clip", "noise", "profile-noise", "rwp", "sam", "asam", "samson-inf", "samson", "samson-2"]
+QUANTIZED = ["qat", "saq", "asaq", "samson-saq"]
+NAMES += QUANTIZED
 
 
 def model() -> nn.Module:
@@ -26,7 +28,7 @@ def model() -> nn.Module:
 
 
 def built(text: str, network: nn.Module | None = None, *, steps: int = 100, profile=None):
-    network = network or model()
+    network = parse_method(text).prepare(network or model())
     base = torch.optim.SGD(network.parameters(), lr=0.1)
     return parse_method(text).build(base, network, steps=steps, seed=5, profile=profile), base
 
@@ -70,7 +72,7 @@ def test_ranges_hold_the_default_and_allowed_values_only(name):
 
 
 def test_every_method_but_the_plain_ones_is_searched():
-    assert {name for name in NAMES if not METHODS[name].ranges} == {"sgd", "profile-noise"}
+    assert {name for name in NAMES if not METHODS[name].ranges} == {"sgd", "profile-noise", "qat"}
 
 
 def test_a_range_covers_itself():
