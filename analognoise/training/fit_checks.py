@@ -42,14 +42,14 @@ def check_prepared(processes: Processes, method: str, model: nn.Module, prepared
     """
     if prepared is not model and processes.wrapped:
         raise MethodError(
-            f"method {method!r} trains a twin of the model, which DistributedDataParallel would not see: wrap "
-            f"what analognoise.parse_method({method!r}).prepare(model) gives"
+            f"method {method!r} trains a twin of the model, which DistributedDataParallel would not see: "
+            f"wrap what analognoise.parse_method({method!r}).prepare(model) gives"
         )
     waiting = input_ranges_to_come(prepared) if processes.count > 1 else []
     if waiting:
         raise ModelError(
-            f"layer {waiting[0]!r} takes the range of its inputs from the first ones that it sees, which differ "
-            "between processes: run the same batch through the quantized model before wrapping it"
+            f"layer {waiting[0]!r} takes the range of its inputs from the first ones that it sees, which "
+            "differ between processes: run the same batch through the quantized model before wrapping it"
         )
 
 
