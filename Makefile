@@ -1,7 +1,7 @@
 # What a newcomer needs: Python 3.11 with pip, and make. `make help` lists the targets.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= dev,aihwkit
+EXTRAS ?= dev,aihwkit,dask
 PYTEST_ARGS ?=
 # Tests run side by side, each with one thread of torch: the same numbers on every machine, and no quarrel over cores.
 PYTEST = OMP_NUM_THREADS=1 MPLBACKEND=Agg $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)

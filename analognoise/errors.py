@@ -111,6 +111,12 @@ class ResultsError(AnalogNoiseError, ValueError):
     """An output folder or results file that cannot be used."""
 
 
+class WorkerError(AnalogNoiseError, RuntimeError):
+    """Work that could not be shared: workers that die or differ, an executor that is shut down, a silent
+    scheduler.
+    """
+
+
 def nearest(found: str, known: Iterable[str]) -> str:
     """The clause that suggests the name closest to ``found``, or an empty string when none is close."""
     # Capitals are the likeliest slip of all: they must not hide a name that is otherwise right.

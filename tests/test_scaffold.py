@@ -46,7 +46,7 @@ def install(checkout: Path, *arguments: str) -> str:
 def test_environment_is_installed_once_and_again_when_its_files_change(checkout: Path) -> None:
     first = install(checkout, "install")
     assert "installing" in first
-    assert "pip --no-build-isolation -e .[dev,aihwkit]" in first
+    assert "pip --no-build-isolation -e .[dev,aihwkit,dask]" in first
     again = install(checkout, "install")
     assert "reused .venv" in again
     assert "pip" not in again

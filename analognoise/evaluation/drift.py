@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from analognoise.conversion import analog_layers, check_finite, require_analog
 from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
 from analognoise.errors import DataError, ModelError, ResultsError
+from analognoise.evaluation.blocks import Place, measure_blocks
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
 from analognoise.evaluation.identity import Identity, device_of, name_of
@@ -33,13 +37,16 @@ from analognoise.evaluation.surroundings import (
     Buffers,
     left_as_found,
 )
-from analognoise.progress import progress_bar
+from analognoise.pool import Shared, check_executor, check_travel
+from analognoise.progress import Advance, progress_bar
 from analognoise.units import format_time
 
 _AHEAD_BYTES = 8 << 20
 _SAME = 1e-5
 # More than anybody needs for an interval; what is asked beyond is a slip that would never end.
 MOST_CHIPS = 100_000
+# What only the process that evaluates needs: not all of it can be sent.
+_HERE = ("_identity", "_probe", "_shared")
 
 
 class DriftEvaluation:
@@ -143,11 +150,25 @@ class DriftEvaluation:
         """In words, what tells the run of a stored row from this one, as far as that can be known."""
         return self._identity.difference(row, self.metric.name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in _HERE}
+
     def run(
-        self, times: tuple[float, ...], chips: int, store: ResultStore | None = None, progress: bool = False
+        self,
+        times: tuple[float, ...],
+        chips: int,
+        store: ResultStore | None = None,
+        progress: bool = False,
+        executor: Executor | None = None,
     ) -> tuple[list[Row], int]:
-        """Rows by chip and time, appended to ``store`` chip by chip, and how many of them it had already."""
-        rows: dict[tuple[int, float], Row] = {}
+        """Rows by chip and time, appended to ``store`` chip by chip, and how many of them it had already.
+
+        With an executor the digital pass and the first row are computed here, the others by its workers; they
+        are appended in the same order.
+        """
+        if executor is not None:
+            self._check_shared(executor)
+        rows: dict[Place, Row] = {}
         wanted = [(chip, time) for chip in range(chips) for time in times]
         if store is not None:
             found = ((place, store.get(self.run_id, *place)) for place in wanted)
@@ -170,25 +191,76 @@ class DriftEvaluation:
             if not watched:
                 self._judge(self._probe.read(*wanted[0]), buffers)
             advance(reused)
-            new: list[Row] = []
-            for number, (chip, time) in enumerate(self._states(pending)):
-                if watched and number == 0:
-                    with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
-                        row = self._row(chip, time, ideal, reads)
-                    self._judge(reads, buffers)
-                else:
-                    with self._recalibrated(chip, time, buffers):
-                        row = self._row(chip, time, ideal)
-                rows[chip, time] = row
-                new.append(row)
-                if number + 1 == len(pending) or pending[number + 1][0] != chip:
-                    if store is not None:
-                        store.append(new)
-                    new = []
-                advance()
+            if pending:
+                if store is not None:
+                    store.claim(len(pending))
+                self._measure(pending, rows, ideal, buffers, watched, store, advance, executor)
         return [rows[place] for place in wanted], reused
 
-    def _states(self, places: list[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    def _measure(
+        self,
+        places: list[Place],
+        rows: dict[Place, Row],
+        ideal: float,
+        buffers: Buffers,
+        watched: bool,
+        store: ResultStore | None,
+        advance: Advance,
+        executor: Executor | None,
+    ) -> None:
+        """Add the rows of ``places``; the reads of the first are watched if need be."""
+        new: list[Row] = []
+        number = 0
+
+        def take(row: Row) -> None:
+            nonlocal number
+            rows[row.chip, row.time_s] = row
+            new.append(row)
+            number += 1
+            if number == len(places) or places[number][0] != row.chip:
+                if store is not None:
+                    store.append(new)
+                new.clear()
+            advance()
+
+        begun = perf_counter()
+        for first, (chip, time) in enumerate(self._states(places if executor is None else places[:1])):
+            if watched and first == 0:
+                with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
+                    row = self._row(chip, time, ideal, reads)
+                self._judge(reads, buffers)
+            else:
+                row = self._measured(chip, time, ideal, buffers)
+            take(row)
+        if executor is not None and len(places) > 1:
+            seconds = perf_counter() - begun
+            measure_blocks(self._shared, places[1:], ideal, seconds, executor, take)
+
+    def measure(self, places: Sequence[Place], ideal: float) -> list[Row]:
+        """Rows of some chips and times; what a worker does for :meth:`run`, after the digital pass."""
+        with left_as_found(self.model) as buffers:
+            return [self._measured(chip, time, ideal, buffers) for chip, time in self._states(places)]
+
+    @cached_property
+    def _shared(self) -> Shared:
+        """This evaluation, for workers, as it is after the digital pass."""
+        return Shared(self)
+
+    def _check_shared(self, executor: Executor) -> None:
+        """Raise unless the chips can be given to an executor's workers; nothing was computed yet."""
+        if self.device.type != "cpu":
+            raise DataError(
+                f"workers compute on the CPU only, the model is on {self.device}: leave out the executor"
+            )
+        check_executor(executor, torch.get_num_threads())
+        parts = {"model": self.model, "metric": self.metric, "forward": self.forward, "data": self.data}
+        check_travel({**parts, "recalibration": self._recalibration})
+
+    def _measured(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
+        with self._recalibrated(chip, time, buffers):
+            return self._row(chip, time, ideal)
+
+    def _states(self, places: Sequence[Place]) -> Iterator[Place]:
         """Bring the model into the state of each (chip, time) in turn.
 
         Chips are programmed and drifted ahead, as far as their weights fit in ``_AHEAD_BYTES``: to and fro

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from os import PathLike
 from typing import Any
@@ -35,6 +36,7 @@ def evaluate_drift(
     recalibrate: str | None = None,
     calibration: Any = None,
     calibration_batches: int | None = 10,
+    executor: Executor | None = None,
 ) -> DriftReport:
     """Measure a converted model on many chips at several drift times.
 
@@ -78,6 +80,12 @@ def evaluate_drift(
         calibration: the inputs for it: a loader or list of batches, which may shuffle; labels are not used.
             They must not be the test data.
         calibration_batches: how many batches of ``calibration`` to take, its first ones; None takes all.
+        executor: whose workers measure the chips, in blocks: a ``ProcessPoolExecutor``, a Dask cluster's
+            ``client.get_executor()``, or any other. Rows, their order and the file are those of this process
+            alone, to the last bit; each task computes with as many threads of torch as this process does now.
+            Model, data and functions travel once to each worker and must be such as can be pickled. A task
+            whose worker dies is begun again elsewhere, three times at most. Threads work on copies of the
+            model, one at a time where the forward draws random numbers. The executor is left open.
 
     Raises:
         ConversionError: when the model has no layer on tiles.
@@ -89,6 +97,8 @@ def evaluate_drift(
             data or has nothing to correct.
         ResultsError: when ``out`` cannot be used: it holds another run (the message says what differs, where
             that can be known), or the digital metric in it is not what the model gives now.
+        WorkerError: when the executor is shut down, its workers have other versions, or die of the same task
+            again and again.
     """
     layers = require_analog(model, "evaluate chips")
     seconds = drift_times((layer.analog.profile for layer in layers.values()), times)
@@ -114,7 +124,7 @@ def evaluate_drift(
             store = out
         else:
             store = stack.enter_context(ResultStore(out, evaluation.run_id, evaluation.difference))
-        rows, reused = evaluation.run(seconds, chips, store, progress)
+        rows, reused = evaluation.run(seconds, chips, store, progress, executor)
     return DriftReport(
         rows=tuple(rows),
         times=seconds,

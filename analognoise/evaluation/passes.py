@@ -33,6 +33,7 @@ class Passes:
     Attributes:
         data: the batches.
         forward: the function in use.
+        draws: whether a forward draws from the global generators; known after the first pass.
         writes_buffers: whether a forward changes buffers, so that they must be put back before each pass.
 
     Raises:
@@ -57,9 +58,8 @@ class Passes:
         self.forward: Forward = forward or default_forward
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
-        self.writes_buffers = False
+        self.draws = self.writes_buffers = self._writes_input = False
         self._counts: list[float | None] = [None] * self.data.batches
-        self._writes_input = self._draws = False
 
     def first(self, place: object, buffers: Buffers) -> float:
         """The metric of a first pass, which the model gets copies of the batches for, and labels are checked
@@ -68,7 +68,7 @@ class Passes:
         seed_all(derive_seed("evaluation", self.seed, place), self.device)
         before = random_states(self.device)
         value = self.measure(place, first=True)[2]
-        self._draws = before != random_states(self.device)
+        self.draws = before != random_states(self.device)
         self.writes_buffers = buffers.restore()
         return value
 
@@ -84,7 +84,7 @@ class Passes:
             reads: is told the number of each batch.
             first: see :meth:`first`.
         """
-        if first or self._draws or not self.data.cached:
+        if first or self.draws or not self.data.cached:
             seed_all(derive_seed("evaluation", self.seed, place), self.device)
         model, forward, measure = self.model, self.forward, self.metric.measure
         sums: list[Tensor | float] = []

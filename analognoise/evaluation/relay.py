@@ -26,5 +26,8 @@ class Relay(ResultStore[R]):
         if new:
             self._emit(new)
 
+    def claim(self, rows: int = 0) -> None:
+        """There is no file here."""
+
     def close(self) -> None:
         """Nothing is open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from os import PathLike
 from typing import Any
@@ -14,16 +15,16 @@ from analognoise.calibration import set_ranges_
 from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
 from analognoise.copying import NotCopiedError
 from analognoise.devices.profile import drift_times
-from analognoise.errors import ConversionError, ResultsError
+from analognoise.errors import ConversionError, DataError, ResultsError
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
-from analognoise.evaluation.sensitivity_parts import Part, check_travel, choices, run_parts
+from analognoise.evaluation.sensitivity_parts import Network, Part, choices, run_parts
 from analognoise.evaluation.sensitivity_report import ALL, SensitivityReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
 from analognoise.evaluation.store import ResultStore
-from analognoise.pool import one_thread
+from analognoise.pool import Shared, check_executor, check_travel, one_thread
 from analognoise.progress import progress_bar
 
 
@@ -43,6 +44,7 @@ def layer_sensitivity(
     out: str | PathLike[str] | ResultStore | None = None,
     higher_is_better: bool | None = None,
     workers: int = 1,
+    executor: Executor | None = None,
     progress: bool = False,
     confidence: float = 0.95,
 ) -> SensitivityReport:
@@ -71,7 +73,9 @@ def layer_sensitivity(
             with it. Its column ``method`` says what was on tiles: "all", "only conv1", "all but conv1".
         higher_is_better: direction of a metric of your own (True if not given).
         workers: processes that share the choices of layers, each computing with one thread of torch; the
-            model must then be on the CPU, and like the data and functions something that pickle takes.
+            model must then be on the CPU, and like the data and functions something that can be pickled.
+        executor: instead of ``workers``, any executor, as for :func:`analognoise.evaluate_drift`; each task
+            computes with as many threads of torch as this process does now.
         progress: show a progress bar.
         confidence: coverage of the intervals.
 
@@ -81,6 +85,7 @@ def layer_sensitivity(
         ModelError, UnitError, DataError: as :func:`analognoise.evaluate_drift`; DataError also when the work
             cannot be shared.
         ResultsError: when ``out`` cannot be used, or holds another run.
+        WorkerError: as :func:`analognoise.evaluate_drift`.
     """
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
@@ -97,36 +102,36 @@ def layer_sensitivity(
     devices = {name: layer.analog.profile for name, layer in analog_layers(full).items()}
     seconds = drift_times(devices.values(), times)
     workers = whole_number("workers", workers, 1)
+    if executor is not None and workers > 1:
+        raise DataError(f"workers={workers} and an executor are given: leave one of them out")
     with torch.inference_mode(False):
         shared = data if isinstance(data, EvaluationData) else EvaluationData(data, device_of(full))
-    parts = [
-        Part(
-            model,
-            devices,
-            chosen,
-            compensation,
-            known_ranges,
-            shared,
-            measured,
-            int(seed),
-            forward,
-            label,
-            seconds,
-            chips,
-        )
-        for label, chosen in choices(list(devices))
-    ]
+    network = Network(
+        model,
+        devices,
+        compensation,
+        known_ranges,
+        shared,
+        measured,
+        int(seed),
+        forward,
+        seconds,
+        chips,
+    )
+    common = Shared(network)
+    parts = [Part(common, chosen, label) for label, chosen in choices(list(devices))]
     with ExitStack() as stack:
         if workers > 1:
-            check_travel(parts[0], device_of(full))
             stack.enter_context(one_thread())
+        if workers > 1 or executor is not None:
+            _check_shared(network, device_of(full), executor)
         # Whether the output comes from the tiles is asked once, of the whole model.
         whole = DriftEvaluation(full, shared, measured, seed=seed, forward=forward, method=ALL)
         store = _store(out, whole, stack)
         advance = stack.enter_context(progress_bar(f"layers on {whole.profile}", len(parts) + 1, progress))
         rows, reused = whole.run(seconds, chips, store)
         advance()
-        for part, found, known in run_parts(parts, store, workers):
+        for part, found, known in run_parts(parts, store, executor or workers):
             rows += found
             reused += known
             advance(note=part.label)
@@ -144,6 +149,15 @@ def layer_sensitivity(
         reused=reused,
         confidence=float(confidence),
     )
+
+
+def _check_shared(network: Network, device: torch.device, executor: Executor | None) -> None:
+    if device.type != "cpu":
+        raise DataError(f"workers share the work on the CPU only, the model is on {device}: set workers=1")
+    if executor is not None:
+        check_executor(executor, torch.get_num_threads())
+    parts = ("model", "forward", "metric", "data")
+    check_travel({name: getattr(network, name) for name in parts})
 
 
 def _store(

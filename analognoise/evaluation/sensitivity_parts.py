@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,42 @@ from torch import Tensor, nn
 from analognoise.calibration import range_names, set_ranges_
 from analognoise.conversion import convert_to_analog
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.sensitivity_report import ALONE, OTHERS
 from analognoise.evaluation.store import ResultStore, Row
-from analognoise.pool import run_jobs
+from analognoise.pool import Shared, run_jobs
+
+
+@dataclass(frozen=True)
+class Network:
+    """What all choices of layers have in common.
+
+    Attributes:
+        model: digital.
+        devices: of every layer that can be on tiles.
+        compensation: drift compensation.
+        ranges: of converters, for all layers.
+        data: what is passed through.
+        metric: what is measured.
+        seed: root seed of the chips.
+        forward: as for :func:`analognoise.evaluate_drift`.
+        times: drift times in seconds.
+        chips: number of chips.
+    """
+
+    model: nn.Module
+    devices: Mapping[str, DeviceProfile]
+    compensation: str
+    ranges: Mapping[str, Tensor]
+    data: EvaluationData
+    metric: Metric
+    seed: int
+    forward: Forward | None
+    times: tuple[float, ...]
+    chips: int
 
 
 @dataclass(frozen=True)
@@ -30,33 +58,15 @@ class Part:
     """One choice of layers on tiles; all that it takes to measure it, in this process or another.
 
     Attributes:
-        model: digital.
-        devices: of every layer that can be on tiles.
+        network: a :class:`Network`.
         chosen: layers on tiles.
-        compensation: drift compensation.
-        ranges: of converters, for all layers.
-        data: what is passed through.
-        metric: what is measured.
-        seed: root seed of the chips.
-        forward: as for :func:`analognoise.evaluate_drift`.
         label: for the rows' column ``method``.
-        times: drift times in seconds.
-        chips: number of chips.
         known: rows that may be of this choice.
     """
 
-    model: nn.Module
-    devices: Mapping[str, DeviceProfile]
+    network: Shared
     chosen: frozenset[str]
-    compensation: str
-    ranges: Mapping[str, Tensor]
-    data: EvaluationData
-    metric: Metric
-    seed: int
-    forward: Forward | None
     label: str
-    times: tuple[float, ...]
-    chips: int
     known: tuple[Row, ...] = ()
 
     @property
@@ -64,35 +74,41 @@ class Part:
         """What is done, in words."""
         return f"{self.label} on tiles"
 
+    @property
+    def shared(self) -> tuple[Shared, ...]:
+        """The network."""
+        return (self.network,)
+
     def measure(self, store: ResultStore | None) -> tuple[list[Row], int]:
         """The rows, and how many of them the store had."""
-        several = {self.devices[name] for name in self.chosen}
-        device: Any = self.devices[next(iter(self.chosen))]
+        network: Network = self.network.value
+        several = {network.devices[name] for name in self.chosen}
+        device: Any = network.devices[next(iter(self.chosen))]
         if len(several) > 1:
             # Deeper names first: a pattern also matches the layers inside the one that it names.
             order = sorted(self.chosen, key=lambda name: -name.count("."))
-            device = {glob.escape(name): self.devices[name] for name in order}
+            device = {glob.escape(name): network.devices[name] for name in order}
         analog = convert_to_analog(
-            self.model,
+            network.model,
             device,
             filter_fn=lambda module, name: name in self.chosen,
-            compensation=self.compensation,
+            compensation=network.compensation,
         )
         names = range_names(analog)
-        set_ranges_(analog, {name: self.ranges[name] for name in names if name in self.ranges})
+        set_ranges_(analog, {name: network.ranges[name] for name in names if name in network.ranges})
         evaluation = DriftEvaluation(
             analog,
-            self.data,
-            self.metric,
-            seed=self.seed,
-            forward=self.forward,
+            network.data,
+            network.metric,
+            seed=network.seed,
+            forward=network.forward,
             method=self.label,
             probe=False,
         )
         with warnings.catch_warnings():
             # What no forward reads is said once, of the whole model.
             warnings.filterwarnings("ignore", message="the tiles of ")
-            return evaluation.run(self.times, self.chips, store)
+            return evaluation.run(network.times, network.chips, store)
 
     def run(self, emit: Callable[[Any], None]) -> tuple[list[Row], int]:
         """As :meth:`measure`, in a worker: new rows are emitted chip by chip."""
@@ -114,12 +130,12 @@ def choices(names: Sequence[str]) -> list[tuple[str, frozenset[str]]]:
 
 
 def run_parts(
-    parts: Sequence[Part], store: ResultStore | None, workers: int
+    parts: Sequence[Part], store: ResultStore | None, workers: int | Executor
 ) -> Iterator[tuple[Part, list[Row], int]]:
     """Measure all parts; yields each with its rows and how many of them were known, in the order given.
 
     Raises:
-        AnalogNoiseError: when a worker process dies.
+        WorkerError: when the work cannot be shared any more.
     """
     if workers == 1:
         for part in parts:
@@ -128,34 +144,31 @@ def run_parts(
     stored = store.rows if store is not None else []
     jobs = [replace(part, known=tuple(r for r in stored if r.method == part.label)) for part in parts]
     results: dict[str, tuple[list[Row], int]] = {}
+    early: dict[str, list[list[Row]]] = {job.label: [] for job in jobs}
+    labels = [job.label for job in jobs]
+    current = 0
 
+    # What comes early waits, so that a file is at any moment the beginning of what one process would write.
     def found(job: Any, rows: list[Row]) -> None:
-        if store is not None:
-            store.append(rows)
+        early[job.label].append(rows)
+        flush()
 
     def done(job: Any, result: tuple[list[Row], int]) -> list[Any]:
+        nonlocal current
         results[job.label] = result
+        while current < len(labels) and labels[current] in results:
+            flush()
+            current += 1
+        if current < len(labels):
+            flush()
         return []
 
-    run_jobs(jobs, min(workers, len(jobs)), found, done)
+    def flush() -> None:
+        for rows in early[labels[current]]:
+            if store is not None:
+                store.append(rows)
+        early[labels[current]].clear()
+
+    run_jobs(jobs, workers, found, done, torch.get_num_threads())
     for part in parts:
         yield part, *results[part.label]
-
-
-def check_travel(part: Part, device: torch.device) -> None:
-    """Raise unless a part can be sent to another process.
-
-    Raises:
-        DataError: naming what cannot.
-    """
-    if device.type != "cpu":
-        raise DataError(f"workers share the work on the CPU only, the model is on {device}: set workers=1")
-    things = {"model": part.model, "forward": part.forward, "metric": part.metric, "data": part.data}
-    for name, thing in things.items():
-        try:
-            pickle.dumps(thing)
-        except Exception as error:
-            raise DataError(
-                f"the {name} cannot be sent to worker processes ({type(error).__name__}: {error}): use "
-                "classes and functions of a module, without lambdas, or set workers=1"
-            ) from error

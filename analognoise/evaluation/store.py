@@ -15,13 +15,16 @@ import csv
 import io
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -118,6 +121,8 @@ class Row(AnyRow):
 R = TypeVar("R", bound=AnyRow)
 COLUMNS = tuple(field.name for field in fields(Row))
 HEADER = ",".join(COLUMNS) + "\n"
+# About as long as rows are.
+_ROW_BYTES = 150
 
 
 def header_of(kind: type[AnyRow]) -> str:
@@ -245,7 +250,7 @@ class ResultStore(Generic[R]):
         self.rows: list[R] = []
         self._length = 0  # bytes that are sound
         self._size = 0  # bytes that were there when the file was read
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         if self.path.is_dir():
             raise ResultsError(f"{self.path} is a folder: name a CSV file in it")
         for folder in self.path.parents:
@@ -296,16 +301,49 @@ class ResultStore(Generic[R]):
         file = self._file or self._open()
         if self._length == 0:
             data = header_of(self.kind).encode() + data
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            written = 0
+            while written < len(data):
+                written += file.write(data[written:])
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                file.truncate(self._length)  # where it cannot be, the next run drops the half line
+            raise ResultsError(
+                f"{self.path} cannot be written to ({error.strerror}): the {len(self.rows)} rows in it are "
+                "sound; make room and run again to go on"
+            ) from error
         self._length += len(data)
         self.rows.extend(new)
         self._index.update((row.key, row) for row in new)
 
-    def _open(self) -> BinaryIO:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("ab")
+    def claim(self, rows: int = 0) -> None:
+        """Hold the file against other writers from now on, and make sure that it can be written to.
+
+        A file that is not there is made, and removed by :meth:`close` if nothing was written to it.
+
+        Args:
+            rows: how many are to come: there must be room for them.
+
+        Raises:
+            ResultsError: when another process writes to it, or it cannot be written.
+        """
+        if self._file is None:
+            self._open()
+        free = shutil.disk_usage(self.path.parent).free
+        if free < rows * _ROW_BYTES:
+            raise ResultsError(
+                f"{self.path} needs about {rows * _ROW_BYTES / 1e6:.3g} MB for {rows} rows, and its disk has "
+                f"{free / 1e6:.3g} MB left: make room, or use another disk"
+            )
+
+    def _open(self) -> FileIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer: what could not be written must not be tried again later.
+            file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise ResultsError(f"{self.path} cannot be written to: {error.strerror}") from error
         try:
             if fcntl is not None:
                 try:
@@ -326,6 +364,8 @@ class ResultStore(Generic[R]):
     def close(self) -> None:
         """Close the file; a later append opens it again."""
         if self._file is not None:
+            if self._length == 0:
+                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
             self._size = self._length

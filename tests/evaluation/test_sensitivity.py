@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,9 @@ def test_two_layers_are_measured_alone_only(batches: list, tmp_path: Path) -> No
 
 
 def test_what_cannot_travel_to_workers_is_named(batches: list) -> None:
-    with pytest.raises(DataError, match=r"the metric cannot be sent to worker processes .*workers=1"):
-        run(batches, metric=lambda output, batch: (output.sum(), 1), workers=2)
+    lock = threading.Lock()
+    with pytest.raises(DataError, match=r"the metric cannot be sent to workers: TypeError.*lock.*workers=1"):
+        run(batches, metric=lambda output, batch: (output.sum(), 1 + 0 * lock.locked()), workers=2)
     with pytest.raises(DataError, match="workers is 0"):
         run(batches, workers=0)
 
