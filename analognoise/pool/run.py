@@ -257,8 +257,8 @@ class _Dispatch:
             raise WorkerError(
                 f"a worker process died (killed, or out of memory?) during: {task.job.title}; it was tried "
                 f"{ATTEMPTS} times or more. What was finished is kept: the same call goes on from "
-                "there, with fewer workers if memory is short. In a script of your own, call it under if __name__ == "
-                "'__main__'"
+                "there, with fewer workers if memory is short. In a script of your own, call it under "
+                "if __name__ == '__main__'"
             ) from error
         if isinstance(error, Exception):
             raise WorkerError(
