@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from analognoise.compiled import eager, is_compiled
-from analognoise.computing.kinds import choose_layers, sigma_by_layer
+from analognoise.computing.kinds import check_sigma, choose_layers, sigma_by_layer
 from analognoise.errors import NoiseError, nearest
 from analognoise.seeds import Stream
 
@@ -84,7 +84,6 @@ class ComputingNoise:
         layers: standard deviation of the additive and of the multiplicative noise of each layer, by name.
         modules: these layers, by name.
         calls: how often each layer was called since the context was entered.
-        scale: factor of every σ; may be changed at any time.
         repeat: as given; may be changed at any time.
         start: stands before the number of the forward in the keys; may be changed before entering.
     """
@@ -116,7 +115,6 @@ class ComputingNoise:
         self.kind = kind
         self.layers = {name: (first.get(name, 0.0), second.get(name, 0.0)) for name in self.modules}
         self.calls = dict.fromkeys(self.layers, 0)
-        self.scale = 1.0
         self.seed, self.repeat, self.process = seed, repeat, process
         self.start: tuple[int, ...] = ()
         self._model = model
@@ -158,6 +156,13 @@ class ComputingNoise:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_open": None}
 
+    def set_sigma(self, sigma: float) -> None:
+        """Give every layer this σ (of mixed noise: to its additive part), at any time."""
+        sigma = check_sigma(sigma, "sigma")
+        for name, (additive, multiplicative) in self.layers.items():
+            one = self.kind == "multiplicative"
+            self.layers[name] = (additive, sigma) if one else (sigma, multiplicative)
+
     def alone(self, name: str) -> ComputingNoise:
         """The same noise on one of its layers only."""
         one = copy.copy(self)
@@ -184,7 +189,7 @@ class ComputingNoise:
             )
         self.calls[name] += 1
         call = self._in_forward[name] = self._in_forward.get(name, -1) + 1
-        additive, multiplicative = (self.scale * sigma for sigma in self.layers[name])
+        additive, multiplicative = self.layers[name]
         if not (additive or multiplicative):
             return None
         parts = 0

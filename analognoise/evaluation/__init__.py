@@ -3,7 +3,11 @@
 from analognoise.evaluation.fault_report import FaultReport, FaultRow, FaultSummary
 from analognoise.evaluation.faults import evaluate_faults
 from analognoise.evaluation.lifetime import Lifetime, lifetime
+from analognoise.evaluation.midpoint import Midpoint, fit_midpoint
 from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.evaluation.noise import evaluate_noise
+from analognoise.evaluation.noise_report import NoiseReport, NoiseSummary
+from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.report import DriftReport, DriftSummary
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport, SensitivitySummary
@@ -17,12 +21,18 @@ __all__ = [
     "FaultRow",
     "FaultSummary",
     "Lifetime",
+    "Midpoint",
+    "NoiseReport",
+    "NoiseRow",
+    "NoiseSummary",
     "ResultStore",
     "Row",
     "SensitivityReport",
     "SensitivitySummary",
     "evaluate_drift",
     "evaluate_faults",
+    "evaluate_noise",
+    "fit_midpoint",
     "layer_sensitivity",
     "lifetime",
     "mean_interval",
