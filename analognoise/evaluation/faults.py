@@ -24,7 +24,7 @@ from analognoise.evaluation.surroundings import At, Buffers, left_as_found
 from analognoise.memory.chip import StoredWeights
 from analognoise.memory.faults import FaultModel, fault_rates, faults_label
 from analognoise.progress import progress_bar
-from analognoise.quantized import dequantize, quantized_layers, step_sizes
+from analognoise.quantized import dequantize, quantized_layers, quantizer_ranges
 from analognoise.sparsity.measure import ActivationSparsity, activation_sparsity
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -191,7 +191,7 @@ class FaultEvaluation:
 @contextmanager
 def _steps_kept(model: nn.Module) -> Iterator[None]:
     """Put back at the end the learned ranges of inputs, which a first batch sets."""
-    kept = [(step, step.detach().clone()) for step in step_sizes(model).values()]
+    kept = [(step, step.detach().clone()) for step in quantizer_ranges(model).values()]
     try:
         yield
     finally:
