@@ -27,7 +27,9 @@ class InputQuantizer:
 
     def __init__(self, settings: Quantization) -> None:
         self.settings = settings
-        self._signed: bool | None = None  # what the layer's buffer says; asking it would wait for the device
+        # What the layer's buffer says, and in which version: asking it would wait for the device.
+        self._signed = False
+        self._asked: tuple[int, int] | None = None
 
     @classmethod
     def added_to(cls, module: nn.Module, settings: Quantization) -> InputQuantizer | None:
@@ -46,8 +48,12 @@ class InputQuantizer:
         if not input.numel():
             return input
         assert self.settings.activation_bits is not None
-        if self._signed is None:
+        flag = layer._buffers[SIGNED]
+        assert flag is not None
+        now = None if flag.is_inference() else (id(flag), flag._version)
+        if now is None or now != self._asked:
             self._signed = self._known(layer, input)
+            self._asked = None if now is None else (id(flag), flag._version)
         high = largest_code(self.settings.activation_bits, self._signed)
         return on_grid(input, self._step(layer, input, high), -high if self._signed else 0, high)
 
@@ -57,10 +63,6 @@ class InputQuantizer:
         flag = layer._buffers[SIGNED]
         assert flag is not None
         return int(flag) == _UNKNOWN
-
-    def forget(self) -> None:
-        """Ask the layer's buffer again: other values were loaded."""
-        self._signed = None
 
     @torch.no_grad()
     def _known(self, layer: nn.Module, input: Tensor) -> bool:

@@ -217,11 +217,6 @@ class QuantizedLayer(nn.Module):
         finally:
             self._parameters["weight"] = kept
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if self._analognoise_input is not None:
-            self._analognoise_input.forget()
-
     def _step(self) -> Tensor:
         weight, clipping = self.float_weight, self.quantization.clipping
         if clipping == "learned":
