@@ -102,6 +102,15 @@ def sparsify_as(
     return target
 
 
+def sparse_layers(model: nn.Module) -> dict[str, Sparsity]:
+    """What the outputs of a model's sparse activation layers are put through, by qualified name."""
+    return {
+        name: module.sparsity
+        for name, module in model.named_modules()
+        if isinstance(module, SparseActivation)
+    }
+
+
 def activation_layers(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[str, nn.Module]:
     """The activation layers that are meant, by qualified name, in the order of ``model.named_modules()``.
 

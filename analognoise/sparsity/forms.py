@@ -77,6 +77,12 @@ class Sparsity:
             )
         return self.keep
 
+    @property
+    def arguments(self) -> str:
+        """What makes it, as source text."""
+        number = f"keep={self.keep!r}" if self.level is None else f"level={self.level!r}"
+        return f"{self.form!r}, {number}"
+
     def __str__(self) -> str:
         number = f"keep={self.keep:g}" if self.level is None else f"level={self.level:g}"
         return f"{self.form}:{number}"

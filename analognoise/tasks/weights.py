@@ -2,6 +2,8 @@
 
 The file of a quantized model holds the float weights under their usual names, the ranges of its quantizers
 beside them, and in its metadata how they quantize: it loads into the float model and into the quantized one.
+Of a model with sparse activation layers the metadata say which they are, and what their outputs are put
+through.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from analognoise.errors import ModelError, QuantizationError, nearest
+from analognoise.errors import ModelError, QuantizationError, SparsityError, nearest
 from analognoise.quantized import (
     RANGE_NAMES,
     Quantization,
@@ -24,14 +27,18 @@ from analognoise.quantized import (
     quantize_as,
     quantized_layers,
 )
+from analognoise.sparsity import Sparsity, sparse_layers, sparsify_as
 
 _SHOWN = 4
-_QUANTIZERS = "analognoise.quantizers"  # the key of a file's metadata
+# The keys of a file's metadata.
+_QUANTIZERS = "analognoise.quantizers"
+_SPARSITY = "analognoise.sparsity"
 
 
 def save_weights(model: nn.Module, path: str | Path) -> str:
     """Write a model's ``state_dict`` to a safetensors file; a tensor under several names (tied weights) is
-    written once. Of a quantized model also the ranges, and how it is quantized.
+    written once. Of a quantized model also the ranges, and how it is quantized; of sparse activation layers,
+    what their outputs are put through.
 
     The file appears whole or not at all. Returns its SHA-256 digest (hexadecimal).
     """
@@ -45,6 +52,8 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
     if layers:
         settings = {name: layer.quantization.to_dict() for name, layer in layers.items()}
         metadata[_QUANTIZERS] = json.dumps(settings)
+    if sparse := sparse_layers(model):
+        metadata[_SPARSITY] = json.dumps({name: asdict(form) for name, form in sparse.items()})
     part.write_bytes(save(tensors, metadata=metadata))
     os.replace(part, target)
     return file_digest(target)
@@ -59,10 +68,22 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ModelError: when the file is missing or no safetensors file, when tensors are missing, unexpected or
             of another shape or kind (all are named), when one holds NaN or inf, or when the file's quantizers
-            are not the model's. The model is then unchanged.
+            or sparse activation layers are not the model's. The model is then unchanged.
     """
     source = Path(path)
-    tensors, quantizers = _read(source)
+    tensors, quantizers, sparse = _read(source)
+    found = sparse_layers(model)
+    for name, form in sparse.items():
+        if name not in found:
+            raise ModelError(
+                f"weights file {str(source)!r}: its activation layer {name!r} is sparse ({form}), but the "
+                f"model's is not: make it so with analognoise.sparsify(model, {form.arguments})"
+            )
+        if found[name] != form:
+            raise ModelError(
+                f"weights file {str(source)!r}: its activation layer {name!r} is sparse by {form}, but the "
+                f"model's by {found[name]}: analognoise.sparsify(model, {form.arguments}) makes it the same"
+            )
     layers = quantized_layers(model)
     for name, layer in layers.items():
         if name in quantizers and quantizers[name] != layer.quantization:
@@ -89,7 +110,7 @@ def load_quantized(model: nn.Module, path: str | Path) -> nn.Module:
         ModelError: when the file is of no quantized model, or does not fit.
     """
     source = Path(path)
-    _, quantizers = _read(source)
+    _, quantizers, sparse = _read(source)
     if not quantizers:
         raise ModelError(
             f"weights file {str(source)!r} is of a float model: load it with analognoise.load_weights, and "
@@ -109,25 +130,42 @@ def load_quantized(model: nn.Module, path: str | Path) -> nn.Module:
         raise ModelError(
             f"weights file {str(source)!r} does not fit {type(model).__name__}: {error}"
         ) from error
+    quantized = _sparse(quantized, sparse, source)
     load_weights(quantized, source)
     return quantized
 
 
 def load_for_chip(model: nn.Module, path: str | Path) -> nn.Module:
     """The float model whose weights go on a chip: of a quantized model's file the one that holds Q(w), of any
-    other ``model`` itself with the file's weights.
+    other ``model`` itself with the file's weights. Activation layers are sparse as the file says.
 
     Raises:
         ModelError: when the file does not fit.
     """
-    if _read(Path(path))[1]:
+    _, quantizers, sparse = _read(Path(path))
+    if quantizers:
         return dequantize(load_quantized(model, path))
+    model = _sparse(model, sparse, Path(path))
     load_weights(model, path)
     return model
 
 
-def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Quantization]]:
-    """The tensors of a file, and how layers are quantized."""
+def _sparse(model: nn.Module, sparse: dict[str, Sparsity], source: Path) -> nn.Module:
+    """The model with activation layers as sparse as a file says."""
+    found = sparse_layers(model)
+    try:
+        for name, form in sparse.items():
+            if found.get(name) != form:
+                model = sparsify_as(model, form, layers=[name])
+    except SparsityError as error:
+        raise ModelError(
+            f"weights file {str(source)!r} does not fit {type(model).__name__}: {error}"
+        ) from error
+    return model
+
+
+def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Quantization], dict[str, Sparsity]]:
+    """The tensors of a file, how layers are quantized, and how activation layers are sparse."""
     if source.is_dir():
         inside = sorted(source.glob("*.safetensors"))
         hint = f", for example {str(inside[0])!r}" if inside else ""
@@ -145,10 +183,12 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Quantization]]:
         ) from error
     try:
         found = json.loads(metadata.get(_QUANTIZERS, "{}"))
-        return tensors, {name: Quantization(**settings) for name, settings in found.items()}
+        forms = json.loads(metadata.get(_SPARSITY, "{}"))
+        quantizers = {name: Quantization(**settings) for name, settings in found.items()}
+        return tensors, quantizers, {name: Sparsity(**form) for name, form in forms.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"weights file {str(source)!r}: what it says of its quantizers is not understood ({error}): was "
+            f"weights file {str(source)!r}: what it says of its layers is not understood ({error}): was "
             "it written by another version of analognoise?"
         ) from error
 

@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 
 from analognoise.conversion import Filter, analog_layers, convert_to_analog
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import MethodError, QuantizationError
+from analognoise.errors import MethodError, QuantizationError, SparsityError
 from analognoise.quantized import Quantization, quantize_as, quantized_layers
+from analognoise.sparsity import PRESETS, activation_layers, sparse_layers, sparsify_as
 from analognoise.training.noise import ProfileNoise, RandomWeightPerturbation
 from analognoise.training.quantized import ASAQ, SAMSONSAQ, SAQ
 from analognoise.training.sharpness import ASAM, SAM, SAMSON
@@ -277,12 +278,19 @@ def _quantize(model: nn.Module, values: dict[str, Any], *, filter_fn: Filter | N
                 f"layer {name!r} is quantized with {layer.quantization}, but the method asks for {settings}: "
                 "give the method the same settings, or the float model"
             )
-    if quantized_layers(model):
-        return model
     try:
-        return quantize_as(model, settings, filter_fn=filter_fn)
+        twin = model if quantized_layers(model) else quantize_as(model, settings, filter_fn=filter_fn)
     except QuantizationError as error:
         raise MethodError(f"the method trains a quantized model: {error}") from error
+    form = PRESETS[values["sparsity"]]
+    if form is None:
+        return twin
+    try:
+        if all(sparse_layers(twin).get(name) == form for name in activation_layers(twin)):
+            return twin
+        return sparsify_as(twin, form, inplace=twin is not model)
+    except SparsityError as error:
+        raise MethodError(f"the method trains with sparse activations: {error}") from error
 
 
 def _quantized(build: Build) -> Build:
@@ -332,6 +340,13 @@ _QUANTIZERS = _table(
         source="Esser et al. 2020, arXiv 1902.08153",
         above=True,
         also=("learned", "max"),
+    ),
+    Hyperparameter(
+        name="sparsity",
+        default="none",
+        meaning="of the activations, in training and afterwards: none, or high: top-k with 15 % kept",
+        source=_OURS,
+        choices=tuple(PRESETS),
     ),
 )
 
