@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analognoise.errors import DataError
+
 Batch = Any
 
 
@@ -48,3 +50,66 @@ def tensors(value: Batch) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors(item)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that memory did not suffice, on whatever device."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        # torch's allocator of the CPU, of MPS, and cuBLAS have no class of their own for it.
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+_PLAIN = (str, bytes, bool, int, float, complex, type(None))
+
+
+def parts_of(batch: Batch, most: int) -> Iterator[Batch]:
+    """A batch in parts of at most ``most`` samples, cut along the first axis of its tensors.
+
+    Tensors without axes and single values go with every part; a list without tensors that has an entry for
+    each sample is cut, too.
+
+    Raises:
+        DataError: when it cannot be cut: tensors of different lengths, nested or sparse ones, or objects.
+    """
+    size = samples_in(batch)
+    if size <= most:
+        yield batch
+        return
+    for start in range(0, size, most):
+        yield _cut(batch, size, slice(start, start + most))
+
+
+def samples_in(batch: Batch) -> int:
+    """Number of samples: the length of the first axis of every tensor.
+
+    Raises:
+        DataError: when these differ, or there are none.
+    """
+    sizes = sorted({tensor.size(0) for tensor in tensors(batch) if not tensor.is_nested and tensor.dim()})
+    if len(sizes) != 1:
+        found = f"tensors of length {' and '.join(map(str, sizes))}" if sizes else "no tensor to cut"
+        raise DataError(f"the batch holds {found} along the first axis, so its samples cannot be told apart")
+    return sizes[0]
+
+
+def _cut(value: Batch, size: int, part: slice) -> Batch:
+    if isinstance(value, Tensor):
+        if value.is_nested or value.layout is not torch.strided:
+            raise DataError(f"the batch holds a tensor ({value.layout}) that cannot be cut")
+        return value[part] if value.dim() else value
+    if isinstance(value, Mapping):
+        return {key: _cut(item, size, part) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        if len(value) == size and all(isinstance(item, _PLAIN) for item in value):
+            return value[part]
+        cut = [_cut(item, size, part) for item in value]
+        return type(value)(*cut) if hasattr(value, "_fields") else type(value)(cut)
+    if isinstance(value, _PLAIN):
+        return value
+    raise DataError(f"the batch holds a {type(value).__name__} that cannot be cut")

@@ -585,7 +585,7 @@ def test_a_method_that_breaks_down_is_reported_and_the_others_go_on(tmp_path):
     found = run(tmp_path, methods=methods, seeds=(0,), epochs=1, on_event=events.append)
     [failure] = found.failed
     assert (failure.method, failure.training_seed, failure.profile) == ("sam", 0, None)
-    assert failure.message.startswith("training by method 'sam' broke down in epoch 1: ")
+    assert failure.message.startswith("training by method 'sam' broke down in epoch 1, step 2: ")
     assert [event.message for event in events if event.kind == "failed"] == [failure.message]
     assert set(found.summary["method"]) == {"sgd"}
     assert failure.message in (tmp_path / "summary.md").read_text()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from analognoise.batches import Batch, tensors, to_device
+from analognoise.batches import Batch, parts_of, samples_in, tensors, to_device
 from analognoise.errors import DataError
 from analognoise.seeds import rng_preserved
 
@@ -38,7 +38,8 @@ class EvaluationData:
 
     Attributes:
         fingerprint: SHA-256 over all batches, their boundaries included.
-        batches: number of batches.
+        batches: number of batches that the loader gives.
+        most: samples in a batch, at most; None for batches as they are (see :meth:`halve`).
         cached: whether the data stays on the device.
 
     Augmentation with a generator of the dataset's own, in worker processes, cannot be found: every pass forks
@@ -73,13 +74,15 @@ class EvaluationData:
         self.cached = size <= cache_bytes
         self.batches = len(digests)
         self._cache = kept
+        self.most: int | None = None
+        self._now: Batch = None
         if type(loader) not in (list, tuple):
             self._check_second_pass(digests)
         self.fingerprint = hashlib.sha256(b"".join(digests)).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         # What is cached needs no loader, and many loaders cannot be sent to another process.
-        return vars(self) | ({"_loader": ()} if self.cached else {})
+        return vars(self) | {"_now": None} | ({"_loader": ()} if self.cached else {})
 
     def _check_second_pass(self, digests: list[bytes]) -> None:
         count = 0
@@ -98,6 +101,39 @@ class EvaluationData:
             )
 
     def __iter__(self) -> Iterator[Batch]:
+        for batch in self._whole():
+            for part in (batch,) if self.most is None else parts_of(batch, self.most):
+                self._now = part
+                yield part
+
+    def halve(self, reason: str) -> int:
+        """From now on give half as many samples at once as in the latest batch, which memory did not suffice
+        for; returns how many that one had.
+
+        Args:
+            reason: the words of whoever had no memory.
+
+        Raises:
+            DataError: when it has one sample only, or cannot be cut.
+        """
+        try:
+            size = samples_in(self._now)
+            for _ in parts_of(self._now, max(1, size // 2)):
+                pass
+        except DataError as error:
+            raise DataError(
+                f"there is not enough memory for a batch, and it cannot be halved: {error}; give smaller "
+                f"batches ({reason})"
+            ) from None
+        if size < 2:
+            raise DataError(
+                "there is not enough memory for a single sample: take a device with more, or a smaller model "
+                f"({reason})"
+            )
+        self.most, self._now = size // 2, None
+        return size
+
+    def _whole(self) -> Iterator[Batch]:
         if self.cached:
             yield from self._cache
             return

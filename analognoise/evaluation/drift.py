@@ -182,8 +182,9 @@ class DriftEvaluation:
             left_as_found(self.model) as buffers,
             progress_bar(f"chips of {self.profile}", len(wanted), progress) as advance,
         ):
-            self._describe(buffers)
+            # First, because it finds out how much fits in memory at once.
             ideal = self._digital(buffers, next(iter(rows.values()), None), store)
+            self._describe(buffers)
             if pending and self._recalibration is not None:
                 self._recalibration.learn()
                 buffers.restore()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analognoise.batches import is_out_of_memory
+from analognoise.chip import restart_products
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, tensors
 from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
@@ -59,7 +62,7 @@ class Passes:
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
         self.draws = self.writes_buffers = self._writes_input = False
-        self._counts: list[float | None] = [None] * self.data.batches
+        self._counts: list[float] = []  # of each batch, once known
 
     def first(self, place: object, buffers: Buffers) -> float:
         """The metric of a first pass, which the model gets copies of the batches for, and labels are checked
@@ -77,13 +80,41 @@ class Passes:
     ) -> tuple[float, float, float]:
         """Sum, count and value of the metric over the data, in the model's present state.
 
-        Nothing in the loop waits for the device.
+        Nothing in the loop waits for the device. Where memory does not suffice for a batch, the pass begins
+        anew with half as many samples at once, and so do all that follow; a warning says so.
 
         Args:
             place: key of whatever a forward draws.
             reads: is told the number of each batch.
             first: see :meth:`first`.
         """
+        largest = 0
+        while True:
+            try:
+                found = self._measure(place, reads, first)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            else:
+                break
+            # Out of the handler, which keeps the pass and its tensors alive.
+            largest = max(largest, self.data.halve(reason))
+            self._counts = []
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            restart_products(self.model)
+            if reads is not None:
+                reads.restart()
+        if largest:
+            warnings.warn(
+                f"there is not enough memory for a batch of {largest} samples: all are computed in parts of "
+                f"at most {self.data.most} from here on",
+                stacklevel=2,
+            )
+        return found
+
+    def _measure(self, place: object, reads: Reads | None, first: bool) -> tuple[float, float, float]:
         if first or self.draws or not self.data.cached:
             seed_all(derive_seed("evaluation", self.seed, place), self.device)
         model, forward, measure = self.model, self.forward, self.metric.measure
@@ -95,7 +126,7 @@ class Passes:
                 reads.batch = number
             versions = [tensor._version for tensor in tensors(batch)] if first else []
             with At("batch {}", number):
-                total, count = measure(forward(model, batch), batch, known[number])
+                total, count = measure(forward(model, batch), batch, known[number] if known else None)
             sums.append(total)
             counts.append(count)
             if first and versions != [tensor._version for tensor in tensors(batch)]:

@@ -42,6 +42,13 @@ class Reads:
         self.idle: list[str] = []
         self.batch = 0
 
+    def restart(self) -> None:
+        """Forget what was read: the pass begins anew, with other batches."""
+        for name, weights in self.weights.items():  # in place: the watched layers hold these sets
+            self.unread[name].update(weights)
+            self.digital[name].clear()
+        self.first.clear()
+
     @property
     def complete(self) -> bool:
         """Whether all were read."""

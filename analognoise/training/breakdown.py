@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from analognoise.errors import TrainingError
+from analognoise.batches import is_out_of_memory
+from analognoise.errors import DataError, ModelError, TrainingError
 from analognoise.processes import Processes
+from analognoise.training.measure import size_of
 from analognoise.training.recipes import Recipe
+
+# Before a method's own words; it counts the steps of the whole training, from 0.
+_STEP = re.compile(r"^\w+, step \d+: ")
+
+
+def explained(error: Exception, recipe: Recipe, epoch: int, number: int, batch: Any) -> Exception:
+    """An error that ended a step, in the words of the training."""
+    if is_out_of_memory(error):
+        return DataError(
+            f"training by method {recipe.label!r} ran out of memory in epoch {epoch}, step {number + 1}, on "
+            f"a batch of {size_of(batch)} samples: give smaller batches (to keep the step of a large one, "
+            "accumulate the gradients of its parts in the closure of an optimizer; with batch normalization "
+            "that is not the same) or a device with more memory"
+        )
+    if isinstance(error, (ModelError, TrainingError, RuntimeWarning)):
+        # A method that looks at the weights or gradients finds them broken before a loss shows it.
+        return TrainingError(diverged(recipe, epoch, _STEP.sub("", str(error)), number))
+    if isinstance(error, DataError):
+        return DataError(f"training data, batch {number}: {error}")
+    return error
 
 
 def refuse_broken(losses: list[Tensor], recipe: Recipe, epoch: int, last: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from analognoise.metrics import NotFiniteError, final_value
 from analognoise.processes import Processes, unwrapped
 from analognoise.quantized import quantizer_ranges
 from analognoise.seeds import derive_seed, rng_preserved
-from analognoise.training.breakdown import diverged, mean_loss, refuse_broken
+from analognoise.training.breakdown import diverged, explained, mean_loss, refuse_broken
 from analognoise.training.delegate import OptimizerAround
 from analognoise.training.fit_checks import (
     check_functions,
@@ -46,8 +45,6 @@ from analognoise.training.wrapper import WrappedOptimizer
 
 # Steps between two looks at the losses where a look is a wait for the device.
 _LOOK = 50
-# Before a method's own words; it counts the steps of the whole training, from 0.
-_STEP = re.compile(r"^\w+, step \d+: ")
 
 
 def _cosine(done: float) -> float:
@@ -240,14 +237,11 @@ def fit(
                         group["lr"] = rate * now
                     try:
                         value = cast(Tensor, optimizer.step(closure))  # type: ignore[arg-type]
-                    except (ModelError, TrainingError, RuntimeWarning) as error:
-                        # A method that looks at the weights or gradients finds them broken before a loss
-                        # shows it.
-                        raise TrainingError(
-                            diverged(recipe, epoch, _STEP.sub("", str(error)), number)
-                        ) from error
-                    except DataError as error:
-                        raise DataError(f"training data, batch {number}: {error}") from error
+                    except Exception as error:
+                        said = explained(error, recipe, epoch, number, batch)
+                        if said is error:
+                            raise
+                        raise said from error
                     size = size_of(batch)
                     total += value.detach() * size
                     count += size

@@ -1,0 +1,142 @@
+"""A batch that memory does not suffice for is halved. A model that refuses large batches stands in."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analognoise as an
+from analognoise.batches import is_out_of_memory, parts_of
+from analognoise.errors import DataError
+
+ALLOCATOR = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 99999999999 bytes."
+)
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    MemoryError("Unable to allocate 20.0 GiB for an array"),
+    RuntimeError(ALLOCATOR),
+]
+GENERATOR = torch.Generator().manual_seed(1)
+X = torch.randn(50, 6, generator=GENERATOR)
+Y = torch.randint(0, 3, (50,), generator=GENERATOR)
+
+
+class Small(nn.Module):
+    """Computes at most ``most`` samples at once."""
+
+    def __init__(self, most: int, error: Exception = ERRORS[0], only_on_chips: bool = False) -> None:
+        super().__init__()
+        self.most, self.error, self.only_on_chips = most, error, only_on_chips
+        self.one, self.two = nn.Linear(6, 16), nn.Linear(16, 3)
+        for number, parameter in enumerate(self.parameters()):
+            nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(number))
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        on_chip = not getattr(getattr(self.one, "analog", None), "digital", True)
+        if len(x) > self.most and (on_chip or not self.only_on_chips):
+            raise self.error
+        return self.two(self.one(x).tanh())
+
+
+def rows(model: Small, loader: Any, profile: Any = "pcm-ibm", **options: Any) -> list[tuple[float, float]]:
+    analog = an.convert_to_analog(model, profile)
+    report = an.evaluate_drift(analog, loader, times=["1h", "1y"], chips=3, **options)
+    return [(row.sum, row.count) for row in report.rows]
+
+
+def batches(size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(X.split(size), Y.split(size), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "numpy", "cpu"])
+@pytest.mark.parametrize("only_on_chips", [False, True])
+def test_halved_until_it_fits_with_the_same_counts(error: Exception, only_on_chips: bool) -> None:
+    model = Small(5, error, only_on_chips)
+    with pytest.warns(UserWarning, match="for a batch of 20 samples.* in parts of at most 5 ") as caught:
+        found = rows(model, batches(20))
+    assert len(caught) == 1
+    assert found == rows(Small(100), batches(20))
+    # Tried again and again it would not be: after the first pass that found out nothing larger was given.
+    assert sum(size > 5 for size in model.seen) <= 4
+    losses = rows(Small(100), batches(20), metric="loss"), rows(Small(5), batches(20), metric="loss")
+    for (one, count), (other, again) in zip(*losses, strict=True):
+        assert one / count == pytest.approx(other / again, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+def test_noise_of_products_is_that_of_the_smaller_batches() -> None:
+    noisy = an.load_profile("pcm-ibm").replace({"periphery.out_noise": 0.3})
+    # 20 and 20 and 10 samples in halves are fives and tens: batches of 10 give the same products.
+    assert rows(Small(10), batches(20), noisy) == rows(Small(100), batches(10), noisy)
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+def test_dicts_and_longer_tuples_are_cut_along_the_batch() -> None:
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        assert len(batch[2]) == len(batch[0])
+        assert batch[3].dim() == 0
+        return model(batch[0]) * batch[3]
+
+    wide = [(x, [str(n) for n in range(len(x))], y, torch.tensor(2.0)) for x, y in batches(20)]
+    tuples = [(x, y, names, scale, y) for x, names, y, scale in wide]
+    expected = rows(Small(100), batches(20))
+    assert rows(Small(7), tuples, forward=forward) == expected
+    assert rows(Small(7), [{"x": x, "labels": y} for x, y in batches(20)]) == expected
+
+
+def test_what_cannot_be_halved_is_said() -> None:
+    with pytest.raises(DataError, match=r"single sample: take a device with more.*CUDA out of memory"):
+        rows(Small(0), batches(20))
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0])
+
+    uneven = [(x, X[:3], y) for x, y in batches(20)]
+    with pytest.raises(DataError, match="cannot be halved: the batch holds tensors of length 3 and 20 along"):
+        rows(Small(5), uneven, forward=forward)
+    with pytest.raises(DataError, match="cannot be halved: the batch holds a slice that cannot be cut"):
+        rows(Small(5), [(x, slice(3), y) for x, y in batches(20)], forward=forward)
+
+
+def test_other_errors_are_the_models_own() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
+            rows(Small(5, RuntimeError("mat1 and mat2 shapes cannot be multiplied")), batches(20))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_an_allocation_that_this_machine_refuses_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_parts_hold_every_sample_once() -> None:
+    found = list(parts_of({"x": X, "n": 3, "pair": (Y, [X])}, 16))
+    assert [len(part["x"]) for part in found] == [16, 16, 16, 2]
+    assert torch.equal(torch.cat([part["pair"][1][0] for part in found]), X)
+    assert torch.equal(torch.cat([part["pair"][0] for part in found]), Y)
+    assert {part["n"] for part in found} == {3}
+
+
+@pytest.mark.parametrize("recipe", ["sgd", "sam"])
+def test_training_is_not_halved_but_says_what_to_do(recipe: str) -> None:
+    model = Small(10)
+    before = [parameter.clone() for parameter in model.parameters()]
+    words = (
+        rf"'{recipe}' ran out of memory in epoch 1, step 1, on a batch of 20 samples: give smaller batches"
+    )
+    with pytest.raises(DataError, match=words):
+        an.fit(model, batches(20), recipe=recipe, epochs=1, lr=0.1)
+    for parameter, clean in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, clean)
