@@ -305,7 +305,7 @@ class SampledChip(NamedTuple):
 
 
 @torch.no_grad()
-def sample_chip(model: nn.Module, *, seed: int, step: int, seconds: float) -> SampledChip:
+def sample_chip(model: nn.Module, *, seed: int, step: int, seconds: float, net: bool = False) -> SampledChip:
     """The weights that a fresh chip, drawn for this step alone, would have at a drift time; for training on
     the profile's own noise and faults.
 
@@ -314,6 +314,8 @@ def sample_chip(model: nn.Module, *, seed: int, step: int, seconds: float) -> Sa
         seed: root of the keys.
         step: training step; every step gives another chip.
         seconds: drift time.
+        net: draw the noise of each pair as one normal, right in mean and variance
+            (:mod:`analognoise.crossbar.net`).
 
     Raises:
         ConversionError: when the model is not on tiles.
@@ -324,9 +326,13 @@ def sample_chip(model: nn.Module, *, seed: int, step: int, seconds: float) -> Sa
         own = {parameter: id(layer.target(parameter)) for parameter in geometries(layer)}
         if seen.issuperset(own.values()):
             continue
-        tiles = layer.program_tiles(Stream(seed, "", chip=step, step=step))
-        drawn = layer.assemble(tiles, seconds, layer.empty_weights())
-        for found, kept in ((drawn, chip.weights), (layer.stuck(tiles), chip.stuck)):
+        stream, stuck = Stream(seed, "", chip=step, step=step), {}
+        if net:
+            drawn = layer.net_weights(stream, seconds)
+        else:
+            tiles = layer.program_tiles(stream)
+            drawn, stuck = layer.assemble(tiles, seconds, layer.empty_weights()), layer.stuck(tiles)
+        for found, kept in ((drawn, chip.weights), (stuck, chip.stuck)):
             for parameter, values in found.items():
                 if own[parameter] not in seen:
                     kept[_join(name, parameter)] = values

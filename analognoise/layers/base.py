@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from analognoise.crossbar import CrossbarTile, ProgrammedTile, split
 from analognoise.crossbar.mapping import largest
+from analognoise.crossbar.net import net_weights
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
 from analognoise.layers.geometry import Geometry
 from analognoise.layers.periphery import LayerPeriphery, columns_of, matrix_product, no_autocast
@@ -276,6 +277,28 @@ class AnalogLayer(nn.Module):
         """
         state = self._analognoise
         stream = stream.at(layer=state.name)
+        return [
+            state.tile.program(block, stream.at(tile=number), most)
+            for number, (block, most) in enumerate(self._blocks())
+        ]
+
+    def net_weights(self, stream: Stream, seconds: float) -> dict[str, Tensor]:
+        """Weights by Parameter as on a fresh chip at a drift time, each pair's noise drawn as one normal.
+
+        Raises:
+            ModelError: as :meth:`program_tiles`.
+        """
+        state = self._analognoise
+        stream = stream.at(layer=state.name)
+        found = self.empty_weights()
+        for number, (part, own) in enumerate(zip(self._parts(found), self._blocks(), strict=True)):
+            block, most = own
+            part.copy_(net_weights(state.tile, block, stream.at(tile=number), seconds, most))
+        return found
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Of each tile the targets, and for scale "layer" the layer's largest weight."""
+        state = self._analognoise
         by_layer = state.profile.mapping.scale == "layer"
         matrices, top = {}, {}
         for name, geometry in self.geometries(self).items():
@@ -283,10 +306,8 @@ class AnalogLayer(nn.Module):
             check_values(state.name, weight)
             matrices[name] = self.matrix(name, weight, geometry)
             top[name] = largest(weight.float(), state.profile) if by_layer else None
-        return [
-            state.tile.program(matrices[name][block.index], stream.at(tile=number), top[name])
-            for number, (name, block) in enumerate(state.placed)
-        ]
+        for name, block in state.placed:
+            yield matrices[name][block.index], top[name]
 
     def assemble(
         self, tiles: list[ProgrammedTile], seconds: float | None, out: dict[str, Tensor]

@@ -106,8 +106,11 @@ def checksum(weights: Tensor) -> Tensor:
     whole = flat.numel() - flat.numel() % (8 // flat.element_size())
     words, tail = flat[:whole].view(torch.int64), flat[whole:].view(torch.uint8).long()
     total = torch.full((), flat.numel(), device=flat.device)
+    odd = torch.arange(1, 2 * min(_CHUNK, max(len(words), 8)) + 1, 2, device=flat.device)
     for chunk in (*words.split(_CHUNK), tail):  # small enough for the cache
-        odd = torch.arange(1, 2 * len(chunk) + 1, 2, device=flat.device)
         # Without the mixing two flipped signs would cancel: the upper bits of a sum go nowhere.
-        total = 31 * total + ((chunk ^ (chunk >> 32)) * odd).sum()
+        mixed = (chunk >> 32).bitwise_xor_(chunk)
+        factors = odd[: len(chunk)]
+        # Other devices have no such product of integers.
+        total = 31 * total + (torch.dot(mixed, factors) if mixed.is_cpu else (mixed * factors).sum())
     return total

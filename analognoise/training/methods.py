@@ -20,7 +20,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, QuantizationError, SparsityError
 from analognoise.quantized import Quantization, quantize_as, quantized_layers
 from analognoise.sparsity import PRESETS, activation_layers, sparse_layers, sparsify_as
-from analognoise.training.noise import ProfileNoise, RandomWeightPerturbation
+from analognoise.training.noise import DRAWS, ProfileNoise, RandomWeightPerturbation
 from analognoise.training.quantized import ASAQ, SAMSONSAQ, SAQ
 from analognoise.training.sharpness import ASAM, SAM, SAMSON
 from analognoise.training.wrapper import WrappedOptimizer
@@ -238,7 +238,8 @@ def _profile_noise(
     # The twin shares every Parameter, so what is learnt is the given model's own weights.
     analog = model if placed or profile is None else convert_to_analog(model, profile, inplace=False)
     times = (values["shortest"], values["longest"])
-    return ProfileNoise(base, analog, times=times, clip=values.get("clip"), seed=seed)
+    clip = values.get("clip")
+    return ProfileNoise(base, analog, times=times, draw=values["draw"], clip=clip, seed=seed)
 
 
 def _rwp(
@@ -387,6 +388,13 @@ _ROWS = (
         hyperparameters=_table(
             _time("shortest", 1.0, "shortest drift time, in seconds or with a unit"),
             _time("longest", 31_536_000.0, "longest drift time, in seconds or with a unit"),
+            Hyperparameter(
+                name="draw",
+                default="devices",
+                meaning="whether every device is drawn, or one net noise for each pair (faster)",
+                source=_OURS,
+                choices=DRAWS,
+            ),
         ),
         gradients_per_step=1,
         build=_profile_noise,

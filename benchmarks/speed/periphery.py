@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import analognoise as an
 from analognoise.progress import progress_bar
+from benchmarks.speed.workloads import resnet20
 
 LIMIT = 1.25  # times the evaluation without converters
 TIMES = ("1s", "1d", "1y")
@@ -32,31 +33,6 @@ PERIPHERIES: dict[str, dict[str, Any] | None] = {
     "standard-8bit": {"preset": "standard-8bit"},
 }
 CONVERTERS = ("converters", "converters, calibrated")
-
-
-class _Block(nn.Module):
-    """A residual block of two 3 × 3 convolutions."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(2))
-        self.short = nn.Identity() if stride == 1 else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norms[0](self.first(x)).relu()
-        return (self.norms[1](self.second(y)) + self.short(x)).relu()
-
-
-def resnet20() -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    width = 16
-    for outputs in (16, 32, 64):
-        for _ in range(3):
-            layers.append(_Block(width, outputs, 1 if width == outputs else 2))
-            width = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def mlp() -> nn.Module:
@@ -77,15 +53,23 @@ def one_pass(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
         model(x)
 
 
-def with_normals(model: nn.Module) -> nn.Module:
-    """The plain model, with as many normals drawn and added as its layers have outputs."""
+def with_normals(model: nn.Module, rows: int | None = None) -> nn.Module:
+    """The plain model, with as many normals drawn and added as its layers have outputs; on tiles of so many
+    rows, where each part of a matrix along the rows has its own noise, as those have together.
+    """
 
-    def add(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output.add_(torch.empty_like(output).normal_(), alpha=0.04)
+    def hook(parts: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def add(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            for _ in range(parts):
+                output = output.add_(torch.empty_like(output).normal_(), alpha=0.04)
+            return output
+
+        return add
 
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            layer.register_forward_hook(add)
+            along = layer.weight[0].numel()
+            layer.register_forward_hook(hook(-(-along // (rows or along))))
     return model
 
 

@@ -94,7 +94,7 @@ def test_parsing():
     assert recipe.label == "sam+clip:rho=0.1:clip=1.5"
     assert parse_method(recipe) is recipe
     times = parse_method("profile-noise:shortest=1h:longest=1mo").hyperparameters
-    assert times == {"shortest": 3600.0, "longest": 2592000.0}
+    assert times == {"shortest": 3600.0, "longest": 2592000.0, "draw": "devices"}
 
 
 @pytest.mark.parametrize(

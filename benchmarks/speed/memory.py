@@ -1,0 +1,36 @@
+"""Memory from the allocator's own record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from analognoise.conversion import analog_layers
+
+
+def most_allocated(work: Callable[[], object]) -> int:
+    """Bytes of tensors that are live at the most while something runs, beyond the start."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    assert record.profiler is not None
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
+def state_of(model: nn.Module) -> int:
+    """Bytes of a programmed chip: conductances, drift coefficients and weights."""
+    found = {}
+    for layer in analog_layers(model).values():
+        held = [value for tile in layer.analog.tiles or [] for value in vars(tile).values()]
+        for tensor in (*held, *layer.analog.weights.values()):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())

@@ -1,0 +1,32 @@
+"""Timing side by side: everything that is compared takes turns, and medians are taken over the rounds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from analognoise.progress import progress_bar
+
+Work = Mapping[str, Callable[[], object]]
+
+
+def clock() -> float:
+    """Processor time on one thread, which a busy machine changes little; time on the clock on several."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def medians(title: str, work: Work, repeats: int) -> dict[str, float]:
+    """Median seconds of each; a first round warms up and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    with progress_bar(title, repeats + 1) as advance:
+        for round_number in range(repeats + 1):
+            for name, function in work.items():
+                start = clock()
+                function()
+                if round_number:
+                    seconds[name].append(clock() - start)
+            advance()
+    return {name: statistics.median(values) for name, values in seconds.items()}
