@@ -135,6 +135,29 @@ Times = Annotated[
     ),
 ]
 Chips = Annotated[int, _option("Chips to program, up to 100000.", "N")]
+MaybeChips = Annotated[
+    int, _option("Chips to program, up to 100000; with --precision as many at first, at least 10.", "N")
+]
+Precision = Annotated[
+    float | None,
+    _option(
+        "Run chips until the 95 % interval at each drift time is ± X, in units of the metric (0.001 is 0.1 % "
+        "of accuracy).",
+        "X",
+    ),
+]
+MaxChips = Annotated[
+    int | None, _option("With --precision: at most N chips, 10 or more (default: 1000).", "N")
+]
+QuantileShare = Annotated[
+    float | None,
+    _option(
+        "Also show what all but a share X of the chips keep: with 0.05, what 95 % keep.", "X", "--quantile"
+    ),
+]
+YieldLevel = Annotated[
+    float | None, _option("Also show how many chips keep X, a value of the metric.", "X", "--yield-at")
+]
 Compensation = Annotated[
     str, _option("Drift compensation: global (a factor per tile), column or none.", "KIND")
 ]

@@ -22,16 +22,16 @@ PATIENCE = 2.0
 
 @contextmanager
 def progress_bar(description: str, total: int, enabled: bool = True) -> Iterator[Advance]:
-    """Yield ``advance(steps=1, note="")``; the bar appears once the work has lasted two seconds, on standard
-    error.
+    """Yield ``advance(steps=1, note="", total=None)``; the bar appears once the work has lasted two seconds,
+    on standard error.
 
     Args:
         description: what is being done.
-        total: number of steps.
+        total: number of steps, which ``advance`` may correct.
         enabled: False gives a function that does nothing.
     """
     if not enabled:
-        yield lambda steps=1, note="": None
+        yield lambda steps=1, note="", total=None: None
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -46,9 +46,9 @@ def progress_bar(description: str, total: int, enabled: bool = True) -> Iterator
     task = bar.add_task(description, total=total, note="")
     begun, shown = time.monotonic(), False
 
-    def advance(steps: int = 1, note: str = "") -> None:
+    def advance(steps: int = 1, note: str = "", total: int | None = None) -> None:
         nonlocal shown
-        bar.update(task, advance=steps, note=note)
+        bar.update(task, advance=steps, note=note, total=total)
         if not shown and time.monotonic() - begun > PATIENCE:
             bar.start()
             shown = True

@@ -148,3 +148,62 @@ def test_asking_for_less_is_not_silent(
     assert files()["results.csv"] == before["results.csv"]
     assert main(large) == 0
     assert files() == before
+
+
+def test_precision_and_single_chips_are_shown_stored_and_shown_again(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--times", "1s,1y", "--chips", "10", "--precision", "0.02", "--max-chips", "60"]
+    single = ["--quantile", "0.1", "--yield-at", "0.5"]
+    assert main([*EVALUATE, *wanted, *single, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["evaluations"]
+    noisy, ideal = found
+    counts = [row["n"] for row in noisy["over_time"]]
+    assert 10 <= min(counts) < max(counts) <= 60
+    assert (noisy["precision"]["half_width"], noisy["precision"]["pilot"]) == (0.02, 10)
+    assert list(noisy["precision"]["reached"]) == ["1 s", "1 year"]
+    assert [row["n"] for row in ideal["over_time"]] == [10]
+    for row in noisy["over_time"]:
+        assert (row["quantile_low"] is None) == (row["n"] < 36)  # log(0.025) / log(0.9) = 35.01
+    assert set(noisy["lifetime_of_quantile"]) == set(noisy["lifetime"])
+
+    frame = pd.read_csv(home / "out" / "summary.csv")
+    assert frame["n"].tolist() == [*counts, 10]
+    assert frame["quantile"].tolist()[:2] == [row["quantile"] for row in noisy["over_time"]]
+    assert frame["yield"].tolist() == [
+        row["yield"] for evaluation in found for row in evaluation["over_time"]
+    ]
+    markdown = (home / "out" / "summary.md").read_text()
+    assert f"{counts[0]} at 1 s, {counts[1]} at 1 year" in markdown
+    assert "90 % of chips keep at least on pcm-ibm" in markdown
+
+    assert main(["report", "out"]) == 0
+    assert "Chips that keep 50.0 % on pcm-ibm" in capsys.readouterr().out
+    assert (home / "out" / "summary.md").read_text() == markdown
+    assert pd.read_csv(home / "out" / "summary.csv").equals(frame)
+    # More chips are there than the precision wants: the report goes on with as many as it wants.
+    assert main([*EVALUATE, "--times", "1s,1y", "--chips", "70"]) == 0
+    assert main([*EVALUATE, *wanted, *single]) == 0
+    assert "result" in capsys.readouterr().err
+    assert main(["report", "out"]) == 0
+    assert (home / "out" / "summary.md").read_text() == markdown
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "0"], "precision is 0.0"),
+        (["--precision", "nan"], "precision is nan"),
+        (["--precision", "0.01", "--max-chips", "2"], "max_chips is 2"),
+        (["--max-chips", "50"], "max_chips is 50, but no precision is given"),
+        (["--precision", "0.01", "--chips", "3"], "chips is 3"),
+        (["--quantile", "1"], "quantile is 1.0"),
+        (["--yield-at", "97"], "is 97, but an accuracy lies between 0 and 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_the_work(
+    home: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert main([*EVALUATE, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (home / "out").exists()

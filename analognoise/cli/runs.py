@@ -145,6 +145,8 @@ def train(
         "evaluate --task digits --weights runs/samson/model.safetensors --profile pcm-ibm",
         "evaluate --model mine:build --weights model.safetensors --data mine:test_loader --profile my.toml "
         "--times 1h,1y --out runs/mine-on-chips",
+        "evaluate --task digits --weights runs/samson/model.safetensors --profile pcm-ibm --precision 0.002 "
+        "--max-chips 500 --quantile 0.05",
         "evaluate --model mine:build --weights model.safetensors --data mine:test_loader "
         "--profile 'features.*=pcm-ibm,head=ideal' --digital 'stem*'",
     )
@@ -159,10 +161,14 @@ def evaluate(
     data: o.TestData = None,
     weights: o.Weights = None,
     times: o.Times = None,
-    chips: o.Chips = 25,
+    chips: o.MaybeChips = 25,
+    precision: o.Precision = None,
+    max_chips: o.MaxChips = None,
     metric: o.Metric = None,
     forward: o.Forward = None,
     floor: o.Floor = None,
+    quantile: o.QuantileShare = None,
+    yield_at: o.YieldLevel = None,
     seed: o.Seed = 0,
     compensation: o.Compensations = "global",
     calibration_batches: o.CalibrationBatches = 10,
@@ -194,9 +200,13 @@ def evaluate(
             weights=weights,
             times=times,
             chips=chips,
+            precision=precision,
+            max_chips=max_chips,
             metric=metric,
             forward=forward,
             floor=floor,
+            quantile=quantile,
+            yield_at=yield_at,
             seed=seed,
             compensation=compensation,
             calibration_batches=calibration_batches,

@@ -123,6 +123,11 @@ class DeviceProfile(Frozen):
         """Whether conductances depend on time, by drift of any kind or by accumulated read noise."""
         return any((self.drift, self.relaxation, self.retention, self.read, self.law))
 
+    @property
+    def is_random(self) -> bool:
+        """Whether two chips can differ at all."""
+        return self.has_drift or any((self.programming, self.faults, self.surroundings))
+
     @cached_property
     def default_times(self) -> tuple[float, ...]:
         """Drift times in seconds where none are asked for: those of the profile, or 1 s to 1 y."""

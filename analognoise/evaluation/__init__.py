@@ -8,10 +8,12 @@ from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.noise import evaluate_noise
 from analognoise.evaluation.noise_report import NoiseReport, NoiseSummary
 from analognoise.evaluation.noise_rows import NoiseRow
+from analognoise.evaluation.quantiles import Quantile, Yield
 from analognoise.evaluation.report import DriftReport, DriftSummary
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport, SensitivitySummary
 from analognoise.evaluation.statistics import mean_interval, summarise_methods
+from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import ResultStore, Row, read_results, rows_to_frame
 
 __all__ = [
@@ -25,10 +27,13 @@ __all__ = [
     "NoiseReport",
     "NoiseRow",
     "NoiseSummary",
+    "Precision",
+    "Quantile",
     "ResultStore",
     "Row",
     "SensitivityReport",
     "SensitivitySummary",
+    "Yield",
     "evaluate_drift",
     "evaluate_faults",
     "evaluate_noise",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -31,6 +32,7 @@ from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.probing import Probe
 from analognoise.evaluation.reading import Reads, reads_watched
 from analognoise.evaluation.recalibration import Recalibration
+from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import ResultStore, Row
 from analognoise.evaluation.surroundings import (
     At,
@@ -160,24 +162,21 @@ class DriftEvaluation:
         store: ResultStore | None = None,
         progress: bool = False,
         executor: Executor | None = None,
+        precision: Precision | None = None,
     ) -> tuple[list[Row], int]:
         """Rows by chip and time, appended to ``store`` chip by chip, and how many of them it had already.
 
         With an executor the digital pass and the first row are computed here, the others by its workers; they
-        are appended in the same order.
+        are appended in the same order. With a ``precision``, each time gets as many chips as it wants, at
+        least its first stage.
         """
         if executor is not None:
             self._check_shared(executor)
+        if store is not None and store.run_id not in (None, self.run_id):
+            raise ResultsError(f"{store.path} holds run {store.run_id}, not {self.run_id}: use another file")
         rows: dict[Place, Row] = {}
-        wanted = [(chip, time) for chip in range(chips) for time in times]
-        if store is not None:
-            found = ((place, store.get(self.run_id, *place)) for place in wanted)
-            rows = {place: row for place, row in found if row is not None}
-            if store.run_id not in (None, self.run_id):
-                raise ResultsError(
-                    f"{store.path} holds run {store.run_id}, not {self.run_id}: use another file"
-                )
-        pending, reused = [place for place in wanted if place not in rows], len(rows)
+        wanted = first = _wanted(times, chips, rows, precision)
+        reused = self._reuse(wanted, rows, store)
         with (
             left_as_found(self.model) as buffers,
             progress_bar(f"chips of {self.profile}", len(wanted), progress) as advance,
@@ -185,18 +184,38 @@ class DriftEvaluation:
             # First, because it finds out how much fits in memory at once.
             ideal = self._digital(buffers, next(iter(rows.values()), None), store)
             self._describe(buffers)
-            if pending and self._recalibration is not None:
-                self._recalibration.learn()
-                buffers.restore()
-            watched = bool(pending) and not is_compiled(self.model)  # it would be compiled anew to be watched
-            if not watched:
-                self._judge(self._probe.read(*wanted[0]), buffers)
             advance(reused)
-            if pending:
-                if store is not None:
-                    store.claim(len(pending))
-                self._measure(pending, rows, ideal, buffers, watched, store, advance, executor)
-        return [rows[place] for place in wanted], reused
+            judged, learned = False, self._recalibration is None
+            while True:
+                pending = [place for place in wanted if place not in rows]
+                if pending and self._recalibration is not None and not learned:
+                    self._recalibration.learn()
+                    buffers.restore()
+                    learned = True
+                # A compiled model would be compiled anew to be watched.
+                watched = not judged and bool(pending) and not is_compiled(self.model)
+                if not judged and not watched:
+                    self._judge(self._probe.read(*first[0]), buffers)
+                judged = True
+                if pending:
+                    if store is not None:
+                        store.claim(len(pending))
+                    self._measure(pending, rows, ideal, buffers, watched, store, advance, executor)
+                wanted = _wanted(times, chips, rows, precision)
+                if all(place in rows for place in wanted):
+                    return [rows[place] for place in wanted], reused
+                known = self._reuse(wanted, rows, store)
+                reused += known
+                advance(known, total=len(wanted))
+
+    def _reuse(self, places: list[Place], rows: dict[Place, Row], store: ResultStore | None) -> int:
+        """Take rows that the store has; how many these are."""
+        if store is None:
+            return 0
+        found = ((place, store.get(self.run_id, *place)) for place in places if place not in rows)
+        known = {place: row for place, row in found if row is not None}
+        rows.update(known)
+        return len(known)
 
     def _measure(
         self,
@@ -344,6 +363,19 @@ class DriftEvaluation:
             raise DataError(f"no layer computes on the chip, so there is nothing to measure: {complaints[0]}")
         for text in complaints:
             warnings.warn(text, stacklevel=4)
+
+
+def _wanted(
+    times: tuple[float, ...], chips: int, rows: Mapping[Place, Row], precision: Precision | None
+) -> list[Place]:
+    """Which chips are wanted at which times, by chip, then time, as far as ``rows`` tell."""
+    numbers = dict.fromkeys(times, chips)
+    if precision is not None:
+        for time in times:
+            known = itertools.takewhile(lambda place: place in rows, ((c, time) for c in itertools.count()))
+            numbers[time] = precision.chips([rows[place].value for place in known])
+    most = max(numbers.values())
+    return [(chip, time) for chip in range(most) for time in times if chip < numbers[time]]
 
 
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

@@ -1,23 +1,27 @@
-"""How long a model stays good enough: the time at which the mean over chips crosses a floor."""
+"""How long a model stays good enough: the time at which the mean or a quantile of chips crosses a floor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 
 from analognoise.errors import DataError
-from analognoise.evaluation.statistics import better_when_higher, mean_interval
+from analognoise.evaluation import quantiles
+from analognoise.evaluation.statistics import Interval, better_when_higher, mean_interval
 from analognoise.units import approximate_time, format_time
+
+_BEYOND = 1e300
 
 
 @dataclass(frozen=True)
 class Lifetime:
-    """How long the mean over units stays on the good side of a floor.
+    """How long the mean over units, or a quantile of them, stays on the good side of a floor.
 
     Attributes:
         seconds: the time of the crossing; None when it is not within the measured times; 0.0 when the mean is
@@ -53,13 +57,17 @@ def lifetime(
     metric: str = "accuracy",
     higher_is_better: bool | None = None,
     confidence: float = 0.95,
+    quantile: float | None = None,
+    interval: Callable[[ArrayLike], Interval] | None = None,
 ) -> Lifetime:
-    """Time until the mean falls below a floor (rises above it, for a metric that is better when smaller).
+    """Time until the mean, or a quantile, falls below a floor (rises above it, for a metric that is better
+    when smaller).
 
     The mean over units at each time is made monotone by isotonic regression (a device does not get better by
     ageing; what looks so is noise), then interpolated linearly in log(time) between the measured times, and
     linearly in time in a stretch that begins at time 0. The interval is where the Student-t band's two edges,
-    made monotone alike, cross the floor; the digital metric counts as exactly known.
+    made monotone alike, cross the floor; the digital metric counts as exactly known. For a quantile the band
+    is that of order statistics, see :mod:`analognoise.evaluation.quantiles`.
 
     Args:
         values: shape (units, times): chips of one model, or training seeds each averaged over its chips.
@@ -71,6 +79,10 @@ def lifetime(
         metric: name of the metric, for its direction.
         higher_is_better: direction of a metric of the user's own.
         confidence: coverage of the interval.
+        quantile: share of the units that may be worse: 0.05 gives the time until 5 % of the chips are beyond
+            the floor. None: the mean's time.
+        interval: of the mean, where the number of units was not fixed beforehand; then ``values`` is NaN
+            where a unit was not measured.
 
     Raises:
         DataError: when shapes do not fit, values are not finite, or the floor makes no sense for the metric.
@@ -85,7 +97,15 @@ def lifetime(
         raise DataError(f"a lifetime needs increasing times, not negative; found {list(t)}")
     level = _floor_level(floor, relative, digital, metric, better)
     sign = 1.0 if better else -1.0
-    over = [mean_interval(sign * column, confidence) for column in y.T]
+    columns = [column if interval is None else column[~np.isnan(column)] for column in sign * y.T]
+    needed = 0
+    if quantile is not None:
+        found = [quantiles.quantile(column, quantile, confidence=confidence) for column in columns]
+        over = [Interval(q.value, q.low, q.high, math.nan, q.chips) for q in found]
+        needed = 0 if all(q.closed for q in found) else found[0].needed
+    else:
+        mean = interval or partial(mean_interval, confidence=confidence)
+        over = [_turned(mean(sign * column), sign) for column in columns]
     seconds = _crossing([i.mean for i in over], t, sign * level)
     censored = (
         "not within"
@@ -100,7 +120,15 @@ def lifetime(
     else:
         low, high = (_crossing([getattr(i, edge) for i in over], t, sign * level) for edge in ("low", "high"))
     text = _lifetime_text(seconds, low, high, t, censored, "below" if better else "above", confidence)
+    if needed and len(y) > 1:
+        text += f"; too few chips for both ends, {needed} are needed"
     return Lifetime(seconds, low, high, censored, level, text)
+
+
+def _turned(found: Interval, sign: float) -> Interval:
+    """The interval of the values times ``sign``."""
+    ends = sorted((sign * found.low, sign * found.high))
+    return Interval(sign * found.mean, ends[0], ends[1], found.std, found.n)
 
 
 def _floor_level(floor: float, relative: bool, digital: float, metric: str, better: bool) -> float:
@@ -132,7 +160,8 @@ def _floor_level(floor: float, relative: bool, digital: float, metric: str, bett
 
 
 def _monotone(curve: Sequence[float]) -> NDArray[np.float64]:
-    return np.asarray(optimize.isotonic_regression(np.asarray(curve), increasing=False).x)
+    finite = np.clip(np.asarray(curve), -_BEYOND, _BEYOND)  # an interval that is open on a side
+    return np.asarray(optimize.isotonic_regression(finite, increasing=False).x)
 
 
 def _crossing(curve: Sequence[float], times: NDArray[np.float64], floor: float) -> float | None:

@@ -15,6 +15,7 @@ from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_numb
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import better_when_higher, check_confidence
+from analognoise.evaluation.stopping import checked_precision
 from analognoise.evaluation.store import ResultStore
 
 
@@ -37,6 +38,8 @@ def evaluate_drift(
     calibration: Any = None,
     calibration_batches: int | None = 10,
     executor: Executor | None = None,
+    precision: float | None = None,
+    max_chips: int | None = None,
 ) -> DriftReport:
     """Measure a converted model on many chips at several drift times.
 
@@ -56,7 +59,7 @@ def evaluate_drift(
             dicts with labels under "labels", "label" or "y", or whatever ``forward`` takes.
         times: drift times since programming: ``["1s", "1h"]``, ``"1s,1h"``, or seconds. None takes those of
             the profile: by default 1 s, 1 h, 1 d, 1 mo and 1 y.
-        chips: number of chips, up to 100 000.
+        chips: number of chips, up to 100 000; with ``precision`` that of the first stage, at least 10.
         seed: root seed of the chips.
         metric: "accuracy", "loss" (cross-entropy, nats), "perplexity", or a function ``(output, batch) ->
             (sum, count)``.
@@ -86,6 +89,10 @@ def evaluate_drift(
             Model, data and functions travel once to each worker and must be such as can be pickled. A task
             whose worker dies is begun again elsewhere, three times at most. Threads work on copies of the
             model, one at a time where the forward draws random numbers. The executor is left open.
+        precision: half-width, in units of the metric, that the interval is to have at every time: the spread
+            of the first ``chips`` chips fixes how many each time needs, see
+            :mod:`analognoise.evaluation.stopping`. None runs ``chips`` chips.
+        max_chips: with ``precision`` the largest number of chips, at least 10; by default 1000.
 
     Raises:
         ConversionError: when the model has no layer on tiles.
@@ -106,6 +113,18 @@ def evaluate_drift(
     check_confidence(confidence)
     measured = Metric.of(metric)
     better = better_when_higher(measured.name, higher_is_better)
+    target = None
+    if precision is not None or max_chips is not None:
+        most = None if max_chips is None else whole_number("max_chips", max_chips, 3, MOST_CHIPS)
+        profiles = [layer.analog.profile for layer in layers.values()]
+        target = checked_precision(
+            precision,
+            chips,
+            most,
+            float(confidence),
+            bounded=measured.name == "accuracy",
+            alike=not any(profile.is_random for profile in profiles),
+        )
     evaluation = DriftEvaluation(
         model,
         data,
@@ -124,7 +143,7 @@ def evaluate_drift(
             store = out
         else:
             store = stack.enter_context(ResultStore(out, evaluation.run_id, evaluation.difference))
-        rows, reused = evaluation.run(seconds, chips, store, progress, executor)
+        rows, reused = evaluation.run(seconds, chips, store, progress, executor, target)
     return DriftReport(
         rows=tuple(rows),
         times=seconds,
@@ -140,4 +159,5 @@ def evaluate_drift(
         not_read=evaluation.not_read,
         reused=reused,
         confidence=float(confidence),
+        precision=target,
     )

@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from analognoise.description import Description
+from analognoise.errors import DataError
 from analognoise.evaluation.cost import CompensationCost, described
 from analognoise.evaluation.lifetime import Lifetime, lifetime
+from analognoise.evaluation.quantiles import Quantile, Yield, quantile, yield_at
 from analognoise.evaluation.statistics import summarise_methods
+from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import Row, rows_to_frame, write_rows
 from analognoise.report.onchip import compensation_line, digital_parts, share_on_tiles
-from analognoise.units import format_time
+from analognoise.units import format_time, parse_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +49,7 @@ class DriftReport:
         compensation: the drift compensation, with the recalibration as in ``"global+batchnorm"``.
         cost: what that costs each chip.
         left_out: layers on tiles that the recalibration could not correct.
+        precision: what the number of chips at each time was to reach; None where it was fixed beforehand.
     """
 
     rows: tuple[Row, ...]
@@ -62,11 +66,12 @@ class DriftReport:
     compensation: str = "global"
     cost: CompensationCost | None = None
     left_out: tuple[str, ...] = ()
+    precision: Precision | None = None
 
     @property
     def chips(self) -> int:
-        """Number of chips."""
-        return len(self.rows) // len(self.times)
+        """Number of chips; with a precision, at the time that took most."""
+        return max(row.chip for row in self.rows) + 1
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -75,8 +80,12 @@ class DriftReport:
 
     @property
     def values(self) -> np.ndarray:
-        """The metric, shape (chips, times)."""
-        return np.array([row.value for row in self.rows]).reshape(self.chips, len(self.times))
+        """The metric, shape (chips, times); NaN where a chip was not needed at a time (with a precision)."""
+        found = np.full((self.chips, len(self.times)), np.nan)
+        column = {time: number for number, time in enumerate(self.times)}
+        for row in self.rows:
+            found[row.chip, column[row.time_s]] = row.value
+        return found
 
     @property
     def describe(self) -> dict[str, Any]:
@@ -89,7 +98,10 @@ class DriftReport:
     def summary(self) -> DriftSummary:
         """Mean, interval, standard deviation and worst chip by drift time; ``print()`` shows a table."""
         frame = summarise_methods(
-            self.frame, confidence=self.confidence, higher_is_better=self.higher_is_better
+            self.frame,
+            confidence=self.confidence,
+            higher_is_better=self.higher_is_better,
+            interval=self.precision.interval if self.precision else None,
         )
         return DriftSummary(frame, self)
 
@@ -99,16 +111,69 @@ class DriftReport:
 
         return plot_over_time(self.summary().frame, ax)
 
-    def lifetime(self, floor: float = 0.95, relative: bool = True) -> Lifetime:
-        """Time until the mean over chips falls below a floor; see
+    def at(self, time: str | float | None = None) -> np.ndarray:
+        """The metric of the chips at a drift time, in their order.
+
+        Args:
+            time: as in ``evaluate_drift``; None takes the last that was measured.
+
+        Raises:
+            UnitError: when the time cannot be read.
+            DataError: when it was not measured.
+        """
+        seconds = self.times[-1] if time is None else parse_time(time)
+        if seconds not in self.times:
+            measured = ", ".join(map(format_time, self.times))
+            raise DataError(f"time {format_time(seconds)} was not measured: the report has {measured}")
+        return np.array([row.value for row in self.rows if row.time_s == seconds])
+
+    def yield_at(self, accuracy: float, time: str | float | None = None) -> Yield:
+        """The share of chips that keep a level, with its Clopper–Pearson interval.
+
+        Args:
+            accuracy: the level, in units of the metric: chips keep it that are not worse.
+            time: drift time; None takes the last that was measured.
+
+        Raises:
+            DataError: when the level is no finite number or, of an accuracy, not between 0 and 1, or the time
+                was not measured.
+            UnitError: when the time cannot be read.
+        """
+        return yield_at(
+            self.at(time),
+            accuracy,
+            higher_is_better=self.higher_is_better,
+            confidence=self.confidence,
+            metric=self.metric,
+        )
+
+    def quantile(self, q: float, time: str | float | None = None) -> Quantile:
+        """The level that all but a share ``q`` of the chips keep, with a distribution-free interval.
+
+        Args:
+            q: 0.05 gives the accuracy that 95 % of the chips keep at least; of a loss, what 95 % do not
+            exceed. time: drift time; None takes the last that was measured.
+
+        Raises:
+            DataError: when ``q`` does not lie between 0 and 1, or the time was not measured.
+            UnitError: when the time cannot be read.
+        """
+        return quantile(self.at(time), q, higher_is_better=self.higher_is_better, confidence=self.confidence)
+
+    def lifetime(
+        self, floor: float = 0.95, quantile: float | None = None, *, relative: bool = True
+    ) -> Lifetime:
+        """Time until the mean over chips, or a quantile of them, falls below a floor; see
         :func:`analognoise.evaluation.lifetime.lifetime`.
 
         Args:
             floor: a fraction of the digital metric, or with ``relative=False`` a value of the metric.
-            relative: which of the two.
+            quantile: share of the chips that may be worse: with 0.05 the time until 5 % of the chips are
+                below the floor. None: until the mean is.
+            relative: whether the floor is a fraction of the digital metric.
 
         Raises:
-            DataError: when the floor makes no sense for the metric.
+            DataError: when floor or quantile makes no sense.
         """
         return lifetime(
             self.values,
@@ -119,6 +184,8 @@ class DriftReport:
             metric=self.metric,
             higher_is_better=self.higher_is_better,
             confidence=self.confidence,
+            quantile=quantile,
+            interval=self.precision.interval if self.precision else None,
         )
 
     def to_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -180,7 +247,10 @@ class DriftSummary:
 
     def _notes(self) -> list[str]:
         report = self.report
-        if report.chips == 1:
+        if report.precision is not None:
+            notes = [report.precision.sentence(self.frame)]
+            notes.append("One trained model: the intervals say nothing about training it again.")
+        elif report.chips == 1:
             notes = ["One chip: no interval, it needs two or more."]
         else:
             notes = [

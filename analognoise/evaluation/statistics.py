@@ -9,7 +9,8 @@ pooling would give intervals far too narrow.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -169,6 +170,7 @@ def summarise_methods(
     confidence: float = 0.95,
     higher_is_better: bool | None = None,
     layout: Layout = DRIFT,
+    interval: Callable[[ArrayLike], Interval] | None = None,
 ) -> pd.DataFrame:
     """One row per profile, method and drift time, from one row per profile, method, training seed, chip and
     time.
@@ -196,6 +198,8 @@ def summarise_methods(
         confidence: coverage of the intervals; 1 − confidence is also the level of the comparisons.
         higher_is_better: needed only for a metric of the user's own that is better when smaller.
         layout: names of the columns, where they are others: rate for time_s, for example.
+        interval: of a single model's chips, in their order, where their number was not fixed beforehand; by
+            default :func:`mean_interval`.
 
     Raises:
         DataError: when columns or rows are missing, values are not finite, the metric differs between rows,
@@ -209,7 +213,7 @@ def summarise_methods(
     for (profile, time_s), group in rows.groupby(["profile", "time_s"], sort=False):
         records, by_seed = [], {}
         for method, of_method in group.groupby("method", sort=False):
-            record, by_seed[method] = _one_method(of_method, confidence, sign, layout.unit)
+            record, by_seed[method] = _one_method(of_method, confidence, sign, layout.unit, interval)
             records.append({"profile": profile, "method": method, "time_s": float(str(time_s)), **record})
         _compare(records, by_seed, confidence, sign)
         parts.extend(records)
@@ -247,7 +251,11 @@ def _checked(frame: pd.DataFrame, direction: bool | None) -> tuple[pd.DataFrame,
 
 
 def _one_method(
-    rows: pd.DataFrame, confidence: float, sign: float, unit: str
+    rows: pd.DataFrame,
+    confidence: float,
+    sign: float,
+    unit: str,
+    interval: Callable[[ArrayLike], Interval] | None,
 ) -> tuple[dict[str, object], dict[int, float]]:
     """Statistics of one method at one profile and time, and the mean over chips of each training seed."""
     by_seed: dict[int, float] = {}
@@ -267,6 +275,10 @@ def _one_method(
     else:
         drops = list(sign * (rows["digital"].to_numpy(dtype=float) - np.asarray(units)))
     over, drop, ideal = (mean_interval(x, confidence) for x in (units, drops, list(digital.values())))
+    if interval is not None and not several:
+        over = interval(units)
+        ends = [sign * (ideal.mean - end) for end in (over.low, over.high)]
+        drop = replace(drop, low=min(ends), high=max(ends))
     metric = str(rows["metric"].iloc[0])
     values = rows["value"].to_numpy(dtype=float)
     return {

@@ -24,6 +24,7 @@ from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
+from analognoise.evaluation.stopping import checked_precision
 from analognoise.evaluation.store import ResultStore, Row
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.folder import JobFolder, unasked
@@ -46,8 +47,10 @@ from analognoise.jobs.setup import (
     try_batch,
     weights_of,
 )
+from analognoise.jobs.single_chips import check_single_chips, with_single_chips
 from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
+from analognoise.units import format_time
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,34 @@ class Evaluated(Output):
     Attributes:
         reports: one per profile.
         floor: share of the digital metric that the lifetimes are about; None takes 5 % worse than digital.
+        quantile: share of chips that may be worse than what is shown for single chips; None shows nothing.
+        yield_at: level whose yield is shown; None shows none.
         folder: where everything was written, or None.
     """
 
     reports: tuple[DriftReport, ...]
     floor: float | None
+    quantile: float | None
+    yield_at: float | None
     folder: Path | None
 
-    def lifetime(self, report: DriftReport) -> Lifetime | None:
-        """How long the mean stays good enough; None for a device on which nothing depends on time."""
+    def lifetime(self, report: DriftReport, quantile: float | None = None) -> Lifetime | None:
+        """How long the mean, or a quantile, stays good enough; None for a device on which nothing depends on
+        time.
+        """
         if report.times == (0.0,):
             return None
         floor = self.floor if self.floor is not None else 0.95 if report.higher_is_better else 1.05
-        return report.lifetime(floor)
+        return report.lifetime(floor, quantile)
+
+    def _single_chips(self, report: DriftReport) -> tuple[pd.DataFrame, list[str]]:
+        settings = {
+            "quantile": self.quantile,
+            "yield_at": self.yield_at,
+            "higher_is_better": report.higher_is_better,
+            "confidence": report.confidence,
+        }
+        return with_single_chips(report.summary().frame, report.frame, settings)
 
     def parts(self) -> Iterable[RenderableType]:
         """A table per profile, and lifetimes below."""
@@ -79,6 +97,10 @@ class Evaluated(Output):
             if life is not None:
                 level = one_value(report.metric, life.floor)
                 yield f"Lifetime, until the mean {report.metric} crosses {level}: {life}"
+                if self.quantile is not None:
+                    who = f"{100 * self.quantile:.4g} % of chips"
+                    yield f"Lifetime, until {who} cross {level}: {self.lifetime(report, self.quantile)}"
+            yield from self._single_chips(report)[1]
             yield ""
         if self.folder is not None:
             yield f"results: {self.folder}"
@@ -88,6 +110,7 @@ class Evaluated(Output):
         found = []
         for report in self.reports:
             life = self.lifetime(report)
+            frame = self._single_chips(report)[0]
             found.append(
                 {
                     "profile": report.rows[0].profile,
@@ -97,11 +120,18 @@ class Evaluated(Output):
                     "seed": report.seed,
                     "run_id": report.run_id,
                     "reused_rows": report.reused,
-                    "over_time": plain(report.summary().frame),
+                    "over_time": plain(frame),
                     "lifetime": None if life is None else plain(asdict(life)),
                     "model": report.describe,
                 }
             )
+            if self.quantile is not None and life is not None:
+                found[-1]["lifetime_of_quantile"] = plain(vars(self.lifetime(report, self.quantile)))
+            if report.precision is not None:
+                reached = dict(
+                    zip(map(format_time, report.times), report.precision.reached(frame), strict=True)
+                )
+                found[-1]["precision"] = report.precision.to_dict() | {"reached": reached}
         return {"evaluations": found, "folder": None if self.folder is None else str(self.folder)}
 
 
@@ -115,9 +145,13 @@ def evaluate_model(
     weights: Path | None = None,
     times: str | None = None,
     chips: int = 25,
+    precision: float | None = None,
+    max_chips: int | None = None,
     metric: str | None = None,
     forward: str | None = None,
     floor: float | None = None,
+    quantile: float | None = None,
+    yield_at: float | None = None,
     seed: int = 0,
     compensation: str = "global",
     calibration: str | None = None,
@@ -142,10 +176,14 @@ def evaluate_model(
         data: ``module:callable`` that returns test batches; a task's own by default.
         weights: safetensors file with the model's weights.
         times: drift times; None takes those of each device.
-        chips: number of chips.
+        chips: number of chips; with ``precision`` that of the first stage.
+        precision: half-width that the intervals are to have.
+        max_chips: with ``precision``, the largest number of chips.
         metric: a name or ``module:callable``; by default the task's, or accuracy.
         forward: ``module:callable`` of ``(model, batch)``.
         floor: for lifetimes, the share of the digital metric that must be kept.
+        quantile: share of chips that may be worse; shows the level that all others keep.
+        yield_at: level of the metric; shows how many chips keep it.
         seed: root seed of the chips.
         compensation: drift compensations, with commas; the model is evaluated with each.
         calibration_batches: how many batches of ``calibration``, or of the task's training data, a
@@ -176,6 +214,9 @@ def evaluate_model(
     if floor is not None:
         # Only to hear now whether the floor makes sense for the metric.
         lifetime([[1.0]], [1.0], 1.0, floor, metric=Metric.of(measured).name)
+    check_single_chips(quantile, yield_at, Metric.of(measured).name)
+    if precision is not None or max_chips is not None:  # to hear it now, too
+        checked_precision(precision, chips, max_chips)
     run = load_forward(forward, found)
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads):
@@ -235,6 +276,8 @@ def evaluate_model(
                 batches,
                 times=variant.times,
                 chips=chips,
+                precision=precision,
+                max_chips=max_chips,
                 seed=seed,
                 metric=measured,
                 forward=run,
@@ -244,7 +287,7 @@ def evaluate_model(
             )
             for variant in variants
         ]
-    result = Evaluated(tuple(reports), floor, out)
+    result = Evaluated(tuple(reports), floor, quantile, yield_at, out)
     if folder is not None and store is not None:
         store.close()
         rows = pd.concat([report.frame for report in reports], ignore_index=True)
@@ -254,9 +297,14 @@ def evaluate_model(
         known = {row.key for report in reports for row in report.rows}
         others = [row for row in store.rows if row.key not in known]
         if others:
-            say(f"evaluation: {unasked(others, rows['time_s'], chips)}")
+            say(f"evaluation: {unasked(others, rows['time_s'], max(report.chips for report in reports))}")
         settings = _settings(placements, found, model, data, weights, reports, device, threads)
         settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
+        settings |= {"quantile": quantile, "yield_at": yield_at}
+        if precision is not None:
+            settings["precision"] = {
+                report.rows[0].profile: report.precision.to_dict() for report in reports if report.precision
+            }
         if source is not None:
             settings["calibration"] = source
         if calibrating is not None:
@@ -352,7 +400,7 @@ def _settings(
         "profiles": {d.name: d.digest for item in placements for d in item.devices.values()},
         "by_layer": [item.by_layer for item in placements if item.by_layer],
         "times_s": sorted({time for item in reports for time in item.times}),
-        "chips": report.chips,
+        "chips": max(item.chips for item in reports),
         "seed": report.seed,
         "metric": report.metric,
         "higher_is_better": report.higher_is_better,

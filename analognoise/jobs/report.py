@@ -14,9 +14,11 @@ from rich.console import Console, RenderableType
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.statistics import summarise_methods
+from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import read_results
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE
 from analognoise.jobs.output import Output, plain
+from analognoise.jobs.single_chips import with_single_chips
 from analognoise.report.numbers import one_value
 from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
@@ -35,9 +37,11 @@ class Reported(Output):
     settings: dict[str, Any]
     models: dict[str, Any]
     lives: dict[str, Lifetime]
+    notes: list[str]
 
     def parts(self) -> Iterable[RenderableType]:
-        """Lifetimes, and where the files are."""
+        """What single chips keep, lifetimes, and where the files are."""
+        yield from self.notes
         yield from lifetime_lines(self.lives, self.settings)
         yield f"results: {self.folder}"
 
@@ -84,24 +88,44 @@ def evaluated_again(folder: Path, run: dict[str, Any]) -> Reported:
     rows = read_results(folder / RESULTS_FILE)
     # An earlier call may have asked for more chips or other times than the last one.
     rows = rows[(rows["chip"] < chips) & (rows["time_s"].isin([*times, 0.0]))]
+    targets = _precisions(settings)
+    if targets:
+        rows = pd.concat(
+            [targets[str(name)].kept(part) for name, part in rows.groupby("profile", sort=False)]
+        )
     models = run.get("model", {}).get("profiles", {})
-    summary, lives = write_summary(folder, rows, settings, models)
-    return Reported(folder, summary, settings, models, lives)
+    summary, lives, notes = write_summary(folder, rows, settings, models)
+    return Reported(folder, summary, settings, models, lives, notes)
 
 
 def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     """The summary frame of an evaluation's rows."""
-    return summarise_methods(
-        rows, confidence=settings["confidence"], higher_is_better=settings["higher_is_better"]
-    )
+    targets = _precisions(settings)
+    found = [
+        summarise_methods(
+            part,
+            confidence=settings["confidence"],
+            higher_is_better=settings["higher_is_better"],
+            interval=targets[str(name)].interval if targets else None,
+        )
+        for name, part in rows.groupby("profile", sort=False)
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
+def _precisions(settings: Mapping[str, Any]) -> dict[str, Precision]:
+    """By profile, what the numbers of chips were to reach; empty where they were fixed beforehand."""
+    return {name: Precision(**found) for name, found in settings.get("precision", {}).items()}
 
 
 def lifetimes(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Lifetime]:
     """By profile, how long the mean stays good enough; without devices on which nothing depends on time."""
-    found = {}
+    found, targets = {}, _precisions(settings)
     floor = settings.get("floor") or (0.95 if settings["higher_is_better"] else 1.05)
     for profile, part in rows.groupby("profile", sort=False):
-        values = part.pivot(index="chip", columns="time_s", values="value").dropna()
+        values = part.pivot(index="chip", columns="time_s", values="value")
+        if not targets:
+            values = values.dropna()
         times = [float(time) for time in values.columns]
         if times != [0.0] and len(values):
             found[str(profile)] = lifetime(
@@ -112,6 +136,7 @@ def lifetimes(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Lifetim
                 metric=settings["metric"],
                 higher_is_better=settings["higher_is_better"],
                 confidence=settings["confidence"],
+                interval=targets[str(profile)].interval if targets else None,
             )
     return found
 
@@ -134,22 +159,28 @@ def _head(settings: Mapping[str, Any]) -> list[str]:
         parts.append(f"weights {f'{file}, ' if file else ''}SHA-256 {settings['weights'][:12]}…")
     parts.append(f"test data {settings['data']}" if settings["data"] else "test data of the task")
     chips = settings["chips"]
-    parts.append(f"{chips} chip{'s' * (chips != 1)} of each device, seed {settings['seed']}")
+    least = "up to " * bool(settings.get("precision"))
+    parts.append(f"{least}{chips} chip{'s' * (chips != 1)} of each device, seed {settings['seed']}")
     return [f"# {name} on analog chips", "", f"M{'; '.join(parts)[1:]}.", ""]
 
 
 def write_summary(
     folder: Path, rows: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]
-) -> tuple[pd.DataFrame, dict[str, Lifetime]]:
+) -> tuple[pd.DataFrame, dict[str, Lifetime], list[str]]:
     """Write summary.csv, summary.md and the pictures; ``models`` says by profile what is on tiles.
 
     Returns:
-        The summary frame, and lifetimes by profile.
+        The summary frame, lifetimes by profile, and sentences on the numbers of chips and on single chips.
 
     Raises:
         ResultsError: when the folder cannot be written to.
     """
     summary, lives = summarise(rows, settings), lifetimes(rows, settings)
+    summary, singles = with_single_chips(summary, rows, settings)
+    targets = _precisions(settings)
+    reasons = [
+        f"{name}: {target.sentence(summary[summary['profile'] == name])}" for name, target in targets.items()
+    ]
     compensation, confidence = settings["compensation"], settings["confidence"]
     summary_csv(summary, folder / "summary.csv")
     lines = _head(settings)
@@ -157,6 +188,9 @@ def write_summary(
         markdown_table(summary, compensation=compensation, confidence=confidence, heading=2).rstrip(),
         "",
     ]
+    lines += [f"- {line}" for line in reasons] + [""] * bool(reasons)
+    if singles:
+        lines += ["## Single chips", "", *(f"- {line}" for line in singles), ""]
     if lives:
         lines += ["## Lifetime", "", *(f"- {line}" for line in lifetime_lines(lives, settings)), ""]
     if models:
@@ -173,4 +207,4 @@ def write_summary(
         ]
         if len(shown):
             save_figure(folder / f"{metric}_over_{kind}.png", shown, confidence=confidence)
-    return summary, lives
+    return summary, lives, [*reasons, *singles]

@@ -1,0 +1,37 @@
+"""Whether the statistics hold and what they save: ``python -m benchmarks.statistics --help``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.statistics import coverage as intervals
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+
+
+@app.callback()
+def main() -> None:
+    """Checks of the statistics by simulation."""
+
+
+@app.command()
+def coverage(
+    runs: Annotated[int, typer.Option(help="Simulated evaluations of each case.")] = 2000,
+    pilot: Annotated[int, typer.Option(help="Chips of the first stage.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Coverage of intervals whose number of chips is chosen on the way."""
+    found = intervals.measure(runs, pilot)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        Console().print(intervals.table(found, runs))
+
+
+if __name__ == "__main__":
+    app()
