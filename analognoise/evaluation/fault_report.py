@@ -134,7 +134,10 @@ class FaultReport:
         """
         from analognoise.report.plot import plot_over_time  # matplotlib takes a while to load
 
-        return plot_over_time(self.summary().frame, ax, confidence=self.confidence)
+        title = (
+            f"{self.metric.capitalize()} of {bits_label(self.bits)}-bit weights with faults: {self.faults}"
+        )
+        return plot_over_time(self.summary().frame, ax, title, confidence=self.confidence)
 
     def to_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Write the rows; the file appears whole or not at all.
