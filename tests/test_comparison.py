@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analognoise.cli import main
 from analognoise.comparison import Comparison, Contender, Event, compare, conclude
 from analognoise.conversion import convert_to_analog
 from analognoise.devices.catalog import load_profile
@@ -587,13 +588,24 @@ def test_a_method_that_breaks_down_is_reported_and_the_others_go_on(tmp_path):
     assert (failure.method, failure.training_seed, failure.profile) == ("sam", 0, None)
     assert failure.message.startswith("training by method 'sam' broke down in epoch 1, step 2: ")
     assert [event.message for event in events if event.kind == "failed"] == [failure.message]
-    assert set(found.summary["method"]) == {"sgd"}
+    assert found.summary["method"].tolist() == ["sgd"] * 2 + ["sam"] * 2
+    assert found.summary["mean"].notna().tolist() == [True] * 2 + [False] * 2
     assert failure.message in (tmp_path / "summary.md").read_text()
+    assert re.search(r"\| sam +\|( +failed \|){3}", (tmp_path / "summary.md").read_text())
     assert json.loads((tmp_path / "run.json").read_text())["failed"] == [failure.to_dict()]
     before = contents(tmp_path)
     again = run(tmp_path, methods=methods, seeds=(0,), epochs=1)
     assert again.failed == found.failed
     assert contents(tmp_path) == before
+
+
+def test_the_exit_status_says_that_a_method_broke_down(tmp_path, capsys):
+    asked = ["--methods", "sgd,noise:noise=1e30", "--chips", "2", "--seeds", "1", "--epochs", "1"]
+    out = str(tmp_path / "run")
+    assert main(["compare", "--profile", "pcm-ibm", "--times", "1s", "--out", out, *asked]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"noise:noise=1e\+30 failed failed", printed)
+    assert "failed: training by method 'noise:noise=1e+30' broke down in epoch 1, step 1" in printed
 
 
 def test_when_every_method_breaks_down(tmp_path):

@@ -63,7 +63,8 @@ def _fail(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for wrong use or wrong input, 130 when interrupted.
+    """Run the command line; returns the exit status: 0, 1 where a training of several broke down, 2 for
+    wrong use or wrong input, 130 when interrupted.
 
     Args:
         arguments: without the program's name; None takes those of the process.

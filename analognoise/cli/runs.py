@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from analognoise import options as o
 from analognoise.cli.shared import (
     GO_ON,
@@ -75,6 +77,8 @@ def compare(
             say=note,
         )
     show(result, as_json)
+    if result.comparison.failed:
+        raise typer.Exit(1)
 
 
 @app.command(

@@ -54,8 +54,8 @@ class Comparison:
         results: one row per profile, method, training seed, chip and time that was asked for; the columns of
             results.csv.
         summary: one row per profile, method and time; see
-            :func:`analognoise.evaluation.statistics.summarise_methods`. A method with a failed training is
-            not in it.
+            :func:`analognoise.evaluation.statistics.summarise_methods`. A method with a failed training has
+            no figures there.
         failed: trainings that broke down.
         paths: files by what they are: "results", "summary", "text", "run", "over_time", "over_level" (where
             there is one).
@@ -98,7 +98,8 @@ class Comparison:
         for line in analog_lines(self.run["model"]["profiles"]):
             console.print(line, style="dim", markup=False)
         for failure in self.failed:
-            console.print(f"failed: {failure.message}", style="red", markup=False)
+            text = f"failed: {failure.message} (training seed {failure.training_seed})"
+            console.print(text, style="red", markup=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -137,7 +138,7 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     if sound.empty:
         # Nothing is complete; what there is, is shown all the same.
         sound = results
-    summary = summarise_methods(sound, confidence=settings["confidence"])
+    summary = _with_failed(summarise_methods(sound, confidence=settings["confidence"]), broken, settings)
     paths = {"results": path / RESULTS, "summary": path / SUMMARY, "text": path / TEXT, "run": path / RUN}
     summary_csv(summary, paths["summary"])
     paths |= _pictures(path, summary)
@@ -148,6 +149,24 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     return Comparison(
         path, results, summary, failed, paths, run, measured, related, reused_models, reused_rows
     )
+
+
+def _with_failed(summary: pd.DataFrame, broken: set[str], settings: dict[str, Any]) -> pd.DataFrame:
+    """The summary with rows of NaN for methods whose training broke down, where it has none of them."""
+    names = [method["name"] for method in settings["methods"]]
+    lacking = [name for name in names if name in broken - set(summary["method"])]
+    if not lacking:
+        return summary
+    columns = ["profile", "time_s", "metric", "unit"]
+    places = summary.drop_duplicates(columns[:2])[columns]
+    none = {"n": 0, "chips": 0, "best": False, "marked": False}
+    frames = [summary, *(places.assign(method=name, **none) for name in lacking)]
+    whole = pd.concat(frames, ignore_index=True).reindex(columns=summary.columns)
+    profiles = list(dict.fromkeys(summary["profile"]))
+    rows = zip(whole["profile"], whole["method"], whole["time_s"], whole.index, strict=True)
+    order = sorted(rows, key=lambda row: (profiles.index(row[0]), names.index(row[1]), row[2]))
+    found: pd.DataFrame = whole.loc[[index for *_, index in order]].reset_index(drop=True)
+    return found
 
 
 def _asked(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -205,7 +224,7 @@ def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...
         ]
         lines += [
             "",
-            "A method with a failed training is left out of the tables; results.csv has its other seeds.",
+            "A method with a failed training has no figures in the tables; results.csv has its other seeds.",
             "",
         ]
     lines += [*sharp, "## Methods", ""]

@@ -463,3 +463,42 @@ def test_digits_are_learnt():
     assert history.validation[-1] > 0.93
     assert measure(model, task.test).value > 0.92
     assert measure(model, task.test).count == 360
+
+
+class Breaks(nn.Module):
+    """Its loss is NaN in the n-th pass in training mode, or its unused weight is."""
+
+    def __init__(self, when, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.unused = nn.Linear(10, 6), nn.Linear(6, 4), nn.Linear(2, 2)
+        self.when, self.how, self.passes = when, how, 0
+
+    def forward(self, x):
+        out = self.two(self.one(x).tanh())
+        if self.training:
+            self.passes += 1
+            if self.passes == self.when:
+                if self.how == "loss":
+                    return out * math.nan
+                with torch.no_grad():
+                    self.unused.bias[0] = math.nan
+        return out
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_nan_stops_any_method_by_name_epoch_and_step(name):
+    x, y = torch.randn(12, 10, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 4
+    data = [(x, y), (x, y), (x, y)]
+    each = METHODS[name].gradients_per_step
+    profile = load_profile("pcm-ibm") if METHODS[name].needs_profile else None
+    # The pass, counted from 1, whose loss is NaN, and where that is told: by the next loss for a second pass.
+    cases = [(1, "epoch 1, step 1"), (2 * each + 1, "epoch 1, step 3"), (4 * each + 1, "epoch 2, step 2")]
+    if each == 2:
+        cases.append((2, "epoch 1, step 2"))
+    for number, place in cases:
+        with pytest.raises(TrainingError, match=rf"^training by method '{name}' broke down in {place}: "):
+            fit(Breaks(number, "loss"), data, recipe=name, epochs=3, lr=0.01, profile=profile)
+    # The loss stays finite, but no chip could be programmed with the weights: found when the epoch ends.
+    with pytest.raises(TrainingError, match=r"epoch 1, step \d: .*'unused.bias'.* NaN"):
+        fit(Breaks(1, "weight"), data, recipe=name, epochs=3, lr=0.01, profile=profile)
