@@ -23,6 +23,7 @@ from analognoise import __version__
 from analognoise.cli import main
 from analognoise.cli.shared import seed_list
 from analognoise.errors import DataError
+from analognoise.training.recipes import MODIFIERS
 
 MINE = """
     import torch
@@ -243,7 +244,7 @@ def test_methods_lists_names_hyperparameters_and_modifiers(run: Run) -> None:
     assert {"sgd", "clip", "noise", "profile-noise", "rwp", "sam", "asam", "samson"} <= set(names)
     assert names["sam"]["gradients_per_step"] == 2
     assert {item["name"]: item["default"] for item in names["asam"]["hyperparameters"]}["rho"] == 0.5
-    assert [item["name"] for item in found["modifiers"]] == ["clip", "noise"]
+    assert [item["name"] for item in found["modifiers"]] == list(MODIFIERS)
     assert "samson-2" in run("methods").out
 
 

@@ -58,7 +58,8 @@ class MethodList(Output):
             table.add_row(name, method.summary, str(method.gradients_per_step), defaults or "–")
         yield table
         for name, modifier in MODIFIERS.items():
-            yield f"+{name} (hyperparameter {_setting(modifier)}): {modifier.meaning}"
+            settings = ", ".join(_setting(item) for item in modifier.hyperparameters.values())
+            yield f"+{name} ({settings}): {modifier.summary}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -73,7 +74,14 @@ class MethodList(Output):
                 }
                 for name, method in METHODS.items()
             ],
-            "modifiers": _hyperparameters(MODIFIERS.values()),
+            "modifiers": [
+                {
+                    "name": name,
+                    "summary": modifier.summary,
+                    "hyperparameters": _hyperparameters(modifier.hyperparameters.values()),
+                }
+                for name, modifier in MODIFIERS.items()
+            ],
         }
 
 

@@ -42,7 +42,8 @@ def quantize(
         model: any digital module; it may itself be a layer.
         bits: of a weight, 2 to 8.
         activation_bits: of the layers' inputs, 2 to 16; None leaves them float.
-        per: what shares a scale: the weights of an output ``"channel"``, or of the whole ``"tensor"``. Inputs
+        per: what shares a scale: the weights of an output ``"channel"``, or of the whole ``"tensor"``;
+            ``"conv-channel"``: channels of convolutions, whole tensors of linear layers. Inputs
             share one per layer.
         clipping: range of the weights. ``"learned"``: per channel or tensor, trained by its logarithm, the
             Parameter ``log_range``, with the gradient of LSQ (Esser et al. 2020, arXiv 1902.08153); it begins

@@ -121,7 +121,7 @@ class QuantizedLayer(nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """The axes of ``weight`` that share a step."""
-        if self.quantization.per == "tensor":
+        if self.quantization.whole_tensor(self.float_weight):
             return tuple(range(self.float_weight.ndim))
         axis = self._analognoise_quantized.axis
         return tuple(number for number in range(self.float_weight.ndim) if number != axis)
@@ -230,7 +230,7 @@ class QuantizedLayer(nn.Module):
 
 def first_log_range(weight: Tensor, settings: Quantization, axis: int) -> nn.Parameter:
     """The Parameter of a learned clipping, begun from the weights."""
-    keep = () if settings.per == "tensor" else (axis,)
+    keep = () if settings.whole_tensor(weight) else (axis,)
     dims = tuple(number for number in range(weight.ndim) if number not in keep)
     return nn.Parameter(first_range(weight, largest_code(settings.bits), dims).log())
 

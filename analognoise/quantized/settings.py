@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from torch import Tensor
+
 from analognoise.errors import QuantizationError, nearest
 
 WEIGHT_BITS = (2, 8)
 ACTIVATION_BITS = (2, 16)
-_PER = ("channel", "tensor")
+_PER = ("channel", "tensor", "conv-channel")
 _RANGES = ("learned", "max")
 
 
@@ -51,6 +53,10 @@ class Quantization:
             raise QuantizationError(
                 f"activation_signed must be True, False or None, found {self.activation_signed!r}"
             )
+
+    def whole_tensor(self, weight: Tensor) -> bool:
+        """Whether all of a weight tensor shares a scale."""
+        return self.per == "tensor" or (self.per == "conv-channel" and weight.ndim == 2)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, which make the same object again."""

@@ -185,7 +185,7 @@ class SharpnessAware(WrappedOptimizer):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if self.noise:
+        if self.noise or self.computing is not None:
             raise MethodError(
                 f"{method}.first_step comes too late for noise, which belongs before the first pass: "
                 "use step(closure)"

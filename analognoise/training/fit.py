@@ -193,7 +193,9 @@ def fit(
     converters = list(learned_ranges(model).values())
     if converters or grids:
         base.add_param_group({"params": [*converters, *grids], "weight_decay": 0.0})
-    optimizer = recipe.build(base, model, steps=steps, seed=derive_seed("fit noise", seed), profile=profile)
+    optimizer = recipe.build(
+        base, model, steps=steps, epochs=epochs, seed=derive_seed("fit noise", seed), profile=profile
+    )
     if isinstance(optimizer, OptimizerAround) or (processes.count > 1 and converters):
         if not isinstance(optimizer, OptimizerAround):
             optimizer = WrappedOptimizer(base, model)

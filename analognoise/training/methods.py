@@ -15,11 +15,14 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from analognoise.computing.kinds import KINDS
+from analognoise.computing.levels import ALPHA, THETA
 from analognoise.conversion import Filter, analog_layers, convert_to_analog
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, QuantizationError, SparsityError
 from analognoise.quantized import Quantization, quantize_as, quantized_layers
 from analognoise.sparsity import PRESETS, activation_layers, sparse_layers, sparsify_as
+from analognoise.training.computing import Fluctuating, Growing, Level, TrainingNoise
 from analognoise.training.noise import DRAWS, ProfileNoise, RandomWeightPerturbation
 from analognoise.training.quantized import ASAQ, SAMSONSAQ, SAQ
 from analognoise.training.sharpness import ASAM, SAM, SAMSON
@@ -29,6 +32,8 @@ from analognoise.units import parse_time
 Value = float | str
 _JOSHI = "Joshi et al. 2020, doi 10.1038/s41467-020-16108-9 (CIFAR-10)"
 _OURS = "analognoise's own choice"
+_WANG = "Wang et al. 2025, arXiv 2501.14531"
+_VARIANCE = "arXiv 2503.16183 (its authors' code)"
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,31 @@ _NOISE = Hyperparameter(
     source=_JOSHI,
     search=Range(0.02, 0.2, log=True),
 )
-MODIFIERS: dict[str, Hyperparameter] = {"clip": _CLIP, "noise": _NOISE}
+
+
+@dataclass(frozen=True)
+class Modifier:
+    """What can follow a method's name, as ``+name``.
+
+    Attributes:
+        name: as on the command line.
+        summary: one sentence.
+        hyperparameters: by name.
+        prepare: as :attr:`Method.prepare`.
+        put_on: ``put_on(optimizer, model, values, *, steps, epochs, seed)`` adds the modifier to the method's
+            optimizer. None where the method's own ``build`` knows the hyperparameters.
+    """
+
+    name: str
+    summary: str
+    hyperparameters: Mapping[str, Hyperparameter]
+    prepare: Prepare | None = None
+    put_on: Callable[..., Optimizer] | None = None
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Hyperparameters that a method's ``build`` must not see."""
+        return frozenset(self.hyperparameters if self.prepare or self.put_on else ())
 
 
 def _table(*items: Hyperparameter) -> dict[str, Hyperparameter]:
@@ -205,6 +234,105 @@ def _climbing(
             choices=("all", "weights"),
         ),
     )
+
+
+def _sigma(default: float, meaning: str) -> Hyperparameter:
+    return Hyperparameter("sigma", default, meaning, _OURS, Range(0.05, 5.0, log=True))
+
+
+_PLACE = _table(
+    Hyperparameter(
+        name="law",
+        default="additive",
+        meaning="additive: y + σ·n, or multiplicative: y·(1 + σ·n)",
+        source=_WANG,
+        choices=("additive", "multiplicative"),
+    ),
+    Hyperparameter(
+        name="layers",
+        default="all",
+        meaning="kind of layers whose outputs are noisy",
+        source=_WANG,
+        choices=("all", *KINDS),
+    ),
+    Hyperparameter(
+        name="walk",
+        default="no",
+        meaning="yes: the noise is on one layer a step, drawn at random",
+        source=_OURS,
+        choices=("no", "yes"),
+    ),
+)
+_NOISY = {
+    **_table(
+        _sigma(0.5, "standard deviation of the noise on the layers' outputs"),
+        _fraction("sigma_ramp", 0.0, "fraction of the training over which sigma grows linearly from 0"),
+    ),
+    **_PLACE,
+}
+_VANT = {
+    **_table(
+        _sigma(0.5, "sigma_0 in sigma = alpha·sigma_0 + theta·|N(0, 1)|, drawn anew each epoch"),
+        Hyperparameter("alpha", ALPHA, "share of sigma_0 in each epoch's sigma", _VARIANCE),
+        Hyperparameter("theta", THETA, "size of what is drawn in each epoch's sigma", _VARIANCE),
+    ),
+    **_PLACE,
+}
+_CONSTANT = _table(
+    Hyperparameter(
+        name="bits",
+        default=8.0,
+        meaning="bits of the layers' inputs, and of the weights up to 8",
+        source=_WANG,
+        least=2,
+        most=16,
+        is_whole=True,
+    ),
+    Hyperparameter(
+        name="scale",
+        default=0.1,
+        meaning="constant scale of the layers' inputs: they range to scale·(2^bits − 1)",
+        source=_OURS,
+        search=Range(0.01, 10.0, log=True),
+        above=True,
+    ),
+)
+
+
+def _put_noise(
+    optimizer: Optimizer, model: nn.Module, values: dict[str, Any], *, steps: int, epochs: int, seed: int
+) -> Optimizer:
+    level: Level
+    if "theta" in values:
+        shares = (values["sigma"], values["alpha"], values["theta"])
+        level = Fluctuating(*shares, steps=max(steps, 1), epochs=epochs, seed=seed)
+    else:
+        level = Growing(values["sigma"], round(values["sigma_ramp"] * steps))
+    if not isinstance(optimizer, WrappedOptimizer):
+        optimizer = WrappedOptimizer(optimizer, model, seed=seed)
+    optimizer.computing = TrainingNoise(
+        model, values["law"], level, seed=seed, layers=values["layers"], walk=values["walk"] == "yes"
+    )
+    return optimizer
+
+
+def _constant_scale(
+    model: nn.Module, values: dict[str, Any], *, filter_fn: Filter | None, **_: Any
+) -> nn.Module:
+    bits = int(values["bits"])
+    settings = Quantization(
+        bits=min(bits, 8),
+        activation_bits=bits,
+        per="conv-channel",
+        clipping="max",
+        activation_scale=values["scale"],
+    )
+    return _quantized_with(model, settings, filter_fn)
+
+
+def _put_nothing(optimizer: Optimizer, model: nn.Module, _: dict[str, Any], **settings: Any) -> Optimizer:
+    check_quantized(model)
+    return optimizer
 
 
 def _plain(
@@ -272,17 +400,7 @@ def quantization_of(values: Mapping[str, Any]) -> Quantization:
 
 
 def _quantize(model: nn.Module, values: dict[str, Any], *, filter_fn: Filter | None, **_: Any) -> nn.Module:
-    settings = quantization_of(values)
-    for name, layer in quantized_layers(model).items():
-        if layer.quantization != settings:
-            raise MethodError(
-                f"layer {name!r} is quantized with {layer.quantization}, but the method asks for {settings}: "
-                "give the method the same settings, or the float model"
-            )
-    try:
-        twin = model if quantized_layers(model) else quantize_as(model, settings, filter_fn=filter_fn)
-    except QuantizationError as error:
-        raise MethodError(f"the method trains a quantized model: {error}") from error
+    twin = _quantized_with(model, quantization_of(values), filter_fn)
     form = PRESETS[values["sparsity"]]
     if form is None:
         return twin
@@ -294,13 +412,35 @@ def _quantize(model: nn.Module, values: dict[str, Any], *, filter_fn: Filter | N
         raise MethodError(f"the method trains with sparse activations: {error}") from error
 
 
+def _quantized_with(model: nn.Module, settings: Quantization, filter_fn: Filter | None) -> nn.Module:
+    for name, layer in quantized_layers(model).items():
+        if layer.quantization != settings:
+            raise MethodError(
+                f"layer {name!r} is quantized with {layer.quantization}, but the method asks for {settings}: "
+                "give the method the same settings, or the float model"
+            )
+    try:
+        return model if quantized_layers(model) else quantize_as(model, settings, filter_fn=filter_fn)
+    except QuantizationError as error:
+        raise MethodError(f"the method trains a quantized model: {error}") from error
+
+
+def check_quantized(model: nn.Module) -> None:
+    """Raise unless the model is as ``prepare`` of a quantizing method makes it.
+
+    Raises:
+        MethodError: otherwise.
+    """
+    if not quantized_layers(model):
+        raise MethodError(
+            f"the method trains a quantized model, but {type(model).__name__} has no quantized layer: "
+            "give the model that Recipe.prepare makes of it, and an optimizer over that one's parameters"
+        )
+
+
 def _quantized(build: Build) -> Build:
     def quantized(base: Optimizer, model: nn.Module, values: dict[str, Any], **settings: Any) -> Optimizer:
-        if not quantized_layers(model):
-            raise MethodError(
-                f"the method trains a quantized model, but {type(model).__name__} has no quantized layer: "
-                "give the model that Recipe.prepare makes of it, and an optimizer over that one's parameters"
-            )
+        check_quantized(model)
         own = {name: value for name, value in values.items() if name not in _QUANTIZERS}
         return build(base, model, own, **settings)
 
@@ -330,9 +470,9 @@ _QUANTIZERS = _table(
     Hyperparameter(
         name="per",
         default="channel",
-        meaning="what shares a scale: the weights of an output channel, or of the whole tensor",
+        meaning="what shares a scale: the weights of an output channel, or of the whole tensor, or by layer",
         source=_OURS,
-        choices=("channel", "tensor"),
+        choices=("channel", "tensor", "conv-channel"),
     ),
     Hyperparameter(
         name="clipping",
@@ -358,6 +498,25 @@ _MORDIDO = "Mordido et al. 2022, arXiv 2211.11561 (a co-author's code, ViT-B/16)
 _RWP = "arXiv 2602.07320"
 _SAMSON_INF = _climbing(0.2, _MORDIDO, Range(0.05, 0.9, log=True))
 
+MODIFIERS: dict[str, Modifier] = {
+    row.name: row
+    for row in (
+        Modifier("clip", _CLIP.meaning, _table(_CLIP)),
+        Modifier("noise", "noise on the weights in every pass", _table(_NOISE)),
+        Modifier("noisy", "noise on the layers' outputs in every pass", _NOISY, put_on=_put_noise),
+        Modifier(
+            "vant", "the same at a level drawn anew each epoch (variance-aware)", _VANT, put_on=_put_noise
+        ),
+        Modifier(
+            "qat-const",
+            "training through quantized weights, and inputs with a constant scale",
+            _CONSTANT,
+            prepare=_constant_scale,
+            put_on=_put_nothing,
+        ),
+    )
+}
+
 _ROWS = (
     Method(
         name="sgd",
@@ -381,6 +540,30 @@ _ROWS = (
         gradients_per_step=1,
         build=_plain,
         same_as=("sgd", ("noise",)),
+    ),
+    Method(
+        name="noisy",
+        summary="SGD with Gaussian noise on the layers' outputs in every pass",
+        hyperparameters=_NOISY,
+        gradients_per_step=1,
+        build=_plain,
+        same_as=("sgd", ("noisy",)),
+    ),
+    Method(
+        name="vant",
+        summary="variance-aware training: noise on the layers' outputs, its level drawn anew each epoch",
+        hyperparameters=_VANT,
+        gradients_per_step=1,
+        build=_plain,
+        same_as=("sgd", ("vant",)),
+    ),
+    Method(
+        name="qat-const",
+        summary="quantization-aware training with a constant scale of the layers' inputs",
+        hyperparameters=_CONSTANT,
+        gradients_per_step=1,
+        build=_plain,
+        same_as=("sgd", ("qat-const",)),
     ),
     Method(
         name="profile-noise",

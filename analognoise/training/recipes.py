@@ -20,6 +20,7 @@ from analognoise.training.methods import (
     MODIFIERS,
     Hyperparameter,
     Method,
+    Modifier,
     Range,
     Value,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "MODIFIERS",
     "Hyperparameter",
     "Method",
+    "Modifier",
     "Range",
     "Recipe",
     "parse_method",
@@ -41,7 +43,7 @@ class Recipe:
 
     Attributes:
         name: the method's name in :data:`METHODS`.
-        modifiers: of "clip" and "noise", in this order.
+        modifiers: names in :data:`MODIFIERS`, in its order.
         settings: ``(name, value)`` of every hyperparameter.
     """
 
@@ -62,7 +64,7 @@ class Recipe:
     @property
     def specifications(self) -> dict[str, Hyperparameter]:
         """What the hyperparameters mean, those of the modifiers included."""
-        return {**self.method.hyperparameters, **{name: MODIFIERS[name] for name in self.modifiers}}
+        return _specifications(self.name, self.modifiers)
 
     @property
     def ranges(self) -> dict[str, Range]:
@@ -127,11 +129,13 @@ class Recipe:
             MethodError: when the method cannot train this model.
             ConversionError: when a pattern matches no layer, or nothing would be left for tiles.
         """
-        if self.method.prepare is None:
+        found = [self.method.prepare, *(part.prepare for part in self._parts)]
+        prepare = next((function for function in found if function is not None), None)
+        if prepare is None:
             return for_training(model, profile, digital)
         chosen = keeping_digital(model, digital)
         values = self.hyperparameters
-        return self.method.prepare(model, values, filter_fn=chosen, profile=profile, seed=seed)
+        return prepare(model, values, filter_fn=chosen, profile=profile, seed=seed)
 
     def build(
         self,
@@ -139,6 +143,7 @@ class Recipe:
         model: nn.Module,
         *,
         steps: int,
+        epochs: int = 1,
         seed: int = 0,
         profile: DeviceProfile | None = None,
     ) -> Optimizer:
@@ -148,17 +153,31 @@ class Recipe:
             base: an optimizer over the model's parameters.
             model: converted or not.
             steps: optimizer steps of the whole training, for what grows over it.
+            epochs: epochs of the whole training, for what is drawn anew in each.
             seed: of the method's own noise.
             profile: the device to train for, where the method needs one and the model is not converted.
 
         Raises:
             MethodError: when the method needs a profile and there is none.
         """
-        return self.method.build(base, model, self.hyperparameters, steps=steps, seed=seed, profile=profile)
+        values = self.hyperparameters
+        kept = {name for part in self._parts for name in part.own}
+        own = {name: value for name, value in values.items() if name not in kept}
+        optimizer = self.method.build(base, model, own, steps=steps, seed=seed, profile=profile)
+        for part in self._parts:
+            if part.put_on is not None:
+                optimizer = part.put_on(optimizer, model, values, steps=steps, epochs=epochs, seed=seed)
+        return optimizer
+
+    @property
+    def _parts(self) -> tuple[Modifier, ...]:
+        """The modifiers, those that the method abbreviates included."""
+        _, implied = self.method.same_as or (self.name, ())
+        return tuple(part for name, part in MODIFIERS.items() if name in (*implied, *self.modifiers))
 
 
 def parse_method(text: str | Recipe) -> Recipe:
-    """Read ``method[+clip][+noise][:name=value]...``, for example ``sam+clip:rho=0.1:clip=2``.
+    """Read ``method[+modifier]...[:name=value]...``, for example ``sam+clip:rho=0.1:clip=2``.
 
     Raises:
         MethodError: for an unknown method, modifier or hyperparameter (with the nearest name), or a value out
@@ -178,10 +197,12 @@ def parse_method(text: str | Recipe) -> Recipe:
                 f"unknown modifier {'+' + modifier!r} of method {name!r}{nearest(modifier, MODIFIERS)}: "
                 f"known are {', '.join('+' + known for known in MODIFIERS)}"
             )
-        if modifier in METHODS[name].hyperparameters or modifiers.count(modifier) > 1:
+        _, implied = METHODS[name].same_as or (name, ())
+        if modifier in (*METHODS[name].hyperparameters, *implied) or modifiers.count(modifier) > 1:
             raise MethodError(
                 f"method {name!r} has {modifier!r} already: leave out '+{modifier}' in {text!r}"
             )
+    _refuse_shared(name, modifiers, text)
     if name == "profile-noise" and "noise" in modifiers:
         raise MethodError("method 'profile-noise' brings its own noise: leave out '+noise'")
     values: dict[str, Value] = {}
@@ -195,12 +216,32 @@ def parse_method(text: str | Recipe) -> Recipe:
     return _recipe(name, tuple(known for known in MODIFIERS if known in modifiers), values)
 
 
+def _specifications(name: str, modifiers: Iterable[str]) -> dict[str, Hyperparameter]:
+    found = dict(METHODS[name].hyperparameters)
+    for modifier in modifiers:
+        found |= MODIFIERS[modifier].hyperparameters
+    return found
+
+
+def _refuse_shared(name: str, modifiers: list[str], text: str) -> None:
+    """Raise when two parts of a recipe have a hyperparameter of the same name: they do the same twice."""
+    owners = dict.fromkeys(METHODS[name].hyperparameters, f"method {name!r}")
+    for modifier in modifiers:
+        for key in MODIFIERS[modifier].hyperparameters:
+            if key in owners:
+                raise MethodError(
+                    f"{owners[key]} and '+{modifier}' both have {key!r} and do not go together in {text!r}"
+                )
+            owners[key] = f"'+{modifier}'"
+
+
 def _recipe(name: str, modifiers: tuple[str, ...], values: Mapping[str, Value]) -> Recipe:
-    known = {**METHODS[name].hyperparameters, **{modifier: MODIFIERS[modifier] for modifier in modifiers}}
+    known = _specifications(name, modifiers)
     for key in values:
         if key not in known:
             choice = f"known are {', '.join(known)}" if known else "it has none"
-            extra = f"; write '{name}+{key}' for it" if key in MODIFIERS else ""
+            other = next((part.name for part in MODIFIERS.values() if key in part.hyperparameters), None)
+            extra = f"; write '{name}+{other}' for it" if other else ""
             raise MethodError(
                 f"method {name!r} has no hyperparameter {key!r}{nearest(key, known)}: {choice}{extra}"
             )

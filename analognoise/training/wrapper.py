@@ -15,6 +15,7 @@ from analognoise.errors import MethodError
 from analognoise.quantized import QuantizedLayer, quantized_weights
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_number, check_steps
+from analognoise.training.computing import TrainingNoise
 from analognoise.training.delegate import OptimizerAround
 
 Closure = Callable[[], Any]
@@ -104,6 +105,7 @@ class WrappedOptimizer(OptimizerAround):
         self.noise = noise
         self.noise_ramp = noise_ramp
         self.before_step = before_step
+        self.computing: TrainingNoise | None = None  # noise on computations, as a recipe asks for it
         self._clean: dict[Tensor, Tensor] = {}  # while weights are perturbed: each one's clean copy
         super().__init__(base, model, seed, sync)
         if (clip is not None or noise) and not self._chip:
@@ -129,6 +131,10 @@ class WrappedOptimizer(OptimizerAround):
                 the running statistics of normalization layers where the method takes two passes; after one
                 pass they keep what it counted, as with torch's own optimizers.
         """
+        if self.computing is not None:
+            if closure is None:
+                raise self._no_closure()
+            closure = self.computing.around(closure, self.steps, self._processes.rank)
         loss, usable = self._gradients(closure)
         if usable:
             self._average_ranges()

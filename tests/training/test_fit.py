@@ -99,7 +99,8 @@ def test_every_method_learns_and_repeats_itself(recipe):
     assert same(first, again)
     train(other, recipe, epochs=8, profile=profile, seed=1)
     assert not same(first, other)
-    assert history.train_loss[-1] < 0.5 * history.train_loss[0]
+    share = 0.7 if recipe in ("noisy", "vant") else 0.5  # their losses hold noise of the outputs
+    assert history.train_loss[-1] < share * history.train_loss[0]
     assert history.validation[-1] > 0.9
     assert history.gradients[-1] == 8 * 5 * METHODS[recipe.split("+")[0]].gradients_per_step
 

@@ -19,7 +19,7 @@ from analognoise.training.wrapper import WrappedOptimizer
 
 NAMES = ["sgd", "clip", "noise", "profile-noise", "rwp", "sam", "asam", "samson-inf", "samson", "samson-2"]
 QUANTIZED = ["qat", "saq", "asaq", "samson-saq"]
-NAMES += QUANTIZED
+NAMES += [*QUANTIZED, "noisy", "vant", "qat-const"]
 
 
 def model() -> nn.Module:
@@ -277,5 +277,5 @@ def test_passes_in_a_step_are_as_the_table_says(name):
     assert passes == parse_method(name).gradients_per_step
 
 
-def test_modifiers_are_the_two():
-    assert list(MODIFIERS) == ["clip", "noise"]
+def test_modifiers_are_these():
+    assert list(MODIFIERS) == ["clip", "noise", "noisy", "vant", "qat-const"]
