@@ -155,7 +155,7 @@ def _number(text: str) -> Any:
 
 
 def faults_label(faults: FaultModel) -> str:
-    """Kind, bit positions and encoding in short, without the rate: ``flip``, ``flip[7]``,
+    """Kind, bit positions and encoding in short, without the rate: ``flip``, ``flip (bits 0,sign)``,
     ``stuck-at-0:0.5+stuck-at-1:0.5 (sign-magnitude)``; two's complement is not said.
     """
     shares = faults.rates
@@ -163,9 +163,9 @@ def faults_label(faults: FaultModel) -> str:
     kinds = "+".join(
         kind if len(shares) == 1 else f"{kind}:{share / total:g}" for kind, share in shares.items()
     )
-    where = "" if faults.positions is None else f"[{','.join(map(str, faults.positions))}]"
-    encoding = "" if faults.encoding == "twos-complement" else f" ({faults.encoding})"
-    return f"{kinds}{where}{encoding}"
+    notes = [] if faults.positions is None else [f"bits {','.join(map(str, faults.positions))}"]
+    notes += [] if faults.encoding == "twos-complement" else [faults.encoding]
+    return f"{kinds} ({'; '.join(notes)})" if notes else kinds
 
 
 def shares_of(kind: str | Mapping[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from analognoise.memory.faults import (
     FaultModel,
     count_changed_bits,
     expected_rate,
+    faults_label,
     faulty_words,
 )
 from analognoise.memory.words import ENCODINGS, decode, encode
@@ -236,3 +237,16 @@ def test_model_is_a_value() -> None:
     assert one == FaultModel(flip=1e-3, positions=("msb",), encoding=SIGN)
     assert hash(one) == hash(FaultModel(flip=1e-3, positions=("msb",), encoding=SIGN))
     assert str(one) == "flip=0.001 bits msb sign-magnitude"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "label"),
+    [
+        ("flip", {}, "flip"),
+        ("flip", {"positions": (0, "sign")}, "flip (bits 0,sign)"),
+        ("stuck-at-1", {"encoding": SIGN, "positions": 3}, "stuck-at-1 (bits 3; sign-magnitude)"),
+        ({"stuck-at-1": 0.25, "stuck-at-0": 0.75}, {}, "stuck-at-0:0.75+stuck-at-1:0.25"),
+    ],
+)
+def test_label(kind: object, options: dict, label: str) -> None:
+    assert faults_label(FaultModel.of(kind, 0.2, **options)) == label  # type: ignore[arg-type]
