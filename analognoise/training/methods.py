@@ -237,7 +237,7 @@ def _climbing(
 
 
 def _sigma(default: float, meaning: str) -> Hyperparameter:
-    return Hyperparameter("sigma", default, meaning, _OURS, Range(0.05, 5.0, log=True))
+    return Hyperparameter("sigma", default, meaning, _OURS, Range(0.02, 2.0, log=True))
 
 
 _PLACE = _table(
@@ -265,14 +265,14 @@ _PLACE = _table(
 )
 _NOISY = {
     **_table(
-        _sigma(0.5, "standard deviation of the noise on the layers' outputs"),
+        _sigma(0.1, "standard deviation of the noise on the layers' outputs"),
         _fraction("sigma_ramp", 0.0, "fraction of the training over which sigma grows linearly from 0"),
     ),
     **_PLACE,
 }
 _VANT = {
     **_table(
-        _sigma(0.5, "sigma_0 in sigma = alpha·sigma_0 + theta·|N(0, 1)|, drawn anew each epoch"),
+        _sigma(0.1, "sigma_0 in sigma = alpha·sigma_0 + theta·|N(0, 1)|, drawn anew each epoch"),
         Hyperparameter("alpha", ALPHA, "share of sigma_0 in each epoch's sigma", _VARIANCE),
         Hyperparameter("theta", THETA, "size of what is drawn in each epoch's sigma", _VARIANCE),
     ),
