@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from analognoise.quantized import (
         QuantizedLayer,
         dequantize,
+        describe_quantization,
         quantize,
         quantized_layers,
         quantized_weights,
@@ -104,6 +105,7 @@ _HOMES = {
     "convert_to_digital": "conversion",
     "dequantize": "quantized",
     "describe": "description",
+    "describe_quantization": "quantized",
     "digital": "chip",
     "drift_to_": "chip",
     "evaluate_drift": "evaluation",
@@ -175,6 +177,7 @@ __all__ = [
     "convert_to_digital",
     "dequantize",
     "describe",
+    "describe_quantization",
     "digital",
     "drift_to_",
     "evaluate_drift",

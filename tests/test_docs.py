@@ -47,7 +47,7 @@ def test_method_table_is_the_one_in_the_code() -> None:
         assert set(parameters) == set(method.hyperparameters)
         for parameter, (default, searched) in parameters.items():
             item = method.hyperparameters[parameter]
-            if item.choices:
+            if isinstance(item.default, str):
                 assert default == item.default
             else:
                 assert (parse_time(default) if item.is_time else float(default)) == item.default

@@ -11,14 +11,17 @@ from analognoise.quantized.conversion import (
     quantizer_ranges,
     require_quantized,
 )
+from analognoise.quantized.description import QuantizationDescription, describe_quantization
 from analognoise.quantized.layer import QuantizedLayer
 from analognoise.quantized.settings import Quantization
 
 __all__ = [
     "RANGE_NAMES",
     "Quantization",
+    "QuantizationDescription",
     "QuantizedLayer",
     "dequantize",
+    "describe_quantization",
     "input_ranges_to_come",
     "quantize",
     "quantize_as",

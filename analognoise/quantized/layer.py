@@ -30,15 +30,15 @@ class QuantizerState:
     Attributes:
         settings: how it quantizes.
         name: qualified name of the layer at conversion.
-        axis: the axis of output channels.
+        shared: the axes of the weight that share a range.
         codes: codes that take the place of the weight's own, or None.
         offset: added to the quantized weights, or None.
     """
 
-    def __init__(self, settings: Quantization, name: str, axis: int) -> None:
+    def __init__(self, settings: Quantization, name: str, shared: tuple[int, ...]) -> None:
         self.settings = settings
         self.name = name
-        self.axis = axis
+        self.shared = shared
         self.codes: Tensor | None = None
         self.offset: Tensor | None = None
 
@@ -118,13 +118,11 @@ class QuantizedLayer(nn.Module):
         """Whether the next inputs will decide about the range, or the sign, of those to come."""
         return self._analognoise_input is not None and self._analognoise_input.awaits(self)
 
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The axes of ``weight`` that share a step."""
-        if self.quantization.whole_tensor(self.float_weight):
-            return tuple(range(self.float_weight.ndim))
-        axis = self._analognoise_quantized.axis
-        return tuple(number for number in range(self.float_weight.ndim) if number != axis)
+    @classmethod
+    def shared_axes(cls, weight: Tensor, per: str) -> tuple[int, ...]:
+        """The axes of ``weight`` along which a range is shared."""
+        whole = per == "tensor" or (per == "conv-channel" and issubclass(cls, nn.Linear))
+        return tuple(axis for axis in range(weight.ndim) if whole or axis != cls.channel_axis)
 
     def codes(self) -> Tensor:
         """The codes that the layer computes with, int16 of the shape of ``weight``.
@@ -224,15 +222,14 @@ class QuantizedLayer(nn.Module):
             assert log_range is not None, "it was made with the layer"
             return wide(log_range).exp() / self.high
         if clipping == "max":
-            return not_zero(wide(weight.detach().abs()).amax(self.channels, keepdim=True)) / self.high
+            shared = self._analognoise_quantized.shared
+            return not_zero(wide(weight.detach().abs()).amax(shared, keepdim=True)) / self.high
         return wide(weight.detach()).new_full((1,) * weight.ndim, float(clipping) / self.high)
 
 
-def first_log_range(weight: Tensor, settings: Quantization, axis: int) -> nn.Parameter:
+def first_log_range(weight: Tensor, bits: int, shared: tuple[int, ...]) -> nn.Parameter:
     """The Parameter of a learned clipping, begun from the weights."""
-    keep = () if settings.whole_tensor(weight) else (axis,)
-    dims = tuple(number for number in range(weight.ndim) if number not in keep)
-    return nn.Parameter(first_range(weight, largest_code(settings.bits), dims).log())
+    return nn.Parameter(first_range(weight, largest_code(bits), shared).log())
 
 
 def _is_called(module: nn.Module, args: Any) -> None:

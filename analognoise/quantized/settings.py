@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
-
-from torch import Tensor
 
 from analognoise.errors import QuantizationError, nearest
 
@@ -54,9 +52,13 @@ class Quantization:
                 f"activation_signed must be True, False or None, found {self.activation_signed!r}"
             )
 
-    def whole_tensor(self, weight: Tensor) -> bool:
-        """Whether all of a weight tensor shares a scale."""
-        return self.per == "tensor" or (self.per == "conv-channel" and weight.ndim == 2)
+    def __str__(self) -> str:
+        words = [f"{self.bits} bits"]
+        for item in fields(self)[1:]:
+            value = getattr(self, item.name)
+            if value != item.default:
+                words.append(f"{item.name} {value}")
+        return ", ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, which make the same object again."""

@@ -88,8 +88,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     for name, layer in layers.items():
         if name in quantizers and quantizers[name] != layer.quantization:
             raise ModelError(
-                f"weights file {str(source)!r}: layer {name!r} was quantized with {quantizers[name]}, but "
-                f"the model's has {layer.quantization}: analognoise.load_quantized makes the file's model"
+                f"weights file {str(source)!r}: layer {name!r} was quantized ({quantizers[name]}) "
+                f"otherwise than in the model ({layer.quantization}): "
+                "analognoise.load_quantized makes the model of the file"
             )
     for name in quantizers:
         if name not in layers:  # the ranges of quantizers that a float model has no use for

@@ -416,7 +416,7 @@ def _quantized_with(model: nn.Module, settings: Quantization, filter_fn: Filter 
     for name, layer in quantized_layers(model).items():
         if layer.quantization != settings:
             raise MethodError(
-                f"layer {name!r} is quantized with {layer.quantization}, but the method asks for {settings}: "
+                f"layer {name!r} is quantized ({layer.quantization}), but the method asks for {settings}: "
                 "give the method the same settings, or the float model"
             )
     try:
@@ -470,7 +470,7 @@ _QUANTIZERS = _table(
     Hyperparameter(
         name="per",
         default="channel",
-        meaning="what shares a scale: the weights of an output channel, or of the whole tensor, or by layer",
+        meaning="what shares a scale: channel, tensor, or conv-channel (only convolutions by channel)",
         source=_OURS,
         choices=("channel", "tensor", "conv-channel"),
     ),
