@@ -274,7 +274,13 @@ _VANT = {
     **_table(
         _sigma(0.1, "sigma_0 in sigma = alpha·sigma_0 + theta·|N(0, 1)|, drawn anew each epoch"),
         Hyperparameter("alpha", ALPHA, "share of sigma_0 in each epoch's sigma", _VARIANCE),
-        Hyperparameter("theta", THETA, "size of what is drawn in each epoch's sigma", _VARIANCE),
+        Hyperparameter(
+            name="theta",
+            default=THETA,
+            meaning="size of what is drawn in each epoch's sigma",
+            source=_VARIANCE,
+            search=Range(0.02, 1.0, log=True),
+        ),
     ),
     **_PLACE,
 }
