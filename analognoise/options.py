@@ -149,6 +149,14 @@ Precision = Annotated[
 MaxChips = Annotated[
     int | None, _option("With --precision: at most N chips, 10 or more (default: 1000).", "N")
 ]
+Sampling = Annotated[
+    str,
+    _option(
+        "Samples that each chip is measured on: full (all), or stratified (some, the fewer the surer the "
+        "digital answer; for large test sets).",
+        "KIND",
+    ),
+]
 QuantileShare = Annotated[
     float | None,
     _option(

@@ -207,3 +207,23 @@ def test_numbers_that_make_no_sense_are_refused_before_the_work(
     assert main([*EVALUATE, *options]) == 2
     assert words in capsys.readouterr().err
     assert not (home / "out").exists()
+
+
+def test_sampling_is_stored_and_shown_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = [*EVALUATE, "--times", "1s", "--chips", "3", "--sampling", "stratified"]
+    assert main([*wanted, "--json"]) == 0
+    noisy, _ = json.loads(capsys.readouterr().out)["evaluations"]
+    assert (noisy["sampling"]["kind"], noisy["sampling"]["of"]) == ("stratified", 60)
+    markdown = (home / "out" / "summary.md").read_text()
+    assert (
+        "pcm-ibm: Each chip was measured on some of the 60 samples, stratified by digital margin" in markdown
+    )
+    assert main(["report", "out"]) == 0
+    assert "stratified by digital margin" in capsys.readouterr().out
+    assert (home / "out" / "summary.md").read_text() == markdown
+    assert main(wanted) == 0
+    assert "reused" in capsys.readouterr().err
+    assert main([*wanted, "--quantile", "0.1"]) == 2
+    assert "measured on all samples" in capsys.readouterr().err
+    assert main([*EVALUATE, "--times", "1s", "--chips", "3"]) == 2
+    assert "holds another run" in capsys.readouterr().err

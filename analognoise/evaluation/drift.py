@@ -22,7 +22,7 @@ from analognoise.compiled import is_compiled
 from analognoise.conversion import analog_layers, check_finite, require_analog
 from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
-from analognoise.errors import DataError, ModelError, ResultsError
+from analognoise.errors import DataError, ModelError, ResultsError, nearest
 from analognoise.evaluation.blocks import Place, measure_blocks
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
@@ -32,6 +32,7 @@ from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.probing import Probe
 from analognoise.evaluation.reading import Reads, reads_watched
 from analognoise.evaluation.recalibration import Recalibration
+from analognoise.evaluation.sampling import PLANNING_CHIPS, SAMPLINGS, StratifiedSampling
 from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import ResultStore, Row
 from analognoise.evaluation.surroundings import (
@@ -41,6 +42,7 @@ from analognoise.evaluation.surroundings import (
 )
 from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.progress import Advance, progress_bar
+from analognoise.seeds import derive_seed
 from analognoise.units import format_time
 
 _AHEAD_BYTES = 8 << 20
@@ -67,6 +69,7 @@ class DriftEvaluation:
         recalibrate: as in :func:`evaluate_drift`.
         calibration: likewise, or :class:`CalibrationData`.
         calibration_batches: likewise.
+        sampling: likewise.
 
     Attributes:
         run_id: what this evaluation's rows carry.
@@ -92,6 +95,7 @@ class DriftEvaluation:
         recalibrate: str | None = None,
         calibration: Any = None,
         calibration_batches: int | None = 10,
+        sampling: str = "full",
     ) -> None:
         layers = require_analog(model, "evaluate chips")
         check_place(model)
@@ -120,6 +124,15 @@ class DriftEvaluation:
         }
         if self._recalibration is not None:
             settings["recalibration"] = self._recalibration.identity
+        self.sampling: StratifiedSampling | None = None
+        if sampling not in SAMPLINGS:
+            raise DataError(
+                f"unknown sampling {sampling!r}{nearest(str(sampling), SAMPLINGS)}: known are "
+                f"{', '.join(SAMPLINGS)}"
+            )
+        if sampling != "full":
+            self.sampling = StratifiedSampling(model, self.passes, metric, self.seed)
+            settings["sampling"] = self.sampling.identity
         self._identity = Identity(model, settings)
         self.run_id = self._identity.run_id
         self.description: Description
@@ -188,14 +201,17 @@ class DriftEvaluation:
             judged, learned = False, self._recalibration is None
             while True:
                 pending = [place for place in wanted if place not in rows]
-                if pending and self._recalibration is not None and not learned:
+                if self._recalibration is not None and not learned and (pending or self.sampling is not None):
                     self._recalibration.learn()
                     buffers.restore()
                     learned = True
-                # A compiled model would be compiled anew to be watched.
-                watched = not judged and bool(pending) and not is_compiled(self.model)
+                # A compiled model would be compiled anew to be watched, and a sampled one reads some batches.
+                watched = (
+                    not judged and bool(pending) and not is_compiled(self.model) and self.sampling is None
+                )
                 if not judged and not watched:
                     self._judge(self._probe.read(*first[0]), buffers)
+                    self._plan(times, buffers)
                 judged = True
                 if pending:
                     if store is not None:
@@ -207,6 +223,20 @@ class DriftEvaluation:
                 known = self._reuse(wanted, rows, store)
                 reused += known
                 advance(known, total=len(wanted))
+
+    def _plan(self, times: tuple[float, ...], buffers: Buffers) -> None:
+        """Find out by chips of their own on which samples the others are measured."""
+        if self.sampling is None:
+            return
+        self.sampling.begin()
+        for chip in range(PLANNING_CHIPS):
+            program_(self.model, derive_seed("planning", self.seed), chip)
+            for time in times:
+                drift_to_(self.model, time)
+                with self._recalibrated(chip, time, buffers):
+                    self.sampling.look(chip, time)
+        self.sampling.plan()
+        buffers.restore()
 
     def _reuse(self, places: list[Place], rows: dict[Place, Row], store: ResultStore | None) -> int:
         """Take rows that the store has; how many these are."""
@@ -322,7 +352,10 @@ class DriftEvaluation:
 
     def _row(self, chip: int, time: float, ideal: float, reads: Reads | None = None) -> Row:
         with At("chip {} at {}", chip, format_time(time)):
-            total, count, value = self.passes.measure((chip, time), reads)
+            if self.sampling is not None:
+                total, count, value = self.sampling.measure(chip, time)
+            else:
+                total, count, value = self.passes.measure((chip, time), reads)
         labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
         return Row(*labels, total, count, value, ideal)
 

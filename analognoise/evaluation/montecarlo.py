@@ -40,6 +40,7 @@ def evaluate_drift(
     executor: Executor | None = None,
     precision: float | None = None,
     max_chips: int | None = None,
+    sampling: str = "full",
 ) -> DriftReport:
     """Measure a converted model on many chips at several drift times.
 
@@ -93,6 +94,9 @@ def evaluate_drift(
             of the first ``chips`` chips fixes how many each time needs, see
             :mod:`analognoise.evaluation.stopping`. None runs ``chips`` chips.
         max_chips: with ``precision`` the largest number of chips, at least 10; by default 1000.
+        sampling: ``"full"`` measures every chip on all samples, ``"stratified"`` on some of them, drawn for
+            each chip and the fewer the further their digital margin is from 0; means and intervals stay
+            right, see :mod:`analognoise.evaluation.sampling`. For accuracy only.
 
     Raises:
         ConversionError: when the model has no layer on tiles.
@@ -136,6 +140,7 @@ def evaluate_drift(
         recalibrate=recalibrate,
         calibration=calibration,
         calibration_batches=calibration_batches,
+        sampling=sampling,
     )
     with ExitStack() as stack:
         store: ResultStore | None
@@ -160,4 +165,5 @@ def evaluate_drift(
         reused=reused,
         confidence=float(confidence),
         precision=target,
+        sampling=None if evaluation.sampling is None else evaluation.sampling.sampled,
     )

@@ -19,6 +19,7 @@ from analognoise.errors import DataError
 from analognoise.evaluation.cost import CompensationCost, described
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.quantiles import Quantile, Yield, quantile, yield_at
+from analognoise.evaluation.sampling import Sampled
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import Row, rows_to_frame, write_rows
@@ -50,6 +51,7 @@ class DriftReport:
         cost: what that costs each chip.
         left_out: layers on tiles that the recalibration could not correct.
         precision: what the number of chips at each time was to reach; None where it was fixed beforehand.
+        sampling: on how many samples each chip was measured; None for all.
     """
 
     rows: tuple[Row, ...]
@@ -67,6 +69,7 @@ class DriftReport:
     cost: CompensationCost | None = None
     left_out: tuple[str, ...] = ()
     precision: Precision | None = None
+    sampling: Sampled | None = None
 
     @property
     def chips(self) -> int:
@@ -127,6 +130,13 @@ class DriftReport:
             raise DataError(f"time {format_time(seconds)} was not measured: the report has {measured}")
         return np.array([row.value for row in self.rows if row.time_s == seconds])
 
+    def _single_chips(self, what: str) -> None:
+        if self.sampling is not None:
+            raise DataError(
+                f"{what} needs chips that were measured on all samples, these were on some: use "
+                "sampling='full'"
+            )
+
     def yield_at(self, accuracy: float, time: str | float | None = None) -> Yield:
         """The share of chips that keep a level, with its Clopper–Pearson interval.
 
@@ -139,6 +149,7 @@ class DriftReport:
                 was not measured.
             UnitError: when the time cannot be read.
         """
+        self._single_chips("a yield")
         return yield_at(
             self.at(time),
             accuracy,
@@ -158,6 +169,7 @@ class DriftReport:
             DataError: when ``q`` does not lie between 0 and 1, or the time was not measured.
             UnitError: when the time cannot be read.
         """
+        self._single_chips("a quantile")
         return quantile(self.at(time), q, higher_is_better=self.higher_is_better, confidence=self.confidence)
 
     def lifetime(
@@ -175,6 +187,8 @@ class DriftReport:
         Raises:
             DataError: when floor or quantile makes no sense.
         """
+        if quantile is not None:
+            self._single_chips("a quantile")
         return lifetime(
             self.values,
             self.times,
@@ -247,16 +261,19 @@ class DriftSummary:
 
     def _notes(self) -> list[str]:
         report = self.report
+        notes = []
+        if report.sampling is not None:
+            notes.append(report.sampling.sentence)
         if report.precision is not None:
-            notes = [report.precision.sentence(self.frame)]
+            notes += [report.precision.sentence(self.frame)]
             notes.append("One trained model: the intervals say nothing about training it again.")
         elif report.chips == 1:
-            notes = ["One chip: no interval, it needs two or more."]
+            notes.append("One chip: no interval, it needs two or more.")
         else:
-            notes = [
+            notes.append(
                 f"Student-t interval over {report.chips} chips of one trained model: it says nothing about "
                 "training it again."
-            ]
+            )
         error = float(self.frame["test_error"].max())
         if error == error:
             notes.append(

@@ -127,6 +127,8 @@ class Evaluated(Output):
             )
             if self.quantile is not None and life is not None:
                 found[-1]["lifetime_of_quantile"] = plain(vars(self.lifetime(report, self.quantile)))
+            if report.sampling is not None:
+                found[-1]["sampling"] = report.sampling.to_dict()
             if report.precision is not None:
                 reached = dict(
                     zip(map(format_time, report.times), report.precision.reached(frame), strict=True)
@@ -147,6 +149,7 @@ def evaluate_model(
     chips: int = 25,
     precision: float | None = None,
     max_chips: int | None = None,
+    sampling: str = "full",
     metric: str | None = None,
     forward: str | None = None,
     floor: float | None = None,
@@ -179,6 +182,7 @@ def evaluate_model(
         chips: number of chips; with ``precision`` that of the first stage.
         precision: half-width that the intervals are to have.
         max_chips: with ``precision``, the largest number of chips.
+        sampling: full or stratified, as :func:`analognoise.evaluate_drift` takes it.
         metric: a name or ``module:callable``; by default the task's, or accuracy.
         forward: ``module:callable`` of ``(model, batch)``.
         floor: for lifetimes, the share of the digital metric that must be kept.
@@ -214,7 +218,7 @@ def evaluate_model(
     if floor is not None:
         # Only to hear now whether the floor makes sense for the metric.
         lifetime([[1.0]], [1.0], 1.0, floor, metric=Metric.of(measured).name)
-    check_single_chips(quantile, yield_at, Metric.of(measured).name)
+    check_single_chips(quantile, yield_at, Metric.of(measured).name, sampling)
     if precision is not None or max_chips is not None:  # to hear it now, too
         checked_precision(precision, chips, max_chips)
     run = load_forward(forward, found)
@@ -266,7 +270,15 @@ def evaluate_model(
         )
         # What a later variant cannot do is said before the first one is measured.
         runs = [
-            DriftEvaluation(v.model, batches, Metric.of(measured), seed=seed, forward=run, **v.recalibration)
+            DriftEvaluation(
+                v.model,
+                batches,
+                Metric.of(measured),
+                seed=seed,
+                forward=run,
+                sampling=sampling,
+                **v.recalibration,
+            )
             for v in variants
         ]
         store = None if folder is None else _store(folder, runs)
@@ -278,6 +290,7 @@ def evaluate_model(
                 chips=chips,
                 precision=precision,
                 max_chips=max_chips,
+                sampling=sampling,
                 seed=seed,
                 metric=measured,
                 forward=run,
@@ -301,6 +314,12 @@ def evaluate_model(
         settings = _settings(placements, found, model, data, weights, reports, device, threads)
         settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
         settings |= {"quantile": quantile, "yield_at": yield_at}
+        if sampling != "full":
+            settings["sampling"] = {
+                report.rows[0].profile: {**report.sampling.to_dict(), "text": report.sampling.sentence}
+                for report in reports
+                if report.sampling
+            }
         if precision is not None:
             settings["precision"] = {
                 report.rows[0].profile: report.precision.to_dict() for report in reports if report.precision

@@ -181,6 +181,7 @@ def write_summary(
     reasons = [
         f"{name}: {target.sentence(summary[summary['profile'] == name])}" for name, target in targets.items()
     ]
+    reasons += [f"{name}: {found['text']}" for name, found in settings.get("sampling", {}).items()]
     compensation, confidence = settings["compensation"], settings["confidence"]
     summary_csv(summary, folder / "summary.csv")
     lines = _head(settings)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from analognoise.errors import DataError
 from analognoise.evaluation.quantiles import Quantile, Yield, check_level, check_share, quantile, yield_at
 from analognoise.report.numbers import in_percent, one_value
 from analognoise.units import format_time
 
 
-def check_single_chips(share: float | None, level: float | None, metric: str) -> None:
-    """Nothing, where the numbers that were asked for make sense.
+def check_single_chips(share: float | None, level: float | None, metric: str, sampling: str = "full") -> None:
+    """Nothing, where the numbers that were asked for make sense, and chips are measured on all samples.
 
     Raises:
         DataError: where they do not.
@@ -22,6 +23,11 @@ def check_single_chips(share: float | None, level: float | None, metric: str) ->
         check_share(share)
     if level is not None:
         check_level(level, metric)
+    if sampling != "full" and not (share is None and level is None):
+        raise DataError(
+            "--quantile and --yield-at need chips that are measured on all samples: leave out --sampling "
+            f"{sampling}"
+        )
 
 
 def with_single_chips(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
 from benchmarks.statistics import coverage as intervals
+from benchmarks.statistics import sampling as by_margin
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
@@ -31,6 +33,22 @@ def coverage(
         print(json.dumps(found, indent=1))
     else:
         Console().print(intervals.table(found, runs))
+
+
+@app.command()
+def sampling(
+    chips: Annotated[int, typer.Option(help="Chips of each evaluation.")] = 100,
+    samples: Annotated[int, typer.Option(help="Samples of the large data set.")] = 10_000,
+    repeats: Annotated[int, typer.Option(help="Rounds, of which the median time counts.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """What sampling by digital margin saves, and that it does not bias."""
+    torch.set_num_threads(1)
+    found = by_margin.measure(chips, samples, repeats)
+    if as_json:
+        print(json.dumps(by_margin.as_dicts(found), indent=1))
+    else:
+        Console().print(by_margin.table(found, chips))
 
 
 if __name__ == "__main__":
