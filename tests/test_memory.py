@@ -94,3 +94,19 @@ def test_small_tiles_cost_no_more_either() -> None:
     an.program_(analog).eval()
     an.evaluate_drift(analog, [(torch.ones(2, 256), torch.zeros(2).long())], times=["1s"], chips=2)
     assert held(analog) == bound
+
+
+def test_an_evaluation_takes_one_chips_state_however_many_chips() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(2048, 2048, bias=False)
+    weights = 4 * model.weight.numel()
+    batches = [(torch.randn(8, 2048), torch.zeros(8, dtype=torch.int64))]
+
+    def evaluated(chips: int) -> int:
+        analog = an.convert_to_analog(model, "pcm-ibm")
+        return allocated(lambda: an.evaluate_drift(analog, batches, times=[1.0, 60.0], chips=chips))[0]
+
+    one = evaluated(1)
+    # Five values per weight are the chip; the probe holds one layer's other weights, and a tile is computed.
+    assert one <= 6.5 * weights
+    assert evaluated(3) <= one + 0.1 * weights

@@ -330,6 +330,8 @@ class DriftEvaluation:
             kept: list[ChipWeights] = []
             for chip, group in groupby(block, key=itemgetter(0)):
                 if chip != programmed:
+                    for layer in layers:
+                        layer.tiles = None  # the chip before makes room
                     program_(self.model, self.seed, chip)
                     programmed = chip
                 times = [time for _, time in group]

@@ -214,7 +214,8 @@ def numbers(output: Any) -> list[Tensor]:
 def _another(weight: Tensor, layer: AnalogLayer, name: str) -> Tensor:
     """Random weights of the size of the given ones."""
     draws = Stream(0, f"probe {name}", layer.analog.name).normal(tuple(weight.shape)).to(weight)
-    return draws * weight.detach().abs().amax().clamp(min=1e-3)
+    # The norm is the largest magnitude, without a copy of magnitudes.
+    return draws.mul_(torch.linalg.vector_norm(weight.detach(), math.inf).clamp(min=1e-3))
 
 
 @contextmanager
@@ -240,11 +241,9 @@ def _other_targets(layers: Sequence[AnalogLayer]) -> Iterator[None]:
 
 @contextmanager
 def _other_tiles(layer: AnalogLayer) -> Iterator[None]:
-    kept = layer.analog.copy_weights()
+    kept = layer.analog.weights
+    layer.analog.weights = {name: _another(weights, layer, name) for name, weights in kept.items()}
     try:
-        for name, weights in layer.analog.weights.items():
-            weights.copy_(_another(weights, layer, name))
         yield
     finally:
-        for name, weights in layer.analog.weights.items():
-            weights.copy_(kept[name])
+        layer.analog.weights = kept
