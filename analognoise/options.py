@@ -210,7 +210,14 @@ BatchSize = Annotated[int | None, _option("Samples in a batch (default: the task
 Seed = Annotated[int, _option("Root of all random numbers.", "N")]
 Seeds = Annotated[str, _option("How many training seeds, or which: 3 is 0,1,2.", "N|LIST")]
 Workers = Annotated[int | None, _option("Processes; changes no result (default: one per core).", "N")]
-FewWorkers = Annotated[int, _option("Processes that share the layers; changes no result.", "N", "--workers")]
+FewWorkers = Annotated[int, _option("Processes that share the work; changes no result.", "N", "--workers")]
+Scheduler = Annotated[
+    str | None,
+    _option(
+        "Share the work among the workers of a Dask cluster; changes no result. Needs the extra 'dask'.",
+        "ADDRESS",
+    ),
+]
 Metric = Annotated[
     str | None,
     _option(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -531,8 +532,9 @@ def test_an_output_folder_that_cannot_be(tmp_path):
 
 
 def test_tasks_that_cannot_travel_need_one_worker(own):
-    task = get_task("own_comparison:misfit")
-    with pytest.raises(DataError, match="cannot be sent to worker processes"):
+    digits, lock = get_task("digits"), threading.Lock()
+    task = replace(digits, name="guarded", build=lambda seed: lock.locked() or digits.build(seed))
+    with pytest.raises(DataError, match=r"task .guarded. cannot be sent to workers: .*lock"):
         run(own / "out", task=task, workers=2)
 
 

@@ -64,7 +64,8 @@ def _fail(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 where a training of several broke down, 2 for
-    wrong use or wrong input, 130 when interrupted.
+    wrong use or wrong input, 130 when interrupted, 143 when
+    terminated.
 
     Args:
         arguments: without the program's name; None takes those of the process.
@@ -86,8 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return _INTERRUPTED
+        print(stop.sentence(sys.argv[1:] if arguments is None else arguments), file=sys.stderr)
+        return 128 + stop.signal
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     if status == _INTERRUPTED:

@@ -6,7 +6,6 @@ import typer
 
 from analognoise import options as o
 from analognoise.cli.shared import (
-    GO_ON,
     examples,
     interruptible,
     new_app,
@@ -41,6 +40,7 @@ def compare(
     epochs: o.Epochs = None,
     lr: o.Rate = None,
     workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     compensation: o.Compensations = "global",
     calibration_batches: o.CalibrationBatches = 10,
     digital: o.Digital = None,
@@ -56,7 +56,7 @@ def compare(
     """
     from analognoise.jobs.compare import compare_methods
 
-    with interruptible(GO_ON):
+    with interruptible(resumable=True):
         result = compare_methods(
             task,
             profiles=profile_list(profile),
@@ -69,6 +69,7 @@ def compare(
             epochs=epochs,
             lr=lr,
             workers=workers,
+            scheduler=scheduler,
             compensation=compensation,
             calibration_batches=calibration_batches,
             digital=digital or (),
@@ -118,7 +119,7 @@ def train(
     """
     from analognoise.jobs.train import train_model
 
-    with interruptible("interrupted: nothing was kept"):
+    with interruptible(resumable=False):
         result = train_model(
             task=task,
             model=model,
@@ -184,6 +185,8 @@ def evaluate(
     batch_size: o.BatchSize = None,
     device: o.Device = "cpu",
     threads: o.Threads = 1,
+    workers: o.FewWorkers = 1,
+    scheduler: o.Scheduler = None,
     out: o.MaybeOutFolder = None,
     force: o.Force = False,
     as_json: o.AsJson = False,
@@ -195,7 +198,7 @@ def evaluate(
     """
     from analognoise.jobs.evaluate import evaluate_model
 
-    with interruptible("interrupted: nothing was kept" if out is None else GO_ON):
+    with interruptible(resumable=out is not None):
         result = evaluate_model(
             profiles=profile_list(profile),
             changes=(changed or (), scale or (), periphery),
@@ -223,6 +226,8 @@ def evaluate(
             batch_size=batch_size,
             device=device,
             threads=threads,
+            workers=workers,
+            scheduler=scheduler,
             out=out,
             force=force,
             say=note,
@@ -260,6 +265,7 @@ def sensitivity(
     device: o.Device = "cpu",
     threads: o.Threads = 1,
     workers: o.FewWorkers = 1,
+    scheduler: o.Scheduler = None,
     force: o.Force = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -270,7 +276,7 @@ def sensitivity(
     """
     from analognoise.jobs.sensitivity import rank_layers
 
-    with interruptible(GO_ON):
+    with interruptible(resumable=True):
         result = rank_layers(
             profile=profile,
             changes=(changed or (), scale or (), periphery),
@@ -290,6 +296,7 @@ def sensitivity(
             device=device,
             threads=threads,
             workers=workers,
+            scheduler=scheduler,
             out=out,
             force=force,
             say=note,

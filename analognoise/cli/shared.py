@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +17,6 @@ from rich.console import Console
 from analognoise.errors import DataError
 
 _MOST_SEEDS = 1000
-GO_ON = "interrupted: run the same command again to go on"
 
 
 def new_app(**settings: Any) -> typer.Typer:
@@ -34,16 +36,47 @@ def examples(*lines: str) -> str:
 
 
 class Interrupted(Exception):
-    """Ctrl-C, with what there is to say about it."""
+    """Ctrl-C, or a request to terminate.
+
+    Args:
+        resumable: whether the same command goes on from here.
+        signal: which of the two.
+    """
+
+    def __init__(self, resumable: bool, signal: int) -> None:
+        super().__init__()
+        self.resumable, self.signal = resumable, signal
+
+    def sentence(self, arguments: Sequence[str]) -> str:
+        """What to tell the user, who gave these arguments."""
+        if not self.resumable:
+            return "interrupted: nothing was kept"
+        # By force it would begin anew.
+        command = shlex.join(["analognoise", *(word for word in arguments if word != "--force")])
+        return f"interrupted: what is finished was kept, run the same command again to go on:\n  {command}"
+
+
+class _Terminated(KeyboardInterrupt):
+    """Somebody asked this process to end: it ends as by Ctrl-C, tidily."""
 
 
 @contextmanager
-def interruptible(text: str) -> Iterator[None]:
-    """Have Ctrl-C inside end the program with this text."""
+def interruptible(resumable: bool) -> Iterator[None]:
+    """Have Ctrl-C, and the signal to terminate, end the program tidily, and say how to go on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if here else None
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(text) from None
+    except KeyboardInterrupt as stopped:
+        terminated = isinstance(stopped, _Terminated)
+        raise Interrupted(resumable, signal.SIGTERM if terminated else signal.SIGINT) from None
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def split(values: list[str]) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from analognoise.evaluation.drift import MOST_CHIPS
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.statistics import check_confidence
+from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, TensorBatches, get_task
 from analognoise.tasks.loading import check_batches
@@ -33,7 +34,7 @@ from analognoise.training.recipes import Recipe, parse_method
 class Common:
     """What every kind of comparison is asked for, checked; the fields are those of :class:`Plan`."""
 
-    source: str | Task
+    source: str | Shared
     task: Task
     contenders: tuple[Contender, ...]
     chips: int
@@ -105,17 +106,26 @@ class Common:
         """
         return _build(self.task, 0)
 
-    def workers(self, asked: int | None, jobs: int) -> int:
-        """How many processes are worth having.
+    def workers(self, asked: int | Executor | None, jobs: int) -> int | Executor:
+        """How many processes are worth having; an executor is taken as it is.
 
         Raises:
             DataError: when several are, but the task cannot be sent to them.
+            WorkerError: when the executor is shut down.
         """
+        if isinstance(asked, Executor):
+            check_executor(asked)
+            self._check_travel()
+            return asked
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         count = max(1, min(cores if asked is None else asked, jobs))
-        if count > 1 and isinstance(self.source, Task):
-            _check_pickles(self.source)
+        if count > 1:
+            self._check_travel()
         return count
+
+    def _check_travel(self) -> None:
+        if not isinstance(self.source, str):
+            check_travel({f"task {self.task.name!r}": self.task})
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,7 @@ def settle(
     lr: float | None,
     batch_size: int | None,
     confidence: float,
-    workers: int | None,
+    workers: int | Executor | None,
     digital: Iterable[str] = (),
 ) -> Common:
     """Check the arguments that every kind of comparison has; nothing is written.
@@ -152,7 +162,7 @@ def settle(
         ("chips", chips),
         ("epochs", epochs),
         ("batch_size", batch_size),
-        ("workers", workers),
+        ("workers", None if isinstance(workers, Executor) else workers),
     ):
         if value is not None or name == "chips":
             whole_number(name, value)
@@ -174,7 +184,7 @@ def settle(
     if found.validation is not None:
         check_batches(found.validation, f"validation of task {found.name!r}", found.forward is not None)
     return Common(
-        source=task,
+        source=task if isinstance(task, str) else Shared(task),
         task=found,
         contenders=contenders,
         chips=chips,
@@ -264,14 +274,3 @@ def _build(task: Task, seed: int) -> nn.Module:
             f"build of task {task.name!r} gave {type(model).__name__}, expected a torch.nn.Module"
         )
     return model
-
-
-def _check_pickles(task: Task) -> None:
-    try:
-        pickle.dumps(task)
-    except Exception as problem:
-        raise DataError(
-            f"task {task.name!r} cannot be sent to worker processes ({problem}): use functions of a module "
-            "instead of "
-            "lambdas, name it as package.module:callable, or set workers=1"
-        ) from problem

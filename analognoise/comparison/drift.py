@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -141,6 +142,7 @@ def compare(
     lr: float | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     compensation: str | Iterable[str] = "global",
     calibration_batches: int = 10,
     digital: Iterable[str] = (),
@@ -176,6 +178,9 @@ def compare(
         lr: learning rate at the start; None takes the task's.
         batch_size: None takes the task's.
         workers: processes; None takes one per core.
+        executor: instead of ``workers``, any ``concurrent.futures.Executor``, as for
+            :func:`analognoise.evaluate_drift`: a task is one training, or one model on the chips of one
+            profile. All its workers must see the folder ``out``. It is left open.
         compensation: drift compensations: "global", "column", "none", "batchnorm", "affine", or as in
             "global+batchnorm". Every model is evaluated with each; all but "global" stand behind the
             profile's name in rows and tables.
@@ -195,7 +200,10 @@ def compare(
             UnitError, DataError, ModelError, ConversionError, or ResultsError when ``out`` holds another run.
             Also when a worker process dies.
         TrainingError: when every method's training failed.
+        WorkerError: when an executor is shut down, or workers die of the same task again and again.
     """
+    if executor is not None and workers is not None:
+        raise DataError(f"workers={workers} and an executor are given: leave one of them out")
     whole_number("calibration_batches", calibration_batches)
     compensations = compensation_list(compensation)
     devices = _devices(profiles)
@@ -214,7 +222,7 @@ def compare(
         digital=digital,
     )
     trainings = common.trainings(lambda contender: _variants(contender, devices))
-    count = common.workers(workers, len(trainings))
+    count = common.workers(executor or workers, len(trainings))
     tested, calibrating = common.test_data(), None
     if _recalibrates(compensations):
         inputs = common.task.train(common.seeds[0], common.batch_size)

@@ -15,14 +15,10 @@ from typing import Any
 from analognoise.comparison.jobs import FORMAT, write_json
 from analognoise.comparison.settings import Plan, Training
 from analognoise.errors import ResultsError
+from analognoise.evaluation.lock import held
 from analognoise.evaluation.store import AnyRow, format_rows, header_of
 from analognoise.report.table import write_whole
 from analognoise.tasks.weights import file_digest
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there two runs in one folder are found out by results.csv only
-    fcntl = None  # type: ignore[assignment]
 
 RUN, RESULTS, SUMMARY, TEXT, MODELS = "run.json", "results.csv", "summary.csv", "summary.md", "models"
 _OWN = (RUN, RESULTS, SUMMARY, TEXT)
@@ -47,7 +43,7 @@ class Folder:
         self.path, self.plan, self.force = path, plan, force
         self.models, self.results = path / MODELS, path / RESULTS
         _check_place(path)
-        there = self._read()
+        self._there = there = self._read()
         self._replaced = self._left_by(there) if force and there else []
         self._old = None if force else there
         change = self._difference(self._old) if self._old else ""
@@ -58,7 +54,9 @@ class Folder:
         """The run.json that is there. What no comparison's run.json stands by stays, by force too."""
         if (self.path / RUN).is_file():
             return read_run(self.path, self.plan.command, self.plan.noun, any_format=self.force)
-        for name in (*_OWN, MODELS):
+        # Empty it is of a run that was killed before it wrote anything.
+        begun = [MODELS] if self.models.is_file() or any(self.models.glob("*")) else []
+        for name in (*_OWN, *begun):
             if (self.path / name).exists():
                 raise ResultsError(
                     f"output folder {self.path} holds {name} but no {RUN} that says whose it is: choose "
@@ -92,15 +90,23 @@ class Folder:
         """Make the folder and hold it against other processes; with force, first delete what a run left in
         it.
         """
-        self.models.mkdir(parents=True, exist_ok=True)
-        with _locked(self.models):
+        with held(self.models, self.path):
+            if self._read() != self._there:
+                raise ResultsError(f"output folder {self.path} was changed by another process: run again")
             for file in self._replaced:
-                file.unlink(missing_ok=True)
+                # Without it nobody knew whose the others are, should this be killed; it is written anew.
+                if file.name != RUN:
+                    file.unlink(missing_ok=True)
             for part in self.models.glob("*.part"):
                 part.unlink()
             if self._old is None or self._old["run_id"] != self.plan.run_id:
                 self.write_run(command=list(command))
             yield
+
+    @property
+    def seen_by_workers(self) -> str:
+        """Where the models are, for workers that may run elsewhere in the same file system."""
+        return str(self.models.absolute())
 
     @property
     def trained(self) -> set[str]:
@@ -235,24 +241,6 @@ def _check_place(path: Path) -> None:
             if not os.access(place, os.W_OK | os.X_OK):
                 raise ResultsError(f"output folder {path} cannot be written to: no permission in {place}")
             return
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResultsError(
-                f"another process is working in {folder.parent}: wait for it, or choose another folder"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _common(side: dict[str, Any], there: dict[str, Any], here: dict[str, Any], plan: Plan) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Tr
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import TrainingError
+from analognoise.errors import TrainingError, WorkerError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.store import Row
+from analognoise.pool import Shared
 from analognoise.tasks import Task, get_task, load_for_chip, save_weights
 from analognoise.training.fit import Epoch, fit
 from analognoise.training.measure import measure
@@ -38,9 +40,9 @@ def named_task(name: str) -> Task:
     return get_task(name)
 
 
-def task_of(source: str | Task) -> Task:
+def task_of(source: str | Shared) -> Task:
     """The task that a job is about."""
-    return named_task(source) if isinstance(source, str) else source
+    return named_task(source) if isinstance(source, str) else cast(Task, source.value)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class TrainJob:
         folder: where the files go.
     """
 
-    source: str | Task
+    source: str | Shared
     training: Training
     folder: str
 
@@ -65,6 +67,11 @@ class TrainJob:
     def run(self, emit: Emit) -> dict[str, Any]:
         """Train; emits an :class:`Epoch` after each. Returns what the JSON file holds."""
         training, task = self.training, task_of(self.source)
+        if not Path(self.folder).is_dir():
+            raise WorkerError(
+                f"a worker on {socket.gethostname()} does not see {self.folder}: put the output folder on a "
+                "file system that all workers share"
+            )
         path = Path(self.folder) / f"{training.stem}.safetensors"
         record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
         model = task.build(training.seed)
@@ -132,7 +139,7 @@ class EvaluateJob:
         known: rows that are there already.
     """
 
-    source: str | Task
+    source: str | Shared
     training: Training
     on: Chips
     folder: str

@@ -18,7 +18,7 @@ from analognoise.comparison.settings import Evaluation, Plan, Training
 from analognoise.comparison.sharpness import measure_all
 from analognoise.errors import ResultsError, TrainingError
 from analognoise.evaluation.store import AnyRow, ResultStore
-from analognoise.pool import run_jobs
+from analognoise.pool import enough, run_jobs, size_of
 from analognoise.report.numbers import one_value
 from analognoise.training.fit import Epoch
 
@@ -159,7 +159,7 @@ class _Run:
         jobs: list[TrainJob | Evaluation] = []
         for training, record in self.records.items():
             if record is None:
-                jobs.append(TrainJob(self.plan.source, training, str(self.folder.models)))
+                jobs.append(TrainJob(self.plan.source, training, self.folder.seen_by_workers))
                 self.total += _EPOCH_WEIGHT * training.epochs * training.recipe.gradients_per_step
                 self.total += sum(job.size for job in self._evaluations(training))
             elif "error" not in record:
@@ -171,7 +171,7 @@ class _Run:
             return
         self.folder.check_versions()
         try:
-            run_jobs(jobs, min(self.plan.workers, len(jobs)), self._found, self._finished)
+            run_jobs(jobs, enough(self.plan.workers, len(jobs)), self._found, self._finished)
         finally:
             self.store.close()
 
@@ -182,11 +182,13 @@ class _Run:
     def _announce(self) -> None:
         trainings, rows = len(self.records), sum(job.size for t in self.records for job in self._every(t))
         names = [contender.name for contender in self.plan.contenders]
+        workers = self.plan.workers
+        count = workers if isinstance(workers, int) else size_of(workers)
         self.tell(
             "plan",
             f"{len(names)} methods × {len(self.plan.seeds)} training seeds = {trainings} models, {rows} "
             "rows, "
-            f"on {self.plan.workers} worker(s)",
+            f"on {count} worker(s)",
         )
         if self.reused_models:
             self.tell("reused", f"{self.reused_models} of {trainings} models reused")
@@ -224,7 +226,7 @@ class _Run:
         return "; ".join([*parts, *([f"{chips} chips"] if chips > plan.chips else [])])
 
     def _every(self, training: Training) -> list[Evaluation]:
-        plan, folder = self.plan, str(self.folder.models)
+        plan, folder = self.plan, self.folder.seen_by_workers
         return [
             plan.evaluation(
                 training, on, folder, tuple(self.rows.get((on.name, training.method, training.seed), ()))

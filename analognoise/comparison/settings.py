@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 from analognoise.devices.profile import DeviceProfile
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.store import AnyRow
-from analognoise.pool import Job
+from analognoise.pool import Job, Shared
 from analognoise.report.layout import Layout
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method
@@ -140,7 +141,7 @@ class Plan:
     """A whole comparison, checked.
 
     Attributes:
-        source: the task as workers get it: its name, or itself.
+        source: the task as workers get it: its name, or itself, once for each of them.
         task: the task.
         contenders: the methods.
         chips: chips for every model and condition.
@@ -150,7 +151,7 @@ class Plan:
         lr: learning rate at the start, likewise.
         batch_size: samples in a batch; None leaves it to the task.
         confidence: coverage of the intervals.
-        workers: processes.
+        workers: number of processes, or an executor.
         trainings: every model to train, by method, then seed.
         test_data: digest of the test data.
         model: what run.json says of the network.
@@ -164,7 +165,7 @@ class Plan:
         pictures: patterns of the pictures' names.
     """
 
-    source: str | Task
+    source: str | Shared
     task: Task
     contenders: tuple[Contender, ...]
     chips: int
@@ -174,7 +175,7 @@ class Plan:
     lr: float
     batch_size: int | None
     confidence: float
-    workers: int
+    workers: int | Executor
     trainings: tuple[Training, ...]
     test_data: str
     model: dict[str, Any]

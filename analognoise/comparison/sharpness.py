@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analognoise.comparison.folder import Folder, read_record
-from analognoise.comparison.jobs import Emit, named_task, write_json
+from analognoise.comparison.jobs import Emit, task_of, write_json
 from analognoise.comparison.settings import Plan, Training
 from analognoise.crossbar.compensation import split_name
 from analognoise.errors import AnalogNoiseError
 from analognoise.evaluation.statistics import better_when_higher
 from analognoise.landscape import KINDS, sharpness
-from analognoise.pool import run_jobs
-from analognoise.tasks import Task, load_for_chip
+from analognoise.pool import Shared, enough, run_jobs
+from analognoise.tasks import load_for_chip
 from analognoise.units import format_time
 
 FORMAT = 1
@@ -56,7 +56,7 @@ class SharpnessJob:
         data: digest of the test data.
     """
 
-    source: str | Task
+    source: str | Shared
     training: Training
     folder: str
     model: str
@@ -69,7 +69,7 @@ class SharpnessJob:
 
     def run(self, emit: Emit) -> None:
         """Measure; a kind that cannot be measured is stored with the reason."""
-        task = named_task(self.source) if isinstance(self.source, str) else self.source
+        task = task_of(self.source)
         path = Path(self.folder) / f"{self.training.stem}.safetensors"
         model = load_for_chip(task.build(self.training.seed), path)
         found: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def measure_all(
         tell: gets the kind of event, "sharpness", and a message for each model.
     """
     jobs = [
-        SharpnessJob(plan.source, training, str(folder.models), str(record["sha256"]), plan.test_data)
+        SharpnessJob(plan.source, training, folder.seen_by_workers, str(record["sha256"]), plan.test_data)
         for training, record in records.items()
         if record is not None
         and "error" not in record
@@ -116,7 +116,7 @@ def measure_all(
 
     if jobs:
         folder.check_versions()
-        run_jobs(jobs, min(plan.workers, len(jobs)), lambda *_: None, done)
+        run_jobs(jobs, enough(plan.workers, len(jobs)), lambda *_: None, done)
 
 
 def sharpness_table(folder: Path, run: dict[str, Any]) -> pd.DataFrame:

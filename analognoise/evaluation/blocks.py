@@ -57,11 +57,6 @@ class ChipBlock:
         which = f"chip {first}" if first == last else f"chips {first} to {last}"
         return f"{which} of {self.profile}"
 
-    @property
-    def shared(self) -> tuple[Shared, ...]:
-        """The evaluation."""
-        return (self.evaluation,)
-
     def run(self, emit: Callable[[Any], None]) -> list[Row]:
         """Measure all of them."""
         rows: list[Row] = self.evaluation.value.measure(self.places, self.ideal)

@@ -74,11 +74,6 @@ class Part:
         """What is done, in words."""
         return f"{self.label} on tiles"
 
-    @property
-    def shared(self) -> tuple[Shared, ...]:
-        """The network."""
-        return (self.network,)
-
     def measure(self, store: ResultStore | None) -> tuple[list[Row], int]:
         """The rows, and how many of them the store had."""
         network: Network = self.network.value

@@ -11,6 +11,7 @@ was killed and resumed leaves the same bytes as one that was not.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -390,6 +391,12 @@ def _parse(
     whole = raw.rfind(b"\n") + 1
     columns = header_of(kind)
     header = columns.encode()
+    if raw.startswith(codecs.BOM_UTF8):
+        raise ResultsError(
+            f"{path}, line 1: begins with a byte order mark, as a spreadsheet may save it; restore the file "
+            "or delete it"
+        )
+    _check_bytes(path, raw[:whole])
     if not raw[: len(header)] == header[: len(raw)]:
         raise ResultsError(
             f"{path}, line 1: found {raw.splitlines()[0][:80]!r}, expected the columns {columns.strip()!r}"
@@ -422,6 +429,17 @@ def _parse(
             stacklevel=3,
         )
     return rows, whole
+
+
+def _check_bytes(path: Path, raw: bytes) -> None:
+    """Raise at the first byte that no row holds: what a spreadsheet or a damaged disk leaves."""
+    for byte, what in (
+        (b"\r", "a carriage return (Windows line ends, as a spreadsheet may save them)"),
+        (b"\0", "a NUL byte"),
+    ):
+        if byte in raw:
+            line = raw.count(b"\n", 0, raw.index(byte)) + 1
+            raise ResultsError(f"{path}, line {line}: holds {what}; restore the file or delete it")
 
 
 def _parse_line(line: bytes, kind: type[AnyRow]) -> AnyRow:

@@ -18,6 +18,7 @@ from analognoise.devices.whatif import Changes
 from analognoise.errors import ProfileError
 from analognoise.jobs.output import Output
 from analognoise.jobs.setup import Say, WhatIf
+from analognoise.jobs.sharing import cluster
 from analognoise.progress import Advance, progress_bar
 
 
@@ -51,6 +52,8 @@ def compare_methods(
     changes: WhatIf = ((), (), None),
     methods: Sequence[str],
     out: Path,
+    workers: int | None = None,
+    scheduler: str | None = None,
     say: Say = print,
     **settings: Any,
 ) -> Compared:
@@ -62,6 +65,8 @@ def compare_methods(
         changes: of profiles, as ``--set``, ``--scale`` and ``--periphery`` take them.
         methods: recipes.
         out: output folder.
+        workers: processes; None takes one per core.
+        scheduler: address of a Dask scheduler whose workers share the work.
         say: gets lines for the user.
         settings: as :func:`analognoise.comparison.compare`.
 
@@ -75,10 +80,17 @@ def compare_methods(
             "by layer"
         )
     devices = Changes.parse(*changes).apply([load_profile(profile) for profile in profiles])
-    with ExitStack() as stack:
+    with cluster(workers, scheduler) as executor, ExitStack() as stack:
         progress = _Progress(stack, say)
         found = compare_on_chips(
-            task, profiles=devices, methods=methods, out=out, on_event=progress.event, **settings
+            task,
+            profiles=devices,
+            methods=methods,
+            out=out,
+            workers=workers,
+            executor=executor,
+            on_event=progress.event,
+            **settings,
         )
     return Compared(found)
 

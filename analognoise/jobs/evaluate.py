@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from analognoise.jobs.setup import (
     try_batch,
     weights_of,
 )
+from analognoise.jobs.sharing import sharing
 from analognoise.jobs.single_chips import check_single_chips, with_single_chips
 from analognoise.report.numbers import one_value
 from analognoise.tasks import Task
@@ -165,6 +167,8 @@ def evaluate_model(
     batch_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
+    workers: int = 1,
+    scheduler: str | None = None,
     out: Path | None = None,
     force: bool = False,
     say: Say = print,
@@ -199,7 +203,9 @@ def evaluate_model(
             by default a task's training data, or (ranges alone) the test data.
         batch_size: for ``data``, if it takes one.
         device: where torch computes.
-        threads: of torch.
+        threads: of torch, in every process.
+        workers: processes that share the chips; they change no result.
+        scheduler: address of a Dask scheduler whose workers share them.
         out: folder for results; None writes nothing.
         force: replace what another run left in the folder.
         say: gets lines for the user.
@@ -223,7 +229,7 @@ def evaluate_model(
         checked_precision(precision, chips, max_chips)
     run = load_forward(forward, found)
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
-    with torch_threads(threads):
+    with torch_threads(threads), sharing(workers, scheduler) as executor, ExitStack() as stack:
         network = build_model(found, model, weights, seed, device, for_chip=True)
         check_finite(network)
         named = (
@@ -281,7 +287,10 @@ def evaluate_model(
             )
             for v in variants
         ]
-        store = None if folder is None else _store(folder, runs)
+        store = None
+        if folder is not None:
+            stack.enter_context(folder.held())
+            store = stack.enter_context(_store(folder, runs))
         reports = [
             evaluate_drift(
                 variant.model,
@@ -296,43 +305,46 @@ def evaluate_model(
                 forward=run,
                 out=store,
                 progress=sys.stderr.isatty(),
+                executor=executor,
                 **variant.recalibration,
             )
             for variant in variants
         ]
-    result = Evaluated(tuple(reports), floor, quantile, yield_at, out)
-    if folder is not None and store is not None:
-        store.close()
-        rows = pd.concat([report.frame for report in reports], ignore_index=True)
-        reused = sum(report.reused for report in reports)
-        if reused:
-            say(f"evaluation: reused {reused} of {len(rows)} results in {out}")
-        known = {row.key for report in reports for row in report.rows}
-        others = [row for row in store.rows if row.key not in known]
-        if others:
-            say(f"evaluation: {unasked(others, rows['time_s'], max(report.chips for report in reports))}")
-        settings = _settings(placements, found, model, data, weights, reports, device, threads)
-        settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
-        settings |= {"quantile": quantile, "yield_at": yield_at}
-        if sampling != "full":
-            settings["sampling"] = {
-                report.rows[0].profile: {**report.sampling.to_dict(), "text": report.sampling.sentence}
-                for report in reports
-                if report.sampling
-            }
-        if precision is not None:
-            settings["precision"] = {
-                report.rows[0].profile: report.precision.to_dict() for report in reports if report.precision
-            }
-        if source is not None:
-            settings["calibration"] = source
-        if calibrating is not None:
-            settings["recalibration"] = calibration or "training data of the task"
-            settings["calibration_batches"] = len(calibrating)
-        settings["weights_file"] = None if weights is None else str(weights)
-        models = {report.rows[0].profile: report.describe for report in reports}
-        write_summary(folder.path, rows, settings, models)
-        folder.finish(settings, profiles=contents(placements), model={"profiles": models})
+        result = Evaluated(tuple(reports), floor, quantile, yield_at, out)
+        if folder is not None and store is not None:
+            store.close()
+            rows = pd.concat([report.frame for report in reports], ignore_index=True)
+            reused = sum(report.reused for report in reports)
+            if reused:
+                say(f"evaluation: reused {reused} of {len(rows)} results in {out}")
+            known = {row.key for report in reports for row in report.rows}
+            others = [row for row in store.rows if row.key not in known]
+            if others:
+                say(f"evaluation: {unasked(others, rows['time_s'], max(report.chips for report in reports))}")
+            settings = _settings(placements, found, model, data, weights, reports, device, threads)
+            settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
+            settings |= {"quantile": quantile, "yield_at": yield_at}
+            if sampling != "full":
+                settings["sampling"] = {
+                    report.rows[0].profile: {**report.sampling.to_dict(), "text": report.sampling.sentence}
+                    for report in reports
+                    if report.sampling
+                }
+            if precision is not None:
+                settings["precision"] = {
+                    report.rows[0].profile: report.precision.to_dict()
+                    for report in reports
+                    if report.precision
+                }
+            if source is not None:
+                settings["calibration"] = source
+            if calibrating is not None:
+                settings["recalibration"] = calibration or "training data of the task"
+                settings["calibration_batches"] = len(calibrating)
+            settings["weights_file"] = None if weights is None else str(weights)
+            models = {report.rows[0].profile: report.describe for report in reports}
+            write_summary(folder.path, rows, settings, models)
+            folder.finish(settings, profiles=contents(placements), model={"profiles": models})
     return result
 
 
@@ -386,8 +398,6 @@ def _calibration_data(
 
 def _store(folder: JobFolder, runs: Sequence[DriftEvaluation]) -> ResultStore:
     """The results file, if all that it holds belongs to these runs."""
-    if folder.force:
-        folder.open()
     store: ResultStore[Row] = ResultStore(folder.path / RESULTS_FILE)
     known = {run.run_id for run in runs}
     other = next((row for row in store.rows if row.run_id not in known), None)

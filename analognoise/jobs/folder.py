@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from analognoise.comparison.folder import versions
 from analognoise.errors import ResultsError
+from analognoise.evaluation.lock import held
 from analognoise.evaluation.store import Row
 from analognoise.report.table import write_whole
 from analognoise.units import format_time
@@ -53,7 +55,10 @@ class JobFolder:
                 f"folder {path} holds a run of 'analognoise {self.found.get('job', 'compare')}': "
                 "name another folder"
             )
-        own = (*self.files, RUN_FILE) if self.found is not None or force else tuple(resumable)
+        # A run that was killed while it wrote its tables goes on, too; whose the rows are is seen to later.
+        begun = any((path / name).is_file() for name in resumable)
+        own = (*self.files, RUN_FILE) if self.found is not None or force or begun else ()
+        own = (*own, *(f".{name}.part" for name in own))
         strange = sorted(
             item.name for item in path.iterdir() if not any(fnmatch(item.name, pattern) for pattern in own)
         )
@@ -80,6 +85,18 @@ class JobFolder:
                     f"{_show(wanted.get(name))} now): name another folder, or replace it with --force"
                 )
         return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder against other processes; what ``force`` replaces goes first.
+
+        Raises:
+            ResultsError: when another process works in it, or it cannot be written to.
+        """
+        with held(self.path):
+            if self.force:
+                self.open()
+            yield
 
     def open(self) -> Path:
         """Make the folder ready to be written to, and empty of what ``force`` replaces.

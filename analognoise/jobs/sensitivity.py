@@ -15,13 +15,13 @@ from analognoise.calibration import ranges
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.description import Description
 from analognoise.devices.whatif import Changes
-from analognoise.errors import DataError, ResultsError
+from analognoise.errors import ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
-from analognoise.evaluation.store import HEADER, ResultStore, Row, format_rows
+from analognoise.evaluation.store import ResultStore, Row
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.evaluate import test_data
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
@@ -40,6 +40,7 @@ from analognoise.jobs.setup import (
     try_batch,
     weights_of,
 )
+from analognoise.jobs.sharing import sharing
 from analognoise.report.files import write_whole
 from analognoise.report.sensitivity_plot import save_sensitivity
 
@@ -104,6 +105,7 @@ def rank_layers(
     device: str = "cpu",
     threads: int = 1,
     workers: int = 1,
+    scheduler: str | None = None,
     force: bool = False,
     say: Say = print,
 ) -> Ranked:
@@ -114,7 +116,8 @@ def rank_layers(
         out: folder for everything.
         changes: of the profile, as ``--set``, ``--scale`` and ``--periphery`` take them.
         digital: patterns of layer names that stay digital throughout.
-        workers: processes; they change no result.
+        workers: processes that share the layers; they change no result.
+        scheduler: address of a Dask scheduler whose workers share them.
         task, model, data, weights, times, chips, metric, forward, seed, compensation, calibration,
             batch_size, device, threads, force, say: as for :func:`analognoise.jobs.evaluate.evaluate_model`.
 
@@ -125,14 +128,11 @@ def rank_layers(
     (placement,) = load_placements([profile], changed)
     seconds = placement.times(times)
     whole_number("--chips", chips, 1, MOST_CHIPS)
-    whole_number("--workers", workers, 1)
-    if workers > 1 and threads > 1:
-        raise DataError(f"--workers {workers} compute with one thread each: leave out --threads {threads}")
     found = either_trained(task, model, weights, seed)
     measured = metric_of(metric, found)
     run = load_forward(forward, found)
     folder = JobFolder(out, "sensitivity", FILES, force, (RESULTS_FILE,))
-    with torch_threads(threads), ExitStack() as stack:
+    with torch_threads(threads), sharing(workers, scheduler) as executor, ExitStack() as stack:
         network = build_model(found, model, weights, seed, device, for_chip=True)
         check_finite(network)
         named = (
@@ -163,44 +163,41 @@ def rank_layers(
             compensation=compensation,
             ranges=ranges(whole),
             out=store,
-            workers=workers,
+            executor=executor,
             progress=sys.stderr.isatty(),
         )
-    if report.reused:
-        say(f"sensitivity: reused {report.reused} of {len(report.measured)} results in {out}")
-    others = [row for row in store.rows if row.chip >= chips or row.time_s not in report.times]
-    if others:
-        say(f"sensitivity: {unasked(others, report.times, chips)}")
-    if workers > 1:
-        # Workers finish in any order; the file is as one process alone would have left it.
-        store.close()
-        ordered = {row.key: row for row in (*report.measured, *store.rows)}
-        write_whole(out / RESULTS_FILE, (HEADER + format_rows(ordered.values())).encode())
-    _write(out, report)
-    settings = {
-        "task": found.name if found else None,
-        "model": model,
-        "data": data,
-        "weights": weights_of(weights),
-        "profiles": {item.name: item.digest for item in placement.devices.values()},
-        "by_layer": placement.by_layer,
-        "digital": list(digital),
-        "times_s": list(report.times),
-        "chips": report.chips,
-        "seed": report.seed,
-        "metric": report.metric,
-        "higher_is_better": report.higher_is_better,
-        "compensation": compensation,
-        "confidence": report.confidence,
-        "device": device,
-        "threads": threads,
-        **changed.to_dict(),
-        **({} if source is None else {"calibration": source}),
-    }
-    models = {
-        report.everything[0].profile: report.description.to_dict() | {"not_read": list(report.not_read)}
-    }
-    folder.finish(settings, run_id=report.run_id, profiles=contents([placement]), model={"profiles": models})
+        if report.reused:
+            say(f"sensitivity: reused {report.reused} of {len(report.measured)} results in {out}")
+        others = [row for row in store.rows if row.chip >= chips or row.time_s not in report.times]
+        if others:
+            say(f"sensitivity: {unasked(others, report.times, chips)}")
+        _write(out, report)
+        settings = {
+            "task": found.name if found else None,
+            "model": model,
+            "data": data,
+            "weights": weights_of(weights),
+            "profiles": {item.name: item.digest for item in placement.devices.values()},
+            "by_layer": placement.by_layer,
+            "digital": list(digital),
+            "times_s": list(report.times),
+            "chips": report.chips,
+            "seed": report.seed,
+            "metric": report.metric,
+            "higher_is_better": report.higher_is_better,
+            "compensation": compensation,
+            "confidence": report.confidence,
+            "device": device,
+            "threads": threads,
+            **changed.to_dict(),
+            **({} if source is None else {"calibration": source}),
+        }
+        models = {
+            report.everything[0].profile: report.description.to_dict() | {"not_read": list(report.not_read)}
+        }
+        folder.finish(
+            settings, run_id=report.run_id, profiles=contents([placement]), model={"profiles": models}
+        )
     return Ranked(report, out)
 
 

@@ -1,7 +1,7 @@
 """Jobs in this process, in processes of our own, or in any ``concurrent.futures.Executor``; same results."""
 
 from analognoise.pool.processes import WorkerProcesses
-from analognoise.pool.run import Job, check_executor, run_jobs, size_of
+from analognoise.pool.run import Job, check_executor, enough, run_jobs, size_of
 from analognoise.pool.scheduler import connected
 from analognoise.pool.travel import Shared, check_travel, one_thread, threads_set
 
@@ -12,6 +12,7 @@ __all__ = [
     "check_executor",
     "check_travel",
     "connected",
+    "enough",
     "one_thread",
     "run_jobs",
     "size_of",

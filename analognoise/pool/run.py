@@ -15,17 +15,18 @@ from typing import Any, Protocol
 from analognoise.errors import DataError, WorkerError
 from analognoise.pool.processes import WorkerProcesses
 from analognoise.pool.scheduler import capacity, is_dask
-from analognoise.pool.travel import check_travel, dumps, perform, threads_set, versions
+from analognoise.pool.travel import Shared, check_travel, dumps, perform, threads_set, versions
 
 # A task that takes its worker with it takes three.
 ATTEMPTS = 3
+_SENDINGS = 10
 
 
 class Job(Protocol):
     """A piece of work that can be pickled. Done again it emits the same, in the same order.
 
-    It may say more: ``shared``, a tuple of :class:`analognoise.pool.Shared` things that it holds; and
-    ``exclusive = False``, that it can go on beside others in threads of one process, using none of what these
+    What it has in common with others are attributes of the type :class:`analognoise.pool.Shared`. It may have
+    ``exclusive = False``: then it can go on beside others in threads of one process, using none of what these
     share (generators, warnings).
     """
 
@@ -109,6 +110,11 @@ def check_executor(executor: Any, threads: int = 1) -> None:
         raise _closed(executor, error) from error
 
 
+def enough(workers: int | Executor, jobs: int) -> int | Executor:
+    """No more processes than there are jobs."""
+    return workers if isinstance(workers, Executor) else max(1, min(workers, jobs))
+
+
 def size_of(executor: Executor) -> int:
     """How many tasks an executor runs at once, as far as it says."""
     if is_dask(executor):
@@ -125,6 +131,7 @@ class _Running:
         self.content = _pickled(job)
         self.future: Future[bytes] | None = None
         self.attempts = 0
+        self.sent = 0  # how often with what it shares
         self.emitted = 0  # by the present attempt
         self.delivered = 0  # to this process, by all of them
 
@@ -232,7 +239,10 @@ class _Dispatch:
             return None
         kind, payload = pickle.loads(future.result())
         if kind == "missing":
-            self._submit(number, {item.key: item.bytes for item in getattr(task.job, "shared", ())})
+            task.sent += 1
+            if task.sent > _SENDINGS:
+                raise WorkerError(f"{task.job.title}: workers do not keep what was sent to them")
+            self._submit(number, {item.key: item.bytes for item in shared_by(task.job)})
             return None
         if kind == "error":
             raise payload
@@ -278,6 +288,11 @@ class _Dispatch:
             f"work goes on in {count} worker process{'es' * (count > 1)} of its own",
             stacklevel=9,
         )
+
+
+def shared_by(job: Job) -> list[Shared]:
+    """What a job has in common with others."""
+    return [value for value in vars(job).values() if isinstance(value, Shared)]
 
 
 def _pickled(job: Job) -> bytes:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -176,7 +180,7 @@ def test_a_killed_writer_leaves_a_file_to_go_on_with(tmp_path: Path) -> None:
         (3, "run1,p,,,0,1,accuracy,1,2,,0.5", "value is ''"),
         (3, ",p,,,0,1,accuracy,1,2,0.5,0.5", "run_id is empty"),
         (3, 'run1,"p,,,0,1,accuracy,1,2,0.5,0.5', "unexpected end"),
-        (3, "run1,p,,,0,1,accuracy,1,2,0.5,0.5\0\0", "digital is"),
+        (3, "run1,p,,,0,1,accuracy,1,2,0.5,0.5\0\0", "NUL byte"),
         (4, "other,p,,,0,1,accuracy,1,2,0.5,0.5", "holds run other, but this is run run1"),
     ],
 )
@@ -272,3 +276,79 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         ResultStore(tmp_path / "file" / "results.csv")
     with pytest.raises(ResultsError, match="does not exist"):
         read_results(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda raw: codecs.BOM_UTF8 + raw, "line 1: begins with a byte order mark"),
+        (lambda raw: raw.replace(b"\n", b"\r\n"), "line 1: holds a carriage return"),
+        (lambda raw: raw[:-1] + b"\r\n", "line 7: holds a carriage return"),
+        (lambda raw: raw.replace(b"accuracy", b"accu\0racy", 1), "line 2: holds a NUL byte"),
+        (lambda raw: raw + b"\0" * 64 + b"\n", "line 8: holds a NUL byte"),
+        (lambda raw: HEADER.encode() + raw, "line 2: time_s is 'time_s'"),
+        (lambda raw: raw[:250] + raw[300:], r"line \d: "),
+    ],
+)
+def test_what_spreadsheets_and_disks_do_is_named(tmp_path: Path, damage: Any, words: str) -> None:
+    path = tmp_path / "results.csv"
+    fill(path, 2)
+    path.write_bytes(damage(path.read_bytes()))
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match=words):
+        ResultStore(path, "run1")
+    assert path.read_bytes() == before
+
+
+def test_a_block_of_nul_at_the_end_is_a_cut_line(tmp_path: Path) -> None:
+    # What a file system may leave of an append after a crash of the machine.
+    path = tmp_path / "results.csv"
+    fill(path, 2)
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0" * 64)
+    with pytest.warns(UserWarning, match="cut short"):
+        fill(path, 2)
+    with pytest.warns(UserWarning, match="cut short"), ResultStore(path, "run1") as store:
+        store.append(block(2))
+    assert path.read_bytes()[: len(content)] == content
+    assert len(ResultStore(path, "run1")) == 9
+
+
+def test_a_disk_that_fills_up_leaves_whole_rows(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    fill(path, 2)
+    content = path.read_bytes()
+    with ResultStore(path, "run1") as store:
+        store.claim()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 20, before[1]))
+        try:
+            with pytest.raises(ResultsError, match=r"File too large\): the 6 rows in it are sound"):
+                store.append(block(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_bytes() == content
+        store.append(block(2))
+    fill(tmp_path / "whole.csv", 3)
+    assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_what_is_known_of_the_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "results.csv"
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with (
+        ResultStore(path, "run1") as store,
+        pytest.raises(ResultsError, match=r"needs about 0\.15 MB for 1000 rows, .* has 0\.01 MB left"),
+    ):
+        store.claim(1000)
+    assert not path.exists()
+
+
+def test_a_claim_holds_the_file_and_leaves_no_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    with ResultStore(path, "run1") as first:
+        first.claim()
+        with pytest.raises(ResultsError, match="another process is writing"):
+            ResultStore(path, "run1").claim()
+    assert not path.exists()

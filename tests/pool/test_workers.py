@@ -1,0 +1,319 @@
+"""Chips measured by workers: the rows of one process alone, whatever dies on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+import torch
+from torch import Tensor, nn
+
+from analognoise.conversion import convert_to_analog
+from analognoise.errors import DataError, ResultsError, WorkerError
+from analognoise.evaluation.blocks import split
+from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.evaluation.sensitivity import layer_sensitivity
+from analognoise.pool import WorkerProcesses, connected
+from analognoise.pool import run as pool_run
+
+# Workers cannot import this module: what it defines goes to them by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+TIMES = (1.0, 86400.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Net(nn.Module):
+    """Writes into a buffer whenever it is called, and can draw from the global generator."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Linear(16, 5)
+        self.noise = noise
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        return self.last(torch.relu(self.norm(self.first(x))))
+
+
+def network(noise: float = 0.0, devices: str = "pcm-ibm") -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return convert_to_analog(Net(noise).eval(), devices)
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[tuple[Tensor, Tensor]]:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        x = torch.randn(90, 12)
+    return list(zip(x.split(40), (x[:, :5].argmax(1)).split(40), strict=True))
+
+
+def forking() -> Executor:
+    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+
+
+def measured(model: nn.Module, batches: Any, path: Path | None = None, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return evaluate_drift(model, batches, TIMES, chips=options.pop("chips", 7), out=path, **options)
+
+
+@pytest.mark.parametrize("make", [forking, lambda: ThreadPoolExecutor(3)], ids=["processes", "threads"])
+@pytest.mark.parametrize("case", ["plain", "draws", "recalibrated", "loss"])
+def test_rows_and_file_are_those_of_one_process(
+    make: Callable[[], Executor], case: str, batches: Any, tmp_path: Path
+) -> None:
+    model = network(0.3 if case == "draws" else 0.0)
+    options: dict[str, Any] = {"metric": "loss"} if case == "loss" else {}
+    if case == "recalibrated":
+        with torch.random.fork_rng():
+            options = {"recalibrate": "affine", "calibration": [torch.randn(30, 12)]}
+    alone = measured(model, batches, tmp_path / "alone.csv", **options)
+    state, before = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
+    with make() as executor:
+        shared = measured(model, batches, tmp_path / "shared.csv", executor=executor, **options)
+        assert executor.submit(torch.get_num_threads).result() == 1
+    assert shared.rows == alone.rows
+    assert shared.run_id == alone.run_id
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # More chips than before are added, by workers too.
+    with make() as executor:
+        measured(model, batches, tmp_path / "shared.csv", chips=9, executor=executor, **options)
+    measured(model, batches, tmp_path / "alone.csv", chips=9, **options)
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+class Deadly:
+    """A metric that kills its worker, the first ``times`` times that a worker has computed ``calls`` batches.
+
+    What it notes in the folder: a file for each time that it was unpickled, and for each death.
+    """
+
+    def __init__(self, folder: Path, calls: int, times: int) -> None:
+        self.folder, self.calls, self.times, self.parent = folder, calls, times, os.getpid()
+        self.count = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if os.getpid() != self.parent:
+            (self.folder / f"unpickled-{os.getpid()}-{threading.get_ident()}").touch()
+
+    def __call__(self, output: Tensor, batch: Any) -> tuple[Tensor, int]:
+        self.count += 1
+        deaths = list(self.folder.glob("death-*"))
+        if os.getpid() != self.parent and self.count > self.calls and len(deaths) < self.times:
+            (self.folder / f"death-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (output.argmax(1) == batch[1]).sum(), len(output)
+
+
+def test_what_a_killed_worker_had_is_done_again(batches: Any, tmp_path: Path) -> None:
+    model, metric = network(), Deadly(tmp_path, 4, 1)
+    alone = measured(model, batches, tmp_path / "alone.csv", metric=metric)
+    with WorkerProcesses(2) as executor:
+        shared = measured(model, batches, tmp_path / "shared.csv", metric=metric, executor=executor)
+    assert len(list(tmp_path.glob("death-*"))) == 1
+    assert shared.rows == alone.rows
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    # Seven blocks and two or three processes: once each. (One more would be the parent's check.)
+    processes = {file.name.split("-")[1] for file in tmp_path.glob("unpickled-*")}
+    assert len(processes) <= 3
+
+
+def test_a_pool_that_broke_is_replaced(batches: Any, tmp_path: Path) -> None:
+    model, metric = network(), Deadly(tmp_path, 0, 1)
+    alone = measured(model, batches, metric=metric)
+    with forking() as executor, pytest.warns(UserWarning, match=r"which broke it .* 2 worker processes of"):
+        shared = evaluate_drift(model, batches, TIMES, chips=7, metric=metric, executor=executor)
+    assert shared.rows == alone.rows
+
+
+def test_a_task_that_kills_every_worker_is_named_and_what_was_done_is_kept(
+    batches: Any, tmp_path: Path
+) -> None:
+    model, metric = network(), Deadly(tmp_path, 0, 100)
+    path = tmp_path / "rows.csv"
+    with (
+        WorkerProcesses(1) as executor,
+        pytest.raises(WorkerError, match=r"during: chips 0 to 1 of pcm-ibm; it was tried 3 times.*goes on"),
+    ):
+        measured(model, batches, path, metric=metric, executor=executor)
+    assert len(list(tmp_path.glob("death-*"))) == 3
+    assert not path.exists()  # not even chip 0 was complete
+    alone = measured(model, batches, path, metric=metric)
+    assert alone.rows == measured(model, batches, metric=metric).rows
+
+
+class Odd(Exception):
+    """An exception that pickle cannot bring back."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def nan_later(output: Tensor, batch: Any) -> tuple[Tensor, int]:
+    parent = multiprocessing.parent_process()
+    return output.sum() * (float("nan") if parent is not None else 1), len(output)
+
+
+def odd_later(model: nn.Module, batch: Any) -> Tensor:
+    if multiprocessing.parent_process() is not None:
+        raise Odd(1, 2)
+    return model(batch[0])
+
+
+def test_errors_in_workers_are_told_here(batches: Any) -> None:
+    with forking() as executor, pytest.raises(DataError, match=r"chip \d at 1 \w+: .*nan"):
+        measured(network(), batches, metric=nan_later, executor=executor)
+    with forking() as executor, pytest.raises(WorkerError, match="Odd: 1 and 2"):
+        measured(network(), batches, forward=odd_later, executor=executor)
+
+
+def test_executors_that_cannot_work_are_told_before_anything_is(batches: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    closed = ThreadPoolExecutor(1)
+    closed.shutdown()
+    with pytest.raises(WorkerError, match=r"ThreadPoolExecutor takes no tasks .*after shutdown"):
+        measured(network(), batches, path, executor=closed)
+    with pytest.raises(DataError, match=r"executor is a int: give a concurrent\.futures\.Executor"):
+        measured(network(), batches, path, executor=4)
+    model = network()
+    model.first.guard = threading.Lock()
+    words = r"the model cannot be sent to workers: at 'first' \(attribute 'guard', a lock\)"
+    with ThreadPoolExecutor(1) as executor, pytest.raises(DataError, match=words):
+        measured(model, batches, path, executor=executor)
+    torch.set_num_threads(2)
+    with forking() as executor, pytest.raises(DataError, match=r"they would hang computing with 2 threads"):
+        measured(network(), batches, path, executor=executor)
+    assert not path.exists()
+
+
+def test_workers_of_other_versions_are_refused(batches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = pool_run.versions() | {"torch": "1.0"}
+    monkeypatch.setattr(pool_run, "versions", lambda: other)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(WorkerError, match=r"has torch .* from torch 1\.0"):
+        measured(network(), batches, executor=executor)
+
+
+@pytest.mark.parametrize("make", [forking, lambda: ThreadPoolExecutor(2)], ids=["processes", "threads"])
+def test_layers_are_ranked_alike(make: Callable[[], Executor], batches: Any, tmp_path: Path) -> None:
+    def ranked(name: str, **options: Any) -> Any:
+        # A metric that only cloudpickle takes.
+        scale = torch.ones(())
+
+        def metric(output: Tensor, batch: Any) -> tuple[Tensor, int]:
+            return scale * (output.argmax(1) == batch[1]).sum(), len(output)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return layer_sensitivity(
+                Net().eval(),
+                "pcm-ibm",
+                batches,
+                TIMES,
+                chips=3,
+                metric=metric,
+                out=tmp_path / name,
+                **options,
+            )
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        alone = ranked("alone.csv")
+        torch.manual_seed(0)
+        with make() as executor:
+            shared = ranked("shared.csv", executor=executor)
+    assert shared.frame.equals(alone.frame)
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    with ThreadPoolExecutor(1) as executor, pytest.raises(DataError, match="workers=2 and an executor"):
+        layer_sensitivity(Net(), "pcm-ibm", batches, workers=2, executor=executor)
+
+
+def test_blocks_are_whole_chips_in_order_and_neither_tiny_nor_few() -> None:
+    places = [(0, 86400.0), *((chip, time) for chip in range(1, 41) for time in TIMES)]
+    for seconds, workers in ((1e-6, 2), (0.2, 2), (30.0, 2), (1e-6, 100)):
+        blocks = split(places, seconds, workers)
+        assert [place for block in blocks for place in block] == places
+        assert all(one[-1][0] < other[0][0] for one, other in pairwise(blocks))
+        sizes = {len({chip for chip, _ in block}) for block in blocks[:-1]}
+        assert len(sizes) == 1
+        assert seconds * len(TIMES) * sizes.pop() < 1 + 2 * seconds
+        assert len(blocks) >= min(4 * workers, 41) * 0.75
+
+
+def test_a_second_writer_is_refused_before_it_computes(batches: Any, tmp_path: Path) -> None:
+    path, seen = tmp_path / "rows.csv", []
+
+    def metric(output: Tensor, batch: Any) -> tuple[Tensor, int]:
+        if path.exists() and not seen:
+            seen.append(path.stat().st_size)
+            with pytest.raises(ResultsError, match="another process is writing"):
+                evaluate_drift(network(), batches, TIMES, chips=2, out=path)
+        return output.sum(), len(output)
+
+    measured(network(), batches, path, metric=metric, chips=2)
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "silent", "nonsense"])
+def test_a_scheduler_that_does_not_answer(address: str) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, and says nothing
+        words = "did not answer within 0.5 s"
+        if address == "silent":
+            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        elif address == "nonsense":
+            words = "'nonsense' is no address"
+        with pytest.raises(WorkerError, match=words), connected(address, timeout=0.5):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dask_cluster_of_which_a_worker_is_killed(batches: Any, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    model, metric = network(), Deadly(tmp_path, 4, 1)
+    alone = measured(model, batches, tmp_path / "alone.csv", metric=metric)
+    options: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, **options) as cluster,
+        connected(cluster.scheduler_address) as executor,
+    ):
+        shared = measured(model, batches, tmp_path / "shared.csv", metric=metric, executor=executor)
+    assert len(list(tmp_path.glob("death-*"))) == 1
+    assert shared.rows == alone.rows
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+def test_chips_in_growing_numbers_are_shared_too(batches: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"chips": 10, "metric": "loss", "precision": 0.002, "max_chips": 60}
+    alone = measured(network(), batches, tmp_path / "alone.csv", **options)
+    with forking() as executor:
+        shared = measured(network(), batches, tmp_path / "shared.csv", executor=executor, **options)
+    assert len(alone.rows) > 2 * 10
+    assert shared.rows == alone.rows
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
