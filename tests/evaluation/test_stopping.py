@@ -211,3 +211,25 @@ def test_devices_on_which_nothing_is_random_need_no_more(
     assert isinstance(report.frame, pd.DataFrame)
     faulty = convert_to_analog(nn.Sequential(nn.Linear(8, 4)), "pcm-ibm")
     assert all(layer.analog.profile.is_random for layer in faulty.modules() if hasattr(layer, "analog"))
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (math.nan, r"chip 1 at 1 year: batch 0: the late has the sum nan .*expected finite numbers"),
+        (torch.zeros(3), r"chip 1 at 1 year: batch 0: the metric 'late' returned a sum of shape \(3,\)"),
+    ],
+)
+def test_a_metric_that_fails_on_the_way_is_named_with_chip_time_and_batch(
+    setting: tuple[nn.Module, list[tuple[Tensor, Tensor]]], returned: Any, words: str
+) -> None:
+    model, data = setting
+    calls = 0
+
+    def late(output: Tensor, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return (1.0 if calls < 5 else returned), 1  # digital, chip 0 twice, chip 1 at 1 s
+
+    with pytest.raises(DataError, match=words):
+        evaluate_drift(model, data, times="1s,1y", chips=10, precision=0.1, metric=late)
