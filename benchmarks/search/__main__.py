@@ -1,4 +1,4 @@
-"""Choose hyperparameters on the validation split: ``python -m benchmarks.search faults``; ``--help`` shows its options.
+"""Choose hyperparameters on the validation split: ``python -m benchmarks.search faults``, or ``noise``.
 
 What it prints goes to ``analognoise faults --methods`` or ``analognoise noise-sweep --methods``, which train
 with other seeds and report on the test split.
@@ -59,9 +59,8 @@ def main(
         frame.to_csv(publish / f"{study}-trials.csv", index=False)
         best.to_csv(publish / f"{study}-choices.csv", index=False)
     for row in best.to_dict("records"):
-        typer.echo(
-            f"{row['recipe']}:lr={row['lr']:g}    validation: {row['clean']:.4f} clean, {row['score']:.4f} disturbed"
-        )
+        judged = f"validation: {row['clean']:.4f} clean, {row['score']:.4f} disturbed"
+        typer.echo(f"{row['recipe']}:lr={row['lr']:g}    {judged}")
 
 
 if __name__ == "__main__":
