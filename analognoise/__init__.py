@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     )
     from analognoise.chip import digital, drift_to_, program_
     from analognoise.chip_file import load_chip, save_chip
-    from analognoise.comparison import compare
+    from analognoise.comparison import (
+        FaultComparison,
+        NoiseSweep,
+        compare,
+        compare_faults,
+        noise_sweep,
+    )
     from analognoise.computing import ComputingNoise, computing_noise, walking_noise
     from analognoise.conversion import convert_to_analog, convert_to_digital
     from analognoise.convertible import Problem, find_problems
@@ -77,6 +83,7 @@ _HOMES = {
     "DeviceLaw": "devices",
     "DeviceProfile": "devices",
     "DriftReport": "evaluation",
+    "FaultComparison": "comparison",
     "FaultModel": "memory",
     "FaultReport": "evaluation",
     "GaussianNoise": "training",
@@ -84,6 +91,7 @@ _HOMES = {
     "METHODS": "training.recipes",
     "Midpoint": "evaluation",
     "NoiseReport": "evaluation",
+    "NoiseSweep": "comparison",
     "Problem": "convertible",
     "ProfileFit": "fitting",
     "ProfileNoise": "training",
@@ -100,6 +108,7 @@ _HOMES = {
     "activation_sparsity": "sparsity",
     "calibrate_": "calibration",
     "compare": "comparison",
+    "compare_faults": "comparison",
     "computing_noise": "computing",
     "convert_to_analog": "conversion",
     "convert_to_digital": "conversion",
@@ -112,8 +121,8 @@ _HOMES = {
     "evaluate_faults": "evaluation",
     "evaluate_noise": "evaluation",
     "find_problems": "convertible",
-    "fit_midpoint": "evaluation",
     "fit": "training.fit",
+    "fit_midpoint": "evaluation",
     "fit_profile": "fitting",
     "layer_sensitivity": "evaluation",
     "learned_ranges": "calibration",
@@ -123,6 +132,7 @@ _HOMES = {
     "load_quantized": "tasks",
     "load_weights": "tasks",
     "memory_faults": "memory",
+    "noise_sweep": "comparison",
     "parse_method": "training.recipes",
     "periphery_in_training": "calibration",
     "program_": "chip",
@@ -154,12 +164,14 @@ __all__ = [
     "DeviceLaw",
     "DeviceProfile",
     "DriftReport",
+    "FaultComparison",
     "FaultModel",
     "FaultReport",
     "GaussianNoise",
     "Geometry",
     "Midpoint",
     "NoiseReport",
+    "NoiseSweep",
     "Problem",
     "ProfileFit",
     "ProfileNoise",
@@ -172,6 +184,7 @@ __all__ = [
     "activation_sparsity",
     "calibrate_",
     "compare",
+    "compare_faults",
     "computing_noise",
     "convert_to_analog",
     "convert_to_digital",
@@ -195,6 +208,7 @@ __all__ = [
     "load_quantized",
     "load_weights",
     "memory_faults",
+    "noise_sweep",
     "parse_method",
     "periphery_in_training",
     "program_",

@@ -204,6 +204,54 @@ Sharp = Annotated[
         "--sharpness",
     ),
 ]
+Bits = Annotated[str, _option("Bits of a stored weight, 2 to 8. Several: with commas.", "LIST")]
+SparsityList = Annotated[
+    str,
+    _option(
+        "Activation sparsity: none, high, top-k:0.1 (share kept), threshold:0.5, or a penalty in training: "
+        "l1:0.01, hoyer:0.1. Several: with commas.",
+        "LIST",
+    ),
+]
+FaultRates = Annotated[str, _option("Probabilities that a single bit is faulty, 0 to 1.", "LIST")]
+FaultKinds = Annotated[
+    str,
+    _option("flip, 0to1, 1to0 (bits that flip), stuck-at-0, stuck-at-1. Several: with commas.", "LIST"),
+]
+Encodings = Annotated[
+    str, _option("twos-complement or sign-magnitude; both: with a comma.", "LIST", "--encoding")
+]
+FaultyChips = Annotated[int, _option("Faulty memories for each model, kind and rate.", "N", "--chips")]
+SharpToo = Annotated[
+    bool,
+    _option(
+        "Measure each model's sharpness, too, and whether it goes with what is lost.",
+        None,
+        "--sharpness/--no-sharpness",
+    ),
+]
+Sigmas = Annotated[
+    str,
+    _option("Noise levels: FROM:TO:COUNT, evenly in the logarithm, or as in 0.1,0.3,1.", "RANGE|LIST"),
+]
+Repeats = Annotated[int, _option("Repetitions of each measurement, with draws of their own.", "N")]
+NoiseKinds = Annotated[str, _option("additive, multiplicative, mixed. Several: with commas.", "LIST")]
+NoisyLayers = Annotated[
+    str | None,
+    _option(
+        "Noisy layers: kinds (linear, conv, norm, activation, recurrent, attention), names, or as in "
+        "'features.*'; several: with commas (default: all).",
+        "LIST",
+    ),
+]
+PerLayer = Annotated[bool, _option("Measure noise on each layer alone, too.", None, "--per-layer")]
+Fluctuating = Annotated[
+    bool,
+    _option("Measure also with a σ that each repeat draws anew around each level.", None, "--fluctuating"),
+]
+Multiplicative = Annotated[
+    float | None, _option("For mixed noise: σ of its multiplicative part, which stays.", "X")
+]
 Epochs = Annotated[int | None, _option("Passes over the training data (default: the task's).", "N")]
 Rate = Annotated[float | None, _option("Learning rate at the start (default: the task's).", "X", "--lr")]
 BatchSize = Annotated[int | None, _option("Samples in a batch (default: the task's, or the data's).", "N")]

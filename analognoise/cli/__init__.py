@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from analognoise import __version__
-from analognoise.cli import lookups, profiles, runs
+from analognoise.cli import lookups, profiles, runs, sweeps
 from analognoise.cli.shared import Interrupted, new_app
 from analognoise.errors import AnalogNoiseError
 
@@ -27,6 +27,7 @@ app = new_app(
 )
 # Without a name its commands stand beside the others.
 app.add_typer(runs.app)
+app.add_typer(sweeps.app)
 app.add_typer(lookups.app)
 app.add_typer(profiles.app, name="profiles")
 

@@ -17,7 +17,11 @@ app = new_app()
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="What compare, evaluate or sensitivity wrote.", parser=o.path),
+        typer.Argument(
+            metavar="FOLDER",
+            help="What compare, faults, noise-sweep, evaluate or sensitivity wrote.",
+            parser=o.path,
+        ),
     ],
     as_json: o.AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The commands that compute: compare, train, evaluate, sensitivity."""
+"""The commands that compute on analog chips: compare, train, evaluate, sensitivity."""
 
 from __future__ import annotations
 

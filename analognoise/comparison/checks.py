@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from analognoise.comparison.settings import Contender, Training
+from analognoise.comparison.sparse import SparsityChoice
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, MethodError, ModelError
 from analognoise.evaluation.broken import refuse_broken
@@ -69,6 +70,7 @@ class Common:
                 start=starts[seed],
                 digital=self.digital,
                 variant=variant.name,
+                sparsity=variant.sparsity,
             )
             for contender in self.contenders
             for variant in variants(contender)
@@ -135,6 +137,7 @@ class Variant:
     recipe: Recipe
     profile: DeviceProfile | None = None
     name: str = ""
+    sparsity: SparsityChoice | None = None
 
 
 def settle(
@@ -142,6 +145,7 @@ def settle(
     methods: str | Iterable[str | Recipe | Contender],
     chips: int,
     *,
+    unit: str = "chips",
     seeds: Iterable[int],
     evaluation_seed: int,
     epochs: int | None,
@@ -157,14 +161,14 @@ def settle(
         AnalogNoiseError: of the class that fits, for the first thing that is wrong.
     """
     if isinstance(chips, int) and chips > MOST_CHIPS:
-        raise DataError(f"chips must be a whole number of at most {MOST_CHIPS}, found {chips}")
+        raise DataError(f"{unit} must be a whole number of at most {MOST_CHIPS}, found {chips}")
     for name, value in (
-        ("chips", chips),
+        (unit, chips),
         ("epochs", epochs),
         ("batch_size", batch_size),
         ("workers", None if isinstance(workers, Executor) else workers),
     ):
-        if value is not None or name == "chips":
+        if value is not None or name == unit:
             whole_number(name, value)
     check_confidence(confidence)
     found = get_task(task)

@@ -16,17 +16,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from torch import nn
+
 from analognoise.calibration import calibrate_, needs_calibration
 from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import TrainingError, WorkerError
+from analognoise.errors import SparsityError, TrainingError, WorkerError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.store import Row
 from analognoise.pool import Shared
-from analognoise.tasks import Task, get_task, load_for_chip, save_weights
+from analognoise.sparsity import activation_sparsity
+from analognoise.tasks import Task, get_task, load_for_chip, load_weights, save_weights
 from analognoise.training.fit import Epoch, fit
 from analognoise.training.measure import measure
 
@@ -43,6 +46,24 @@ def named_task(name: str) -> Task:
 def task_of(source: str | Shared) -> Task:
     """The task that a job is about."""
     return named_task(source) if isinstance(source, str) else cast(Task, source.value)
+
+
+def load_trained(training: Training, task: Task, folder: str) -> nn.Module:
+    """A stored model as its method trained it: with quantizers and sparse activations, where it has them."""
+    model = training.recipe.prepare(training.build(task), digital=training.digital, seed=training.seed)
+    load_weights(model, Path(folder) / f"{training.stem}.safetensors")
+    return model
+
+
+def _sparsity(model: nn.Module, task: Task) -> dict[str, Any] | None:
+    """Activation sparsity over the test data; None without activation layers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of dead layers the evaluation warns
+        try:
+            found = activation_sparsity(model, task.test, forward=task.forward)
+        except SparsityError:
+            return None
+    return {"overall": found.overall, "layers": {layer.name: layer.sparsity for layer in found.layers}}
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ class TrainJob:
     @property
     def title(self) -> str:
         """What the job does, in words."""
-        return f"training {self.training.method}, seed {self.training.seed}"
+        return f"training {self.training.title}"
 
     def run(self, emit: Emit) -> dict[str, Any]:
         """Train; emits an :class:`Epoch` after each. Returns what the JSON file holds."""
@@ -74,28 +95,28 @@ class TrainJob:
             )
         path = Path(self.folder) / f"{training.stem}.safetensors"
         record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
-        model = task.build(training.seed)
         trained = training.recipe.prepare(
-            model, profile=training.profile, digital=training.digital, seed=training.seed
+            training.build(task), profile=training.profile, digital=training.digital, seed=training.seed
         )
         try:
-            history = fit(
-                trained,
-                task.train(training.seed, training.batch_size),
-                recipe=training.recipe,
-                profile=training.profile,
-                epochs=training.epochs,
-                lr=training.lr,
-                momentum=MOMENTUM,
-                weight_decay=WEIGHT_DECAY,
-                schedule=SCHEDULE,
-                seed=training.seed,
-                validation=task.validation,
-                metric=task.metric,
-                loss=task.loss,
-                forward=task.forward,
-                on_epoch=cast(Callable[[Epoch], None], emit),
-            )
+            with training.penalised(trained, task.loss) as loss:
+                history = fit(
+                    trained,
+                    task.train(training.seed, training.batch_size),
+                    recipe=training.recipe,
+                    profile=training.profile,
+                    epochs=training.epochs,
+                    lr=training.lr,
+                    momentum=MOMENTUM,
+                    weight_decay=WEIGHT_DECAY,
+                    schedule=SCHEDULE,
+                    seed=training.seed,
+                    validation=task.validation,
+                    metric=task.metric,
+                    loss=loss,
+                    forward=task.forward,
+                    on_epoch=cast(Callable[[Epoch], None], emit),
+                )
         except TrainingError as error:
             record["error"] = str(error)
         else:
@@ -106,6 +127,8 @@ class TrainJob:
                 for name, data in (("validation", task.validation), ("test", task.test))
                 if data is not None
             }
+            if training.sparsity is not None:
+                record["activation_sparsity"] = _sparsity(trained, task)
         write_json(path.with_suffix(".json"), record)
         return record
 
@@ -171,7 +194,7 @@ class EvaluateJob:
         """
         task = task_of(self.source)
         path = Path(self.folder) / f"{self.training.stem}.safetensors"
-        model = load_for_chip(task.build(self.training.seed), path)
+        model = load_for_chip(self.training.build(task), path)
         chosen = keeping_digital(model, self.training.digital)
         tile, recalibration = split_compensation(self.on.compensation)
         analog = convert_to_analog(model, self.on.profile, filter_fn=chosen, compensation=tile)

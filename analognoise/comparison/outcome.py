@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -15,8 +16,10 @@ from rich.markdown import Markdown
 from analognoise.comparison.folder import MODELS, RESULTS, RUN, SUMMARY, TEXT, read_run
 from analognoise.comparison.sharpness import correlations, sharpness_markdown, sharpness_table
 from analognoise.crossbar.compensation import name_chips
+from analognoise.errors import ResultsError
 from analognoise.evaluation.statistics import summarise_methods
-from analognoise.evaluation.store import read_results
+from analognoise.evaluation.store import AnyRow, ResultStore, Row, rows_to_frame
+from analognoise.report.layout import DRIFT, Layout
 from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
@@ -31,7 +34,7 @@ class Failure:
     Attributes:
         method: name of the method.
         training_seed: which training.
-        profile: the device it trained for, if any.
+        profile: the device it trained for, or which of the method's models it is, if there is more than one.
         message: what happened.
     """
 
@@ -43,6 +46,107 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a comparison's folder holds.
+
+    Attributes:
+        path: the folder.
+        run: the content of run.json.
+        results: the rows that the last call asked for, with the condition in the layout's column.
+        failed: trainings that broke down.
+        layout: the names of the rows' columns.
+    """
+
+    path: Path
+    run: dict[str, Any]
+    results: pd.DataFrame
+    failed: tuple[Failure, ...]
+    layout: Layout
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for."""
+        return dict(self.run["settings"])
+
+    @property
+    def confidence(self) -> float:
+        """Coverage of the intervals."""
+        return float(self.run["settings"]["confidence"])
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files that every comparison has."""
+        names = {"results": RESULTS, "summary": SUMMARY, "text": TEXT, "run": RUN}
+        return {word: self.path / name for word, name in names.items()}
+
+    def sound(self, broken: pd.Series) -> pd.DataFrame:
+        """The rows without those of methods with a failed training; all, where nothing is complete."""
+        found = self.results[~broken]
+        return self.results if found.empty else found
+
+    def sharpness(self, results: pd.DataFrame | None = None) -> Sharp:
+        """What was measured of the models' sharpness, and how it goes with what the metric loses."""
+        table = sharpness_table(self.path / MODELS, self.run)
+        rows = self.results if results is None else results
+        related = correlations(table, rows, self.confidence, self.layout)
+        return Sharp(table, related, sharpness_markdown(table, related, self.confidence, self.layout))
+
+
+class Sharp(NamedTuple):
+    """Sharpness of the models: by model, its rank correlation with losses, and both in words."""
+
+    table: pd.DataFrame
+    related: pd.DataFrame
+    text: list[str]
+
+
+def stored(
+    folder: str | os.PathLike[str],
+    names: Callable[[dict[str, Any]], Iterable[str]],
+    positions: str,
+    *,
+    command: str = "compare",
+    noun: str = "a comparison",
+    row: type[AnyRow] = Row,
+    layout: Layout = DRIFT,
+) -> Stored:
+    """Read a comparison's folder.
+
+    Args:
+        folder: where it is.
+        names: gives the conditions that the settings ask for.
+        positions: the setting with the positions.
+        command: whose folder it must be.
+        noun: such a comparison in words.
+        row: kind of its rows.
+        layout: names of their columns.
+
+    Raises:
+        ResultsError: when the folder is not such a comparison's, or a file in it is damaged.
+    """
+    path = Path(folder)
+    run = read_run(path, command, noun)
+    settings = run["settings"]
+    rows: ResultStore[AnyRow] = ResultStore(path / RESULTS, kind=row)
+    if not rows.rows:
+        raise ResultsError(f"{path / RESULTS} holds no rows: run the same command again")
+    results = rows_to_frame(rows.rows, row)
+    conditions = [one.condition for one in rows.rows]
+    # A device on which nothing depends on time has rows at 0 s alone, whatever the times.
+    still = results.groupby(conditions)[layout.position].transform("max") == 0
+    kept = (
+        results["method"].isin([method["name"] for method in settings["methods"]])
+        & pd.Series(conditions).isin([*names(settings)])
+        & results["training_seed"].isin(settings["training_seeds"])
+        & (results["chip"] < settings[f"{layout.unit}s"])
+        & (results[layout.position].isin(settings[positions]) | (still if layout is DRIFT else False))
+    )
+    results[layout.group] = conditions
+    failed = tuple(Failure(**item) for item in run.get("failed", []))
+    return Stored(path, run, results[kept].reset_index(drop=True), failed, layout)
 
 
 @dataclass(frozen=True)
@@ -78,10 +182,12 @@ class Comparison:
     reused_models: int = 0
     reused_rows: int = 0
 
+    layout: ClassVar[Layout] = DRIFT
+
     @property
-    def compensation(self) -> str:
-        """The drift compensations used, with commas."""
-        return str(self.run["settings"]["compensation"])
+    def compensation(self) -> str | None:
+        """The drift compensations used, with commas; None where nothing drifts."""
+        return self.run["settings"].get("compensation")
 
     @property
     def confidence(self) -> float:
@@ -91,15 +197,22 @@ class Comparison:
     def print(self, console: Console | None = None) -> None:
         """Print the tables, what is analog, and which trainings failed."""
         console = console or Console()
-        print_summary(self.summary, console, compensation=self.compensation, confidence=self.confidence)
-        sharp = sharpness_markdown(self.sharpness, self.correlations, self.confidence)
+        self._print_tables(console)
+        sharp = sharpness_markdown(self.sharpness, self.correlations, self.confidence, self.layout)
         if sharp:
             console.print(Markdown("\n".join(sharp)))
-        for line in analog_lines(self.run["model"]["profiles"]):
+        for line in self._about():
             console.print(line, style="dim", markup=False)
         for failure in self.failed:
             text = f"failed: {failure.message} (training seed {failure.training_seed})"
             console.print(text, style="red", markup=False)
+
+    def _print_tables(self, console: Console) -> None:
+        print_summary(self.summary, console, compensation=self.compensation, confidence=self.confidence)
+
+    def _about(self) -> list[str]:
+        """What the numbers are of."""
+        return analog_lines(self.run["model"]["profiles"])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -108,9 +221,9 @@ class Comparison:
             "run_id": self.run["run_id"],
             "settings": self.run["settings"],
             "model": self.run["model"],
-            "summary": _plain(self.summary),
-            "sharpness": _plain(self.sharpness),
-            "correlations": _plain(self.correlations),
+            "summary": plain(self.summary),
+            "sharpness": plain(self.sharpness),
+            "correlations": plain(self.correlations),
             "failed": [failure.to_dict() for failure in self.failed],
             "files": {name: str(path) for name, path in self.paths.items()},
             "reused": {"models": self.reused_models, "rows": self.reused_rows},
@@ -128,26 +241,26 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     Raises:
         ResultsError: when the folder is not a comparison's, or a file in it is damaged.
     """
-    path = Path(folder)
-    run = read_run(path)
-    settings = run["settings"]
-    results = _asked(read_results(path / RESULTS), settings)
-    failed = tuple(Failure(**item) for item in run.get("failed", []))
-    broken = {failure.method for failure in failed}
-    sound = results[~results["method"].isin(broken)]
-    if sound.empty:
-        # Nothing is complete; what there is, is shown all the same.
-        sound = results
-    summary = _with_failed(summarise_methods(sound, confidence=settings["confidence"]), broken, settings)
-    paths = {"results": path / RESULTS, "summary": path / SUMMARY, "text": path / TEXT, "run": path / RUN}
+    found = stored(folder, _asked_for, "times_s")
+    broken = {failure.method for failure in found.failed}
+    sound = found.sound(found.results["method"].isin(broken))
+    summary = _with_failed(summarise_methods(sound, confidence=found.confidence), broken, found.settings)
+    paths = found.paths
     summary_csv(summary, paths["summary"])
-    paths |= _pictures(path, summary)
-    measured = sharpness_table(path / MODELS, run)
-    related = correlations(measured, results, settings["confidence"])
-    sharp = sharpness_markdown(measured, related, settings["confidence"])
-    write_whole(paths["text"], _text(run, summary, failed, sharp).encode())
+    paths |= _pictures(found.path, summary)
+    sharp = found.sharpness()
+    write_whole(paths["text"], _text(found, summary, sharp.text).encode())
     return Comparison(
-        path, results, summary, failed, paths, run, measured, related, reused_models, reused_rows
+        found.path,
+        found.results,
+        summary,
+        found.failed,
+        paths,
+        found.run,
+        sharp.table,
+        sharp.related,
+        reused_models,
+        reused_rows,
     )
 
 
@@ -169,21 +282,9 @@ def _with_failed(summary: pd.DataFrame, broken: set[str], settings: dict[str, An
     return found
 
 
-def _asked(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """The rows that the last call asked for: an earlier one may have asked for more."""
-    methods = [method["name"] for method in settings["methods"]]
-    # A device on which nothing depends on time has rows at 0 s alone, whatever the times.
-    still = results.groupby("profile")["time_s"].transform("max") == 0
-    kept = (
-        results["method"].isin(methods)
-        & results["profile"].isin(
-            [name_chips(p, c) for p in settings["profiles"] for c in settings["compensation"].split(",")]
-        )
-        & results["training_seed"].isin(settings["training_seeds"])
-        & (results["chip"] < settings["chips"])
-        & (results["time_s"].isin(settings["times_s"]) | still)
-    )
-    return results[kept].reset_index(drop=True)
+def _asked_for(settings: dict[str, Any]) -> list[str]:
+    """Devices with compensations."""
+    return [name_chips(p, c) for p in settings["profiles"] for c in settings["compensation"].split(",")]
 
 
 def _pictures(path: Path, summary: pd.DataFrame) -> dict[str, Path]:
@@ -202,25 +303,65 @@ def _pictures(path: Path, summary: pd.DataFrame) -> dict[str, Path]:
     return paths
 
 
-def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...], sharp: list[str]) -> str:
-    settings = run["settings"]
-    seeds = len(settings["training_seeds"])
+def _text(found: Stored, summary: pd.DataFrame, sharp: list[str]) -> str:
+    settings = found.settings
+    table = markdown_table(
+        summary, compensation=settings["compensation"], confidence=found.confidence, heading=2
+    )
+    times = ", ".join(format_time(seconds) for seconds in settings["times_s"])
+    return page(
+        found,
+        title="training methods on analog chips",
+        extent="for each model and device",
+        more=f", drift compensation: {settings['compensation']}",
+        body=[table.rstrip(), ""],
+        sharp=sharp,
+        about=["", *analog_markdown(found.run["model"]["profiles"])],
+        end=f"Drift times: {times}. Settings, versions and profiles: run.json.",
+    )
+
+
+def page(
+    found: Stored,
+    *,
+    title: str,
+    extent: str,
+    more: str = "",
+    body: list[str],
+    sharp: list[str],
+    about: list[str],
+    end: str,
+) -> str:
+    """The content of summary.md.
+
+    Args:
+        found: what the folder holds.
+        title: stands behind the task's name.
+        extent: what each number of chips is for.
+        more: further settings, for the first sentence.
+        body: the tables.
+        sharp: the section on sharpness.
+        about: what the models are, after the methods.
+        end: the last sentence.
+    """
+    settings, failed = found.settings, found.failed
+    seeds, unit = len(settings["training_seeds"]), found.layout.unit
+    chips = settings[f"{unit}s"]
     lines = [
-        f"# {settings['task']}: training methods on analog chips",
+        f"# {settings['task']}: {title}",
         "",
         f"{settings['description'].rstrip('.')}. {seeds} training seed{'s' if seeds > 1 else ''}, "
-        f"{settings['chips']} chip{'s' if settings['chips'] > 1 else ''} for each model and device, "
-        f"{settings['epochs']} epochs, drift compensation: {settings['compensation']}.",
+        f"{chips} {unit}{'s' if chips > 1 else ''} {extent}, "
+        f"{settings['epochs']} epochs{more}.",
         "",
-        markdown_table(
-            summary, compensation=settings["compensation"], confidence=settings["confidence"], heading=2
-        ).rstrip(),
-        "",
+        *body,
     ]
     if failed:
         lines += ["## Failed trainings", ""]
         lines += [
-            f"- {failure.method}, seed {failure.training_seed}: {failure.message}" for failure in failed
+            f"- {failure.method}{_variant(failure, found.layout)}, seed {failure.training_seed}: "
+            f"{failure.message}"
+            for failure in failed
         ]
         lines += [
             "",
@@ -236,15 +377,18 @@ def _text(run: dict[str, Any], summary: pd.DataFrame, failed: tuple[Failure, ...
             f"{method['gradients_per_step']} gradient{'s' if method['gradients_per_step'] > 1 else ''} per "
             "step"
         )
-    lines += ["", *analog_markdown(run["model"]["profiles"])]
-    if run.get("warnings"):
-        lines += ["", "## Warnings", "", *(f"- {text}" for text in run["warnings"])]
-    times = ", ".join(format_time(seconds) for seconds in settings["times_s"])
-    lines += ["", f"Drift times: {times}. Settings, versions and profiles: run.json.", ""]
-    return "\n".join(lines)
+    lines += about
+    if found.run.get("warnings"):
+        lines += ["", "## Warnings", "", *(f"- {text}" for text in found.run["warnings"])]
+    return "\n".join([*lines, "", end, ""])
 
 
-def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _variant(failure: Failure, layout: Layout) -> str:
+    """Which of a method's models, where it has several."""
+    return "" if layout is DRIFT or not failure.profile else f" ({failure.profile})"
+
+
+def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A frame's rows as plain values, with None for what is missing."""
     return [
         {str(key): None if pd.isna(value) else value for key, value in row.items()}

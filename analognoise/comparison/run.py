@@ -256,7 +256,7 @@ class _Run:
             test = result["digital"].get("test")
             metric = result["history"]["metric"]
             digital = f"digital {metric} {one_value(metric, test)}"
-            self.tell("trained", f"{job.training.method}, seed {job.training.seed}: {digital}")
+            self.tell("trained", f"{job.training.title}: {digital}")
             return self._evaluations(job.training)
         found = {row.run_id for row in self.rows[job.key]}
         if found != {result["run_id"]}:

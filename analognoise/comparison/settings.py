@@ -11,10 +11,14 @@ import hashlib
 import json
 import re
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
+from torch import nn
+
+from analognoise.comparison.sparse import Loss, SparsityChoice
 from analognoise.devices.profile import DeviceProfile
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.store import AnyRow
@@ -60,6 +64,7 @@ class Training:
         start: digest of the model's initial weights and the loss.
         digital: patterns of layer names that stay digital: no noise, no clipping.
         variant: what of the recipe tables do not call method, in short; empty where the method says all.
+        sparsity: of the model's activations; None where nobody asks.
     """
 
     method: str
@@ -74,6 +79,12 @@ class Training:
     start: str
     digital: tuple[str, ...] = ()
     variant: str = ""
+    sparsity: SparsityChoice | None = None
+
+    @property
+    def title(self) -> str:
+        """What is trained, in words."""
+        return ", ".join(filter(None, (self.method, self.variant, f"seed {self.seed}")))
 
     @property
     def stem(self) -> str:
@@ -98,7 +109,17 @@ class Training:
             "initial_weights": self.start,
             **_unless_empty(self.digital),
             **({"variant": self.variant} if self.variant else {}),
+            **({"sparsity": self.sparsity.to_dict()} if self.sparsity else {}),
         }
+
+    def build(self, task: Task) -> nn.Module:
+        """The model before its training."""
+        model = task.build(self.seed)
+        return self.sparsity.applied(model) if self.sparsity else model
+
+    def penalised(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
+        """The loss that the model is trained with."""
+        return nullcontext(loss) if self.sparsity is None else self.sparsity.penalised(model, loss)
 
     @cached_property
     def id(self) -> str:
@@ -239,7 +260,7 @@ class Plan:
                 for c in self.contenders
             ],
             **self.asked(),
-            "chips": self.chips,
+            f"{self.layout.unit}s": self.chips,
             "training_seeds": list(self.seeds),
             "evaluation_seed": self.evaluation_seed,
             "epochs": self.epochs,

@@ -23,6 +23,7 @@ from analognoise.errors import AnalogNoiseError
 from analognoise.evaluation.statistics import better_when_higher
 from analognoise.landscape import KINDS, sharpness
 from analognoise.pool import Shared, enough, run_jobs
+from analognoise.report.layout import DRIFT, Layout
 from analognoise.tasks import load_for_chip
 from analognoise.units import format_time
 
@@ -65,13 +66,13 @@ class SharpnessJob:
     @property
     def title(self) -> str:
         """What the job does, in words."""
-        return f"sharpness of {self.training.method}, seed {self.training.seed}"
+        return f"sharpness of {self.training.title}"
 
     def run(self, emit: Emit) -> None:
         """Measure; a kind that cannot be measured is stored with the reason."""
         task = task_of(self.source)
         path = Path(self.folder) / f"{self.training.stem}.safetensors"
-        model = load_for_chip(task.build(self.training.seed), path)
+        model = load_for_chip(self.training.build(task), path)
         found: dict[str, Any] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no direction of ascent: the value is 0
@@ -111,7 +112,7 @@ def measure_all(
     ]
 
     def done(job: SharpnessJob, _: None) -> Iterable[SharpnessJob]:
-        tell("sharpness", f"{job.training.method}, seed {job.training.seed}")
+        tell("sharpness", job.training.title)
         return []
 
     if jobs:
@@ -122,8 +123,8 @@ def measure_all(
 def sharpness_table(folder: Path, run: dict[str, Any]) -> pd.DataFrame:
     """One row per model and kind, as far as they were measured; from the files in the folder alone.
 
-    Columns: method, training_seed, profile (that the method trained for, or empty), kind, value,
-    standard_error, low and high (an eigenvalue's bracket), converged, error (why there is no value).
+    Columns: method, training_seed, profile (that the method trained for, or the variant, or empty), kind,
+    value, standard_error, low and high (an eigenvalue's bracket), converged, error (why there is no value).
     """
     rows = []
     for stem in run["settings"]["trainings"]:
@@ -138,7 +139,7 @@ def sharpness_table(folder: Path, run: dict[str, Any]) -> pd.DataFrame:
                 {
                     "method": training["method"],
                     "training_seed": training["training_seed"],
-                    "profile": (training["profile"] or {}).get("name", ""),
+                    "profile": (training["profile"] or {}).get("name") or training.get("variant", ""),
                     "kind": kind,
                     "value": item.get("value", math.nan),
                     "standard_error": item.get("standard_error"),
@@ -151,7 +152,9 @@ def sharpness_table(folder: Path, run: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(VALUE_COLUMNS))
 
 
-def correlations(table: pd.DataFrame, results: pd.DataFrame, confidence: float) -> pd.DataFrame:
+def correlations(
+    table: pd.DataFrame, results: pd.DataFrame, confidence: float, layout: Layout = DRIFT
+) -> pd.DataFrame:
     """Spearman's rank correlation over models between sharpness and what the metric loses on chips.
 
     A model's loss is its digital metric less the mean over its chips (the other way round for a metric that
@@ -161,29 +164,37 @@ def correlations(table: pd.DataFrame, results: pd.DataFrame, confidence: float) 
 
     Args:
         table: of :func:`sharpness_table`.
-        results: rows of the comparison.
+        results: rows of the comparison; where a method has several models for a seed, with a column
+            "variant" that says which.
         confidence: coverage of the intervals.
+        layout: names of the results' columns.
 
     Returns:
-        One row per profile, time and kind: columns profile, time_s, kind, models, correlation, low, high.
+        One row per profile, time and kind: columns profile, time_s (or what the layout calls them), kind,
+        models, correlation, low, high.
     """
+    results = layout.inwards(results)
     sign = 1 if better_when_higher(str(results["metric"].iloc[0])) else -1
+    model = ["method", "training_seed", *(["variant"] if "variant" in results else [])]
     lost = (
         results.assign(lost=sign * (results["digital"] - results["value"]))
-        .groupby(["profile", "time_s", "method", "training_seed"], sort=False)["lost"]
+        .groupby(["profile", "time_s", *model], sort=False)["lost"]
         .mean()
         .reset_index()
     )
     rows = []
     for (profile, time), part in lost.groupby(["profile", "time_s"], sort=False):
-        own = table[table["profile"].isin(["", split_name(str(profile))[0]])].drop(columns="profile")
-        joined = part.merge(own, on=["method", "training_seed"])
+        own = table.rename(columns={"profile": "variant"})
+        if "variant" not in model:
+            own = own[own["variant"].isin(["", split_name(str(profile))[0]])].drop(columns="variant")
+        joined = part.merge(own, on=model)
         for kind in table["kind"].drop_duplicates():
             pairs = joined.loc[joined["kind"] == kind, ["value", "lost"]].dropna().to_numpy(float)
             found = rank_correlation(pairs[:, 0], pairs[:, 1], confidence)
             rows.append((profile, time, kind, len(pairs), *found))
     columns = ["profile", "time_s", "kind", "models", "correlation", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    frame: pd.DataFrame = layout.outwards(pd.DataFrame(rows, columns=columns))
+    return frame
 
 
 def rank_correlation(
@@ -198,18 +209,25 @@ def rank_correlation(
     return float(_spearman(x[None], y[None])[0]), float(low), float(high)
 
 
-def sharpness_markdown(table: pd.DataFrame, related: pd.DataFrame, confidence: float) -> list[str]:
+def sharpness_markdown(
+    table: pd.DataFrame, related: pd.DataFrame, confidence: float, layout: Layout = DRIFT
+) -> list[str]:
     """The section of summary.md; empty where nothing was measured."""
     if table.empty:
         return []
+    related = layout.inwards(related)
+    label = format_time if layout is DRIFT else layout.label
+    if layout is not DRIFT:  # models of one method in several variants are no repetitions
+        names = zip(table["method"], table["profile"], strict=True)
+        table = table.assign(method=[", ".join(filter(None, pair)) for pair in names])
     kinds = list(table["kind"].drop_duplicates())
     means = table.pivot_table("value", "method", "kind", aggfunc="mean", sort=False, dropna=False)
     lines = [
         "## Sharpness",
         "",
-        "Of the loss over the test data at the digital weights, mean over the trainings of a method: rise at "
-        "the worst point that one ascent step finds (sam, asam, samson), mean rise under random noise, "
-        "largest eigenvalue and trace of the Hessian.",
+        f"Of the loss over the test data at the {layout.reference} weights, mean over the trainings of a "
+        "method: rise at the worst point that one ascent step finds (sam, asam, samson), mean rise under "
+        "random noise, largest eigenvalue and trace of the Hessian.",
         "",
         *_rows(
             ["method", *kinds],
@@ -220,11 +238,11 @@ def sharpness_markdown(table: pd.DataFrame, related: pd.DataFrame, confidence: f
         f"{confidence:.0%} bootstrap intervals over the models; 1: the sharper, the more is lost.",
         "",
         *_rows(
-            ["profile", "time", "models", *kinds],
+            [layout.group, layout.axis, "models", *kinds],
             [
                 [
                     str(profile),
-                    format_time(float(str(time))),
+                    label(float(str(time))),
                     str(part["models"].max()),
                     *map(_interval, part.itertuples()),
                 ]

@@ -81,7 +81,7 @@ def compare_methods(
         )
     devices = Changes.parse(*changes).apply([load_profile(profile) for profile in profiles])
     with cluster(workers, scheduler) as executor, ExitStack() as stack:
-        progress = _Progress(stack, say)
+        progress = CompareProgress(stack, say)
         found = compare_on_chips(
             task,
             profiles=devices,
@@ -95,7 +95,7 @@ def compare_methods(
     return Compared(found)
 
 
-class _Progress:
+class CompareProgress:
     """Turns a comparison's events into a progress bar and lines."""
 
     def __init__(self, stack: ExitStack, say: Say) -> None:

@@ -153,7 +153,10 @@ def read_run(folder: Path, missing_ok: bool = False) -> dict[str, Any] | None:
         if missing_ok:
             return None
         what = "holds no run.json" if folder.is_dir() else "does not exist"
-        raise ResultsError(f"folder {folder} {what}: name one that compare, evaluate or sensitivity wrote")
+        raise ResultsError(
+            f"folder {folder} {what}: name one that compare, faults, noise-sweep, evaluate or sensitivity "
+            "wrote"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -20,11 +20,13 @@ class Layout:
         group: column, and word, of the condition: a device, or how a memory fails.
         position: column of the position on the axis.
         axis: word for a position.
-        unit: column, and word, of what is repeated.
+        unit: word for what is repeated, whose number is in the column "chip".
         reference: column of the metric of the same model undisturbed.
+        undisturbed: what that is, as a heading.
         joint: what stands between metric and condition in titles.
         axis_title: of pictures.
         label: writes a position.
+        ranks: whether pictures tell the best method at the right end, or all are as good as guessing there.
     """
 
     group: str
@@ -32,14 +34,11 @@ class Layout:
     axis: str
     unit: str
     reference: str
+    undisturbed: str
     joint: str
     axis_title: str
     label: Callable[[float], str]
-
-    @property
-    def undisturbed(self) -> str:
-        """What the reference is, in words."""
-        return self.reference.replace("_", "-")
+    ranks: bool = True
 
     @property
     def names(self) -> dict[str, str]:
@@ -47,8 +46,6 @@ class Layout:
         return {
             "profile": self.group,
             "time_s": self.position,
-            "chip": self.unit,
-            "chips": f"{self.unit}s",
             **{f"digital{end}": f"{self.reference}{end}" for end in ("", "_low", "_high")},
         }
 
@@ -72,6 +69,7 @@ DRIFT = Layout(
     axis="time",
     unit="chip",
     reference="digital",
+    undisturbed="digital",
     joint=" on ",
     axis_title="time since programming (logarithmic)",
     label=time_label,
@@ -82,6 +80,7 @@ FAULTS = Layout(
     axis="fault rate",
     unit="chip",
     reference="quantized",
+    undisturbed="quantized",
     joint=", ",
     axis_title="fault rate: probability of a single bit (logarithmic)",
     label=compact,
@@ -91,10 +90,12 @@ NOISE = Layout(
     position="sigma",
     axis="σ",
     unit="repeat",
-    reference="noise_free",
+    reference="digital",
+    undisturbed="noise-free",
     joint=", ",
     axis_title="σ: standard deviation of the noise (logarithmic)",
     label=compact,
+    ranks=False,
 )
 
 

@@ -70,7 +70,7 @@ def _method(
     y, low, high = (
         factor * np.array([getattr(c, name) for _, c in known]) for name in ("mean", "low", "high")
     )
-    best = section.best(known[-1][1])
+    best = section.layout.ranks and section.best(known[-1][1])
     marks: dict[str, Any] = {
         "color": look.color,
         "marker": look.marker,
@@ -100,6 +100,8 @@ def _method(
 
 def _final(section: Section, method: str) -> tuple[str, bool]:
     """The label at a line's right end, and whether the method is the best there."""
+    if not section.layout.ranks:
+        return label(method), False
     cell = [cell for cell in section.row(method) if cell and not cell.failed][-1]
     return f"{section.numbers.value(cell.mean)}  {label(method)} {section.mark(cell)}".rstrip(), section.best(
         cell
@@ -133,7 +135,7 @@ def _facts(section: Section, limits: Limits, confidence: float) -> list[str]:
     error = sampling_error(section)
     sampling = f" · test set's standard error ≤ {error}, not included" if error else ""
     facts = [f"mean{interval} over {counts(section)}{sampling}"]
-    if len(section.methods) > 1:
+    if len(section.methods) > 1 and section.layout.ranks:
         test = f"paired by training seed, Holm-corrected, {100 * (1 - confidence):g}\u00a0%"
         worse = f"{MARK} not significantly worse than the best (bold) at the right end ({test})"
         facts.append(worse if section.tested else f"bold and {MARK}: best at the right end, not tested")

@@ -54,9 +54,23 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
         metadata[_QUANTIZERS] = json.dumps(settings)
     if sparse := sparse_layers(model):
         metadata[_SPARSITY] = json.dumps({name: asdict(form) for name, form in sparse.items()})
-    part.write_bytes(save(tensors, metadata=metadata))
+    part.write_bytes(_in_order(save(tensors, metadata=metadata)))
     os.replace(part, target)
     return file_digest(target)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file whose metadata stand in the order of their keys: the library writes several of them
+    in a random one, and the same model would have another digest each time.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    if len(header["__metadata__"]) == 1:
+        return content
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

@@ -1,0 +1,116 @@
+"""One trained model under noise of one kind on its computations, at several levels."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from analognoise.comparison.jobs import Emit, load_trained, task_of
+from analognoise.comparison.settings import Training
+from analognoise.computing.noise import ComputingNoise
+from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.noise import NoiseEvaluation
+from analognoise.evaluation.noise_rows import NoiseRow
+from analognoise.evaluation.relay import Relay
+from analognoise.pool import Shared
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a trained model is evaluated under.
+
+    Attributes:
+        kind: "additive", "multiplicative" or "mixed".
+        layers: kinds, names or patterns of layers; None for all.
+        layer: the one layer of them that is noisy, "" for all of them.
+        fluctuating: α and θ of a level that each repeat draws anew, or None.
+        multiplicative: σ of the multiplicative part of mixed noise, or None.
+    """
+
+    kind: str
+    layers: tuple[str, ...] | None = None
+    layer: str = ""
+    fluctuating: tuple[float, float] | None = None
+    multiplicative: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables call it, as in the evaluation's rows."""
+        fluctuating = " (fluctuating)" if self.fluctuating else ""
+        return f"{self.kind}{fluctuating}{f' on {self.layer}' if self.layer else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def on(self, model: Any, seed: int) -> ComputingNoise:
+        """The noise for a model; σ is set later."""
+        given = None if self.layers is None else list(self.layers)
+        noise = ComputingNoise(model, 0.0, self.kind, given, multiplicative=self.multiplicative, seed=seed)
+        return noise.alone(self.layer) if self.layer else noise
+
+
+@dataclass(frozen=True)
+class NoiseJob:
+    """Evaluate one stored model under noise.
+
+    Attributes:
+        source: the task.
+        training: how the model was trained.
+        noise: kind and layers.
+        folder: where the model's file is.
+        sigmas: noise levels.
+        repeats: number of repeats.
+        seed: root seed of the draws; the same for every model.
+        known: rows that are there already.
+    """
+
+    source: str | Shared
+    training: Training
+    noise: Noise
+    folder: str
+    sigmas: tuple[float, ...]
+    repeats: int
+    seed: int
+    known: tuple[NoiseRow, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Noise, method and training seed."""
+        return self.noise.name, self.training.method, self.training.seed
+
+    @property
+    def title(self) -> str:
+        """What the job does, in words."""
+        return f"{self.training.method}, seed {self.training.seed}, {self.noise.name}"
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.repeats * len(self.sigmas)
+
+    def run(self, emit: Emit) -> dict[str, Any]:
+        """Evaluate; emits the new rows of each repeat as a list. Returns the rows' run id, and warnings."""
+        task = task_of(self.source)
+        model = load_trained(self.training, task, self.folder)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evaluation = NoiseEvaluation(
+                model,
+                task.test,
+                Metric.of(task.metric),
+                self.noise.on(model, self.seed),
+                fluctuating=self.noise.fluctuating,
+                on=self.noise.layer,
+                seed=self.seed,
+                forward=task.forward,
+                method=self.training.method,
+                training_seed=self.training.seed,
+            )
+            evaluation.run(self.sigmas, self.repeats, Relay(self.known, emit))
+        texts = [str(item.message) for item in caught]
+        if evaluation.not_called:
+            names = ", ".join(map(repr, evaluation.not_called))
+            texts.append(f"no forward calls {names}: there is no noise of theirs in the results")
+        return {"run_id": evaluation.run_id, "warnings": texts}
