@@ -572,7 +572,7 @@ def test_bad_profile_file(run: Run, home: Path, kind: str, command: str) -> None
         ([*EVALUATE, "--profile", "ideal", "--chips", "0"], ["chips", "0"]),
         ([*COMPARE, "--profile", "ideal", "--chips", "0"], ["chips", "0"]),
         ([*COMPARE, "--profile", "ideal", "--seeds", "0"], ["--seeds", "0"]),
-        ([*COMPARE, "--profile", "ideal", "--methods", "sgd,sma"], ["'sma'", "'sam'"]),
+        ([*COMPARE, "--profile", "ideal", "--methods", "sgd,samm"], ["'sma'", "'sam'"]),
         ([*COMPARE, "--profile", "ideal", "--methods", "sam:roh=1"], ["'roh'", "'rho'"]),
         ([*COMPARE, "--profile", "ideal", "--compensation", "globl"], ["'globl'", "global"]),
         ([*EVALUATE, "--profile", "ideal", "--compensation", "globl"], ["'globl'", "global"]),
