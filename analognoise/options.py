@@ -120,7 +120,7 @@ TestData = Annotated[
 ]
 Method = Annotated[str, _option("As in sam+clip:rho=0.1; see 'methods'.", "METHOD", panel=WORK)]
 MethodList = Annotated[
-    str, _option("Training methods, each as in sam+clip:rho=0.1; see 'methods'.", "LIST", panel=WORK)
+    str, _option("Training methods, each as in sam+clip:rho=0.1:lr=0.05; see 'methods'.", "LIST", panel=WORK)
 ]
 Weights = Annotated[
     Path | None, _option("Safetensors file with the model's weights.", "FILE", panel=WORK, parser=path)

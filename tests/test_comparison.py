@@ -32,6 +32,7 @@ from analognoise.evaluation.store import read_results
 from analognoise.tasks import get_task, load_weights
 from analognoise.training.fit import fit
 from analognoise.training.measure import measure
+from analognoise.training.recipes import parse_method
 
 BASIC = {
     "task": "digits",
@@ -580,6 +581,26 @@ def test_contenders_with_settings_of_their_own(tmp_path):
     assert len(record["history"]["train_loss"]) == 4
     with pytest.raises(MethodError, match="would be stored under the name 'a_b-seed0'"):
         run(tmp_path / "other", methods=[Contender("sgd", "a b"), Contender("sam", "a:b")])
+
+
+def test_a_method_s_text_may_say_its_own_learning_rate_and_epochs(tmp_path):
+    assert Contender.parse("sam:lr=0.02:rho=0.1:epochs=3") == Contender(
+        parse_method("sam:rho=0.1"), "sam:rho=0.1:lr=0.02:epochs=3", 3, 0.02
+    )
+    found = run(tmp_path, methods="sgd,sgd:epochs=1:lr=0.01", seeds=(0,))
+    assert list(found.summary["method"].unique()) == ["sgd", "sgd:lr=0.01:epochs=1"]
+    record = json.loads(next((tmp_path / "models").glob("sgd*lr*-seed0.json")).read_text())
+    assert (record["training"]["lr"], record["training"]["epochs"]) == (0.01, 1)
+    for text, words in {
+        "sam:lr=fast": "lr in method 'sam:lr=fast' must be a number, found 'fast'",
+        "sam:epochs=1.5": "epochs in method 'sam:epochs=1.5' must be a whole number, found '1.5'",
+        "sam:lr=1:lr=2": "lr is given twice",
+        "sam:lr=0": "lr of method 'sam:lr=0' must be finite and above 0",
+        "sam:epochs=0": "at least 1, found 0",
+    }.items():
+        with pytest.raises(AnalogNoiseError, match=re.escape(words)):
+            run(tmp_path / "other", methods=text)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_method_that_breaks_down_is_reported_and_the_others_go_on(tmp_path):

@@ -213,7 +213,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> None:
 
 
 def _settled(item: str | Recipe | Contender, epochs: int, lr: float) -> Contender:
-    given = item if isinstance(item, Contender) else Contender(item)
+    given = Contender.parse(item) if isinstance(item, str) else item
+    given = given if isinstance(given, Contender) else Contender(given)
     recipe = parse_method(given.recipe)
     settled = replace(
         given,

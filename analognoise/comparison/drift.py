@@ -168,8 +168,8 @@ def compare(
         task: ``"digits"``, the user's ``package.module:callable``, or a :class:`Task`.
         profiles: devices: names, files or profiles. A device on which nothing depends on time is evaluated at
             0 s alone.
-        methods: recipes, as text (commas allowed) or objects, or :class:`Contender` for epochs or lr of their
-            own.
+        methods: recipes, as text (commas allowed; ``lr=`` and ``epochs=`` of its own may stand in it, as
+            in ``"sgd,sam:rho=0.1:lr=0.02"``) or objects, or :class:`Contender`.
         times: drift times; None takes those of the devices, as far as all of them are known there.
         chips: chips for every model and profile.
         out: output folder.

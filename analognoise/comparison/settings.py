@@ -20,6 +20,7 @@ from torch import nn
 
 from analognoise.comparison.sparse import Loss, SparsityChoice
 from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import MethodError
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.store import AnyRow
 from analognoise.pool import Job, Shared
@@ -45,6 +46,32 @@ class Contender:
     name: str | None = None
     epochs: int | None = None
     lr: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """Read a recipe's text that may also hold ``lr=`` and ``epochs=``, as in ``sam:rho=0.1:lr=0.02``.
+
+        Raises:
+            MethodError: when one of them is given twice or is not a number, or the recipe is not one.
+        """
+        own: dict[str, float] = {}
+        rest = []
+        for part in text.split(":"):
+            name, equals, value = (word.strip() for word in part.partition("="))
+            if not equals or name not in ("lr", "epochs"):
+                rest.append(part)
+                continue
+            if name in own:
+                raise MethodError(f"{name} is given twice in method {text!r}")
+            try:
+                own[name] = float(value) if name == "lr" else int(value)
+            except ValueError:
+                kind = "a number" if name == "lr" else "a whole number"
+                raise MethodError(f"{name} in method {text!r} must be {kind}, found {value!r}") from None
+        recipe = parse_method(":".join(rest))
+        name = ":".join([recipe.label, *(f"{key}={own[key]:g}" for key in ("lr", "epochs") if key in own)])
+        epochs = own.get("epochs")
+        return cls(recipe, name, None if epochs is None else int(epochs), own.get("lr"))
 
 
 @dataclass(frozen=True)
