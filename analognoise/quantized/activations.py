@@ -37,10 +37,12 @@ class InputQuantizer:
         if settings.activation_bits is None:
             return None
         weight = module.get_parameter("weight")
+        known = _UNKNOWN if settings.activation_signed is None else int(settings.activation_signed)
         if settings.activation_scale is None and settings.activation_range == "learned":
+            known = _UNKNOWN  # the first inputs begin the range
             log_range = torch.zeros((), dtype=wide(weight.detach()).dtype, device=weight.device)
             module.register_parameter(LOG_INPUT_RANGE, nn.Parameter(log_range))
-        module.register_buffer(SIGNED, torch.tensor(_UNKNOWN, dtype=torch.int8, device=weight.device))
+        module.register_buffer(SIGNED, torch.tensor(known, dtype=torch.int8, device=weight.device))
         return cls(settings)
 
     def __call__(self, layer: nn.Module, input: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def quantize(
         activation_bits: of the layers' inputs, 2 to 16; None leaves them float.
         per: what shares a scale: the weights of an output ``"channel"``, or of the whole ``"tensor"``; or
             ``"conv-channel"``: channels in convolutions, tensors in linear layers. Inputs share one in each
-            layer.
+            layer. Tied weights are one memory with one set of scales, that of the first layer.
         clipping: range of the weights. ``"learned"``: per channel or tensor, trained by its logarithm, the
             Parameter ``log_range``, with the gradient of LSQ (Esser et al. 2020, arXiv 1902.08153); it begins
             at max|w|, or where that is smaller at 2 · mean|w| · sqrt(high), high = 2^(bits − 1) − 1.
@@ -106,19 +106,19 @@ def quantize_as(
         raise QuantizationError(f"nothing to quantize in {type(model).__name__}: {reason}")
     target = model if inplace else copy_sharing_tensors(model)
     modules = dict(target.named_modules())
-    shared: dict[tuple[int, tuple[int, ...]], tuple[QuantizerState, nn.Parameter | None]] = {}
+    shared: dict[int, tuple[QuantizerState, nn.Parameter | None]] = {}
     for name in chosen:
         module = modules[name]
         cls = quantized_class(module)
         assert cls is not None, "it was found"
         weight = module.get_parameter("weight")
-        shared_axes = cls.shared_axes(weight, settings.per)
-        key = (id(weight), shared_axes)  # tied weights are stored once, so they are quantized once
-        if key not in shared:
+        # Tied weights are one memory with one set of scales, along the axis of the first layer's channels.
+        if id(weight) not in shared:
+            axes = cls.shared_axes(weight, settings.per)
             learned = settings.clipping == "learned"
-            log_range = first_log_range(weight, settings.bits, shared_axes) if learned else None
-            shared[key] = QuantizerState(settings, name, shared_axes), log_range
-        cls.place(module, *shared[key])
+            log_range = first_log_range(weight, settings.bits, axes) if learned else None
+            shared[id(weight)] = QuantizerState(settings, name, axes), log_range
+        cls.place(module, *shared[id(weight)])
     return target
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from analognoise.obstacles import obstacle_of, size
 from analognoise.quantized.classes import known_names, quantized_class
-from analognoise.quantized.conversion import quantized_layers, quantized_weights, require_quantized
+from analognoise.quantized.conversion import quantized_weights, require_quantized
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,19 @@ def describe_quantization(model: nn.Module) -> QuantizationDescription:
         )
         for name, layer in quantized_weights(model).items()
     )
-    taken = {id(layer.float_weight) for layer in layers.values()}
+    stored = {id(layer.float_weight): name for name, layer in quantized_weights(model).items()}
     floating = []
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if id(p) not in taken]
-        if name in quantized_layers(model):
+        own = [p for p in module.parameters(recurse=False) if id(p) not in stored]
+        tied = [p for p in module.parameters(recurse=False) if id(p) in stored]
+        if name in layers:
             bias = module._parameters.get("bias")
             if bias is not None:
                 floating.append(FloatLayer(f"{name}.bias" if name else "bias", "", size(bias), "a bias"))
+        elif tied:
+            reason = f"computes with the float weight of {', '.join(stored[id(p)] for p in tied)}, tied to it"
+            count = sum(map(size, own + tied))
+            floating.append(FloatLayer(name, type(module).__name__, count, reason))
         elif own:
             count = sum(map(size, own))
             floating.append(FloatLayer(name, type(module).__name__, count, _reason(module)))

@@ -51,6 +51,13 @@ class Quantization:
             raise QuantizationError(
                 f"activation_signed must be True, False or None, found {self.activation_signed!r}"
             )
+        if self.activation_bits is None:
+            for item in fields(self):
+                if item.name.startswith("activation_") and getattr(self, item.name) != item.default:
+                    raise QuantizationError(
+                        f"{item.name} is {getattr(self, item.name)!r}, but activation_bits is None, which "
+                        "leaves inputs float: give activation_bits, a whole number from 2 to 16"
+                    )
 
     def __str__(self) -> str:
         words = [f"{self.bits} bits"]

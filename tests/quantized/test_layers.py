@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import analognoise as an
 from analognoise.errors import AnalogNoiseError, ConversionError, QuantizationError
@@ -105,6 +105,53 @@ def test_tied_weights_are_one_memory() -> None:
     assert torch.equal(quantized[1].codes(), quantized[0].codes())
 
 
+class Tied(nn.Module):
+    """A convolution and the transposed one with its weight, whose channels lie along other axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(2, 4, 3)
+        self.decoder = nn.ConvTranspose2d(4, 2, 3)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(torch.relu(self.encoder(x)))
+
+
+@pytest.mark.parametrize("clipping", ["learned", "max"])
+def test_weights_tied_along_other_axes_are_one_memory_too(clipping: str) -> None:
+    quantized, x = an.quantize(Tied(), bits=4, clipping=clipping), torch.randn(2, 2, 6, 6)
+    assert torch.equal(quantized.decoder.scale, quantized.encoder.scale)
+    assert torch.equal(quantized.decoder.codes(), quantized.encoder.codes())
+    assert torch.equal(an.dequantize(quantized)(x), quantized(x))
+    with an.memory_faults(quantized, an.FaultModel(flip=0.3)):
+        assert quantized.decoder.has_other_codes
+        assert torch.equal(quantized.decoder.codes(), quantized.encoder.codes())
+
+
+def test_a_layer_that_computes_with_the_float_weight_of_a_quantized_one_is_named() -> None:
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 5), nn.Linear(5, 7, bias=False))
+    model[2].weight = model[0].weight
+    described = an.describe_quantization(an.quantize(model, bits=4))
+    named = {layer.name: (layer.parameters, layer.reason) for layer in described.floating}
+    assert named["0"] == (35, "computes with the float weight of 2.weight, tied to it")
+    assert set(named) == {"0", "1.bias"}
+
+
+def test_a_sign_that_was_given_needs_no_inputs_where_nothing_is_learned_from_them() -> None:
+    given = {"bits": 4, "activation_bits": 4, "activation_signed": True}
+    for options, awaits in (
+        ({"activation_range": "max"}, False),
+        ({"activation_range": 2.0}, False),
+        ({"activation_scale": 0.1}, False),
+        ({}, True),
+    ):
+        layer = an.quantize(nn.Linear(3, 3), **given, **options)
+        assert layer.awaits_inputs is awaits
+        layer(torch.ones(2, 3))
+        assert int(layer.input_signed) == 1
+
+
 def test_tiles_and_quantizers_are_put_one_after_the_other() -> None:
     quantized = an.quantize(digits(), bits=4)
     with pytest.raises(ConversionError, match=r"conv1.*dequantize\(model\)"):
@@ -130,6 +177,9 @@ def test_tiles_and_quantizers_are_put_one_after_the_other() -> None:
         ({"bits": True}, "found True"),
         ({"activation_bits": 1}, "activation_bits must be a whole number from 2 to 16 or None, found 1"),
         ({"activation_bits": 17}, "found 17"),
+        ({"activation_scale": 0.1}, r"activation_scale is 0\.1, but activation_bits is None"),
+        ({"activation_range": "max"}, "activation_range is 'max', but activation_bits is None"),
+        ({"activation_signed": False}, "activation_signed is False, but activation_bits is None"),
         ({"per": "chanel"}, "did you mean 'channel'"),
         ({"per": None}, "found None"),
         ({"clipping": "lerned"}, "did you mean 'learned'"),
