@@ -16,11 +16,14 @@ from rich.table import Table
 
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import AnyRow, rows_to_frame, write_rows
+from analognoise.quantized.description import FloatLayer
 from analognoise.report.layout import FAULTS
 from analognoise.sparsity.measure import ActivationSparsity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_NAMED = 6  # layers that stay float, in a summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,9 @@ class FaultReport:
         unquantized: the metric with its float weights and activations.
         bits: of a stored weight, by the weight's name.
         stored_bits: number of bits in faulty memory.
-        sparsity: activation sparsity without faults; None for a model without activation layers.
+        floating: what stays float, and is protected: as :func:`analognoise.describe_quantization` names it.
+        sparsity: activation sparsity without faults; None where a forward calls no activation layer.
+        not_read: names of the stored weights that the model does not read, so that their faults do nothing.
         seed: root seed of the chips.
         run_id: digest of model, faults, data, metric and settings.
         reused: how many of the rows a results file had already.
@@ -100,7 +105,9 @@ class FaultReport:
     unquantized: float
     bits: dict[str, int]
     stored_bits: int
+    floating: tuple[FloatLayer, ...]
     sparsity: ActivationSparsity | None
+    not_read: tuple[str, ...]
     seed: int
     run_id: str
     reused: int = 0
@@ -219,6 +226,19 @@ class FaultSummary:
             f"In faulty memory: {report.stored_bits} bits of weights, {bits_label(report.bits)} per weight. "
             "Protected: scales, biases and all else."
         )
+        layers = [
+            part for part in report.floating if part.layer and not part.reason.startswith("normalization")
+        ]
+        if layers:
+            named = [
+                f"{part.name or part.layer} ({part.parameters:,} parameters)" for part in layers[:_NAMED]
+            ]
+            named += [f"{len(layers) - _NAMED} more"] if len(layers) > _NAMED else []
+            notes.append(f"Float, so protected: {', '.join(named)}.")
+        if report.not_read:
+            notes.append(
+                f"NOT READ by the model, so that faults there do nothing: {', '.join(report.not_read)}."
+            )
         if report.sparsity is not None:
             notes.append(f"Activation sparsity without faults: {100 * report.sparsity.overall:.1f} %.")
             if report.sparsity.dead:

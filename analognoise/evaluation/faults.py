@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
-import torch
 from torch import nn
 
 from analognoise.conversion import check_finite
 from analognoise.copying import NotCopiedError
-from analognoise.errors import ConversionError, ResultsError, SparsityError
+from analognoise.errors import ConversionError, DataError, ResultsError, SparsityError
 from analognoise.evaluation.drift import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.fault_report import FaultReport, FaultRow, bits_label
 from analognoise.evaluation.identity import Identity, device_of, name_of
@@ -24,7 +24,14 @@ from analognoise.evaluation.surroundings import At, Buffers, left_as_found
 from analognoise.memory.chip import StoredWeights
 from analognoise.memory.faults import FaultModel, fault_rates, faults_label
 from analognoise.progress import progress_bar
-from analognoise.quantized import dequantize, quantized_layers, quantizer_ranges
+from analognoise.quantized import (
+    dequantize,
+    describe_quantization,
+    quantized_layers,
+    reads_noted,
+    require_input_ranges,
+    require_quantized,
+)
 from analognoise.sparsity.measure import ActivationSparsity, activation_sparsity
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -52,8 +59,10 @@ class FaultEvaluation:
         faults: kind, bit positions and encoding in short.
         bits: of a stored weight, by the weight's name.
         stored_bits: number of bits in faulty memory.
-        sparsity: activation sparsity without faults, where the model has activation layers; known after
+        floating: what stays float, and is protected: as :func:`describe_quantization` names it.
+        sparsity: activation sparsity without faults, where a forward calls activation layers; known after
             :meth:`run`.
+        not_read: names of the stored weights that no forward reads; known after :meth:`run`.
     """
 
     def __init__(
@@ -70,12 +79,14 @@ class FaultEvaluation:
         method: str = "",
         training_seed: int | None = None,
     ) -> None:
+        require_quantized(model, "evaluate faults")
+        require_input_ranges(model, "evaluate faults")
+        check_place(model)
+        check_finite(model)
         self._usual = FaultModel.of(kind, 1.0, positions=positions, encoding=encoding)
         self._kind = kind
         self._stored = StoredWeights(model, encoding)
         self._stored.check(self._usual)
-        check_place(model)
-        check_finite(model)
         self.model, self.metric, self.seed = model, metric, whole_number("seed", seed)
         self.method = str(method)
         self.training_seed = (
@@ -84,7 +95,9 @@ class FaultEvaluation:
         self.faults = faults_label(self._usual)
         self.bits = {name: layer.bits for name, layer in self._stored.layers.items()}
         self.stored_bits = self._stored.bits
+        self.floating = describe_quantization(model).floating
         self.sparsity: ActivationSparsity | None = None
+        self.not_read: tuple[str, ...] = ()
         device = device_of(model)
         self.passes = Passes(model, data, metric, device=device, forward=forward, seed=self.seed)
         settings = {
@@ -96,6 +109,12 @@ class FaultEvaluation:
                 name: layer.quantization.to_dict() for name, layer in quantized_layers(model).items()
             },
             "names": {name: layer.name for name, layer in self._stored.layers.items()},
+            "rates": self._usual.rates,
+            "other codes": {
+                name: layer.codes().tolist()
+                for name, layer in self._stored.layers.items()
+                if layer.has_other_codes
+            },
             "labels": [self.faults, self.method, self.training_seed],
         }
         self._identity = Identity(model, settings)
@@ -128,7 +147,6 @@ class FaultEvaluation:
             rows = {place: row for place, row in found if row is not None}
         reused = len(rows)
         with (
-            _steps_kept(self.model),
             left_as_found(self.model) as buffers,
             progress_bar(f"chips with faults {self.faults}", len(wanted), progress) as advance,
         ):
@@ -161,8 +179,9 @@ class FaultEvaluation:
         self, buffers: Buffers, stored: FaultRow | None, store: ResultStore[FaultRow] | None
     ) -> tuple[float, float]:
         """The metric without faults, and with float weights."""
-        with At("the pass without faults"):
+        with At("the pass without faults"), reads_noted(self.model) as left:
             quantized = self.passes.first("quantized", buffers)
+        self._complain(tuple(left))
         with At("the pass with float weights"):
             try:
                 twin = dequantize(self.model, keep="float")
@@ -178,7 +197,7 @@ class FaultEvaluation:
             unquantized = passes.first("digital", buffers)
         try:
             self.sparsity = activation_sparsity(self.model, self.passes.data, forward=self.passes.forward)
-        except SparsityError:  # no activation layers
+        except SparsityError:  # no activation layers, or none that is called
             self.sparsity = None
         buffers.restore()
         if stored is None or store is None:
@@ -187,18 +206,20 @@ class FaultEvaluation:
         refuse_another("unquantized", self.metric, unquantized, stored.unquantized, store)
         return stored.quantized, stored.unquantized
 
+    def _complain(self, not_read: tuple[str, ...]) -> None:
+        """Say which weights' faults cannot show themselves.
 
-@contextmanager
-def _steps_kept(model: nn.Module) -> Iterator[None]:
-    """Put back at the end the learned ranges of inputs, which a first batch sets."""
-    kept = [(step, step.detach().clone()) for step in quantizer_ranges(model).values()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for step, content in kept:
-                if not torch.equal(step, content):
-                    step.copy_(content)
+        Raises:
+            DataError: when they are all.
+        """
+        self.not_read = not_read
+        if not not_read:
+            return
+        found = f"the model does not read the quantized weights {', '.join(map(repr, not_read))}"
+        why = "it uses them without calling their layers, or not at all"
+        if len(not_read) == len(self.bits):
+            raise DataError(f"{found}: {why}, so there is nothing to measure")
+        warnings.warn(f"{found}: {why}, so the results do not show what faults in them do", stacklevel=4)
 
 
 def evaluate_faults(
@@ -251,7 +272,8 @@ def evaluate_faults(
         confidence: coverage of the report's intervals.
 
     Raises:
-        QuantizationError: when no layer is quantized.
+        QuantizationError: when no layer is quantized, or the first inputs of one, which decide about the
+            range of its codes, did not come yet.
         FaultError: for an unknown kind or encoding, a rate outside [0, 1], or a position outside a word.
         ModelError: when weights hold NaN or inf.
         DataError: when data, metric, forward's output or a number is not what it must be.
@@ -291,7 +313,9 @@ def evaluate_faults(
         unquantized=rows[0].unquantized,
         bits=evaluation.bits,
         stored_bits=evaluation.stored_bits,
+        floating=evaluation.floating,
         sparsity=evaluation.sparsity,
+        not_read=evaluation.not_read,
         seed=evaluation.seed,
         run_id=evaluation.run_id,
         reused=reused,

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analognoise.conversion import check_finite
 from analognoise.errors import FaultError
 from analognoise.memory.faults import FaultModel, faulty_words
 from analognoise.memory.words import bit_positions, decode, encode
-from analognoise.quantized.conversion import quantized_weights, require_quantized
+from analognoise.quantized.conversion import quantized_weights, require_input_ranges, require_quantized
 from analognoise.quantized.layer import QuantizedLayer
 from analognoise.seeds import Stream
 
@@ -114,13 +115,18 @@ def memory_faults(
         seed: root seed of the chips.
 
     Raises:
-        QuantizationError: when no layer is quantized.
+        QuantizationError: when no layer is quantized, or the first inputs of one, which decide about the
+            range of its codes, did not come yet.
+        ModelError: when weights hold NaN or inf.
         FaultError: when ``faults`` is no :class:`FaultModel`, names a bit that a layer's words have not, or
             seed or chip is no whole number.
     """
     if not isinstance(faults, FaultModel):
         raise FaultError(f"faults is a {type(faults).__name__}: give a FaultModel, as FaultModel(flip=1e-3)")
     numbers = _whole("seed", seed), _whole("chip", chip)
+    require_quantized(model, "compute with memory faults")
+    require_input_ranges(model, "compute with memory faults")
+    check_finite(model)
     stored = StoredWeights(model, faults.encoding)
     stored.check(faults)
     try:

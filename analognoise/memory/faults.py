@@ -70,7 +70,8 @@ class FaultModel:
         check_encoding(self.encoding)
         if self.positions is not None:
             given: Any = self.positions
-            kept = (given,) if isinstance(given, (int, str)) else tuple(given)
+            several = isinstance(given, Iterable) and not isinstance(given, str)
+            kept = tuple(given) if several else (given,)
             bit_positions(kept, 8)
             object.__setattr__(self, "positions", kept)
 
@@ -87,7 +88,7 @@ class FaultModel:
 
         Args:
             kind: "flip", "flip-0-to-1", "flip-1-to-0", "stuck-at-0" or "stuck-at-1"; or for a mixture a share
-                of the rate by kind, as in ``{"stuck-at-0": 0.5, "stuck-at-1": 0.5}``.
+                of the rate by kind, as in ``{"stuck-at-0": 0.5, "stuck-at-1": 0.5}``; shares add up to 1.
             rate: probability of a single bit.
             positions: as the attribute.
             encoding: as the attribute.
@@ -172,7 +173,7 @@ def shares_of(kind: str | Mapping[str, float]) -> dict[str, float]:
     """The share of the rate that each kind of fault has, in the order of :data:`KINDS`.
 
     Raises:
-        FaultError: for an unknown kind, or shares that are no numbers from 0 to 1, or all 0.
+        FaultError: for an unknown kind, or shares that are no numbers from 0 to 1, or do not add up to 1.
     """
     given = kind if isinstance(kind, Mapping) else {kind: 1.0}
     for name in given:
@@ -182,6 +183,11 @@ def shares_of(kind: str | Mapping[str, float]) -> dict[str, float]:
     shares = {name: check_rate(given[name], f"the share of {name}") for name in KINDS if name in given}
     if not any(shares.values()):
         raise FaultError("the mixture of faults is empty: give at least one kind a share above 0")
+    total = math.fsum(shares.values())
+    if not math.isclose(total, 1.0, rel_tol=1e-6):
+        raise FaultError(
+            f"the shares of {', '.join(shares)} add up to {total:g}: give shares of the rate that add up to 1"
+        )
     return shares
 
 

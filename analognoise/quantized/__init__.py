@@ -9,10 +9,12 @@ from analognoise.quantized.conversion import (
     quantized_layers,
     quantized_weights,
     quantizer_ranges,
+    require_input_ranges,
     require_quantized,
 )
 from analognoise.quantized.description import QuantizationDescription, describe_quantization
 from analognoise.quantized.layer import QuantizedLayer
+from analognoise.quantized.reads import reads_noted
 from analognoise.quantized.settings import Quantization
 
 __all__ = [
@@ -28,5 +30,7 @@ __all__ = [
     "quantized_layers",
     "quantized_weights",
     "quantizer_ranges",
+    "reads_noted",
+    "require_input_ranges",
     "require_quantized",
 ]

@@ -192,6 +192,21 @@ def input_ranges_to_come(model: nn.Module) -> list[str]:
     return [name for name, layer in quantized_layers(model).items() if layer.awaits_inputs]
 
 
+def require_input_ranges(model: nn.Module, action: str) -> None:
+    """Raise while a layer still takes range or sign of its inputs from the next ones, whatever they are.
+
+    Raises:
+        QuantizationError: naming the layers.
+    """
+    waiting = input_ranges_to_come(model)
+    if waiting:
+        raise QuantizationError(
+            f"cannot {action}: the first inputs decide about the range or the sign of what goes into "
+            f"{', '.join(repr(name or '(the model)') for name in waiting)}, and none came yet: run a batch "
+            "of training data through the model first, and leave out layers that no forward calls (filter_fn)"
+        )
+
+
 def quantizer_ranges(model: nn.Module) -> dict[str, nn.Parameter]:
     """The Parameters of learned ranges, by name; each holds the natural logarithm of its range.
 

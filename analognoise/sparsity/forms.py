@@ -68,7 +68,8 @@ class Sparsity:
     def _count(self, values: Tensor, name: str) -> int:
         size = math.prod(values.shape[1:]) if values.ndim > 1 else values.numel()
         if isinstance(self.keep, float):
-            return math.ceil(self.keep * size)
+            # 0.07 · 100 is 7.000000000000001 in binary.
+            return math.ceil(self.keep * size * (1 - 1e-12))
         assert self.keep is not None
         if self.keep > size:
             raise SparsityError(
@@ -84,7 +85,7 @@ class Sparsity:
         return f"{self.form!r}, {number}"
 
     def __str__(self) -> str:
-        number = f"keep={self.keep:g}" if self.level is None else f"level={self.level:g}"
+        number = f"keep={self.keep!r}" if self.level is None else f"level={self.level!r}"
         return f"{self.form}:{number}"
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
 from analognoise.compiled import eager
-from analognoise.errors import DataError
+from analognoise.errors import DataError, SparsityError
 from analognoise.metrics import Forward, default_forward
 from analognoise.seeds import rng_preserved
 from analognoise.sparsity.conversion import activation_layers
@@ -122,8 +122,8 @@ def activation_sparsity(
         forward: ``forward(model, batch) -> output``; by default as in :func:`analognoise.evaluate_drift`.
 
     Raises:
-        SparsityError: when there is no such layer.
-        DataError: when the data have no batch, or a forward calls none of the layers.
+        SparsityError: when there is no such layer, or a forward calls none of them.
+        DataError: when the data have no batch.
     """
     chosen = activation_layers(model, layers)
     run = forward or default_forward
@@ -158,7 +158,7 @@ def _report(counter: _Counter, samples: int) -> ActivationSparsity:
     if not samples:
         raise DataError("the data has no batch: sparsity is measured on at least one")
     if not counter.outputs:
-        raise DataError("a forward calls none of the activation layers, so there is nothing to measure")
+        raise SparsityError("a forward calls none of the activation layers, so there is nothing to measure")
     zeros = {key: int(torch.stack(parts).sum()) for key, parts in counter.zeros.items()}
     found = tuple(
         LayerSparsity(

@@ -90,6 +90,7 @@ def test_summary_is_student_t_over_chips(batches: list) -> None:
 
 def test_the_model_is_left_as_found(batches: list) -> None:
     model = make(activation_bits=4).train()
+    model(torch.randn(9, 6))
     model[0].eval()
     model[3].put_codes(torch.ones(3, 16, dtype=torch.int8))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -177,6 +178,68 @@ def test_dead_and_sparse_layers_are_told(batches: list) -> None:
     assert "DEAD activation layers: 1." in str(report.summary())
     linear = an.quantize(nn.Sequential(nn.Linear(6, 3)), 4)
     assert run(linear, batches, chips=1).sparsity is None
+
+
+def test_ranges_of_inputs_are_those_without_faults(batches: list) -> None:
+    fresh = make(activation_bits=3).eval()
+    with pytest.raises(
+        QuantizationError, match=r"cannot evaluate faults: .* '0', '3', and none came yet: run"
+    ):
+        run(fresh, batches)
+    assert fresh[0].awaits_inputs
+    with torch.no_grad():
+        fresh(batches[0][0])
+    report = run(fresh, batches, metric="loss")
+    x, y = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+    for row in report.rows:
+        with memory_faults(fresh, FaultModel(flip=row.rate), chip=row.chip, seed=7):
+            expected = nn.functional.cross_entropy(fresh(x), y).detach()
+        assert row.value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_codes_put_in_place_and_shares_are_another_run(batches: list, tmp_path: Path) -> None:
+    model, path = make(), tmp_path / "faults.csv"
+    first = run(model, batches, out=path, chips=1, kind={"flip": 0.5, "stuck-at-1": 0.5})
+    other = run(model, batches, chips=1, kind={"flip": 0.5000001, "stuck-at-1": 0.4999999})
+    assert first.run_id != other.run_id
+    codes = model[0].codes()
+    codes[0, 0] = -8
+    model[0].put_codes(codes)
+    changed = run(model, batches, chips=1, kind={"flip": 0.5, "stuck-at-1": 0.5})
+    assert changed.run_id != first.run_id
+    with pytest.raises(FaultError, match=r"the shares of flip add up to 0\.5"):
+        run(model, batches, out=path, kind={"flip": 0.5})
+
+
+class Passing(nn.Module):
+    """Uses the weight of its second layer without calling it, and has an activation that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.attention, self.unused = nn.MultiheadAttention(8, 2, batch_first=True), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).unsqueeze(1)
+        mixed = self.attention(hidden, hidden, hidden)[0].squeeze(1)
+        return nn.functional.linear(torch.relu(mixed), self.second.weight, self.second.bias)
+
+
+def test_what_faults_do_not_reach_is_named(batches: list) -> None:
+    torch.manual_seed(0)
+    model = an.quantize(Passing(), 4)
+    with pytest.warns(UserWarning, match=r"does not read the quantized weights 'second\.weight': it uses"):
+        report = run(model, batches, chips=1)
+    assert report.not_read == ("second.weight",)
+    assert report.sparsity is None
+    text = " ".join(str(report.summary()).split())
+    assert "NOT READ by the model, so that faults there do nothing: second.weight." in text
+    assert "Float, so protected: attention (216 parameters), attention.out_proj (72 parameters)." in text
+    assert "quantized_weight" not in vars(model.first)
+    assert run(make(), batches, chips=1).not_read == ()
+    only = an.quantize(Passing(), 4, filter_fn=lambda module, name: name == "second")
+    with pytest.raises(DataError, match=r"does not read .* 'second\.weight': .* nothing to measure"):
+        run(only, batches)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import analognoise as an
-from analognoise.errors import FaultError, QuantizationError
+from analognoise.errors import FaultError, ModelError, QuantizationError
 from analognoise.memory import FaultModel, StoredWeights, decode, memory_faults
 from analognoise.seeds import Stream
 
@@ -108,6 +110,31 @@ def test_tied_weights_are_stored_once() -> None:
         assert torch.equal(model[0].codes(), model[2].codes())
         assert model[2].has_other_codes
     assert not model[2].has_other_codes
+
+
+def test_faulty_activations_never_decide_about_ranges(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = an.quantize(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)), 4, activation_bits=4
+    )
+    with (
+        pytest.raises(QuantizationError, match="'0', '2', and none came yet: run a batch"),
+        memory_faults(model, FaultModel(flip=0.1)),
+    ):
+        pass
+    model(x)
+    before = model.state_dict()
+    with memory_faults(model, FaultModel(flip=0.1)):
+        model(10 * x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_are_not_finite_have_no_codes() -> None:
+    model = make()
+    with torch.no_grad():
+        model[0].weight[0] = math.nan
+    with pytest.raises(ModelError, match=r"0\.weight"), memory_faults(model, FaultModel(flip=0.1)):
+        pass
 
 
 def test_words_are_the_codes() -> None:

@@ -212,6 +212,7 @@ def test_uniform_pieces_are_the_stream() -> None:
         ({"encoding": "gray"}, "unknown encoding 'gray'"),
         ({"positions": (8,)}, "bit position 8 is outside"),
         ({"positions": ()}, "names no bit"),
+        ({"positions": 1.0}, r"bit position 1\.0 is outside"),
     ],
 )
 def test_impossible_faults_are_named(arguments: dict, said: str) -> None:
@@ -228,6 +229,8 @@ def test_impossible_kinds_are_named() -> None:
         FaultModel.of({"flip": 3}, 0.1)
     with pytest.raises(FaultError, match="mixture of faults is empty"):
         FaultModel.of({}, 0.1)
+    with pytest.raises(FaultError, match=r"the shares of stuck-at-0, stuck-at-1 add up to 2: give shares"):
+        FaultModel.of({"stuck-at-0": 1, "stuck-at-1": 1}, 0.1)
     with pytest.raises(FaultError, match="bit position 7 is outside a word of 4 bits"):
         faulty_words(words_of(10, 4), 4, FaultModel(flip=0.1, positions=(7,)), CHIP)
 

@@ -61,6 +61,16 @@ def test_top_k_keeps_the_number_it_says(keep: float) -> None:
     assert (kept == (keep if isinstance(keep, int) else -(-105 * keep // 1))).all()
 
 
+@pytest.mark.parametrize(("keep", "size", "kept"), [(0.07, 100, 7), (0.28, 25, 7), (0.281, 25, 8)])
+def test_a_share_is_rounded_up_as_a_decimal_number(keep: float, size: int, kept: int) -> None:
+    assert int((Sparsity("top-k", keep)(torch.rand(1, size) + 1.0) != 0).sum()) == kept
+
+
+def test_what_differs_is_written_differently() -> None:
+    assert str(Sparsity("top-k", 1)) != str(Sparsity("top-k", 1.0))  # one, and all
+    assert str(Sparsity("threshold", level=0.1)) != str(Sparsity("threshold", level=0.10000001))
+
+
 def test_a_sparse_model_computes_as_by_hand_in_both_modes(x: Tensor) -> None:
     model = digits.build(0)
     sparse = an.sparsify(model, keep=0.1)
