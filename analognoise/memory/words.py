@@ -67,8 +67,9 @@ def bit_positions(positions: Iterable[int | str] | int | str | None, bits: int) 
     bits = check_bits(bits)
     if positions is None:
         return tuple(range(bits))
-    several = isinstance(positions, Iterable) and not isinstance(positions, str)
-    given = list(positions) if several else [positions]
+    if isinstance(positions, str) or not isinstance(positions, Iterable):
+        positions = [positions]
+    given = list(positions)
     if not given:
         raise FaultError(f"positions names no bit: give some of 0 to {bits - 1}, or None for all")
     return tuple(sorted({_position(item, bits) for item in given}))

@@ -52,8 +52,19 @@ class QuantizedClimb(SharpnessAware):
         Raises:
             MethodError: always.
         """
-        raise MethodError(
-            f"{type(self).__name__}.first_step: the gradient of the quantized weights is not kept between "
+        raise self._needs_both_passes("first_step")
+
+    def second_step(self) -> None:
+        """Not for quantized weights: see :meth:`first_step`.
+
+        Raises:
+            MethodError: always.
+        """
+        raise self._needs_both_passes("second_step")
+
+    def _needs_both_passes(self, what: str) -> MethodError:
+        return MethodError(
+            f"{type(self).__name__}.{what}: the gradient of the quantized weights is not kept between "
             "passes: use step(closure)"
         )
 

@@ -113,7 +113,7 @@ class SAMSON(SharpnessAware):
         **options: Unpack[Options],
     ) -> None:
         if isinstance(p, bool) or p not in (2, math.inf):
-            raise MethodError(f"SAMSON: p must be 2 or math.inf, found {p!r}")
+            raise MethodError(f"{type(self).__name__}: p must be 2 or math.inf, found {p!r}")
         self.p = p
         super().__init__(base, model, rho=rho, eta=eta, **options)
 

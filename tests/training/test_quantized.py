@@ -250,11 +250,12 @@ def test_a_float_model_is_refused_and_so_is_the_two_call_form() -> None:
         SAQ(base, model)
     quantized, _, _ = make()
     optimizer = ASAQ(torch.optim.SGD(quantized.parameters(), lr=0.1), quantized)
-    with pytest.raises(MethodError, match=r"ASAQ\.first_step.*use step\(closure\)"):
-        optimizer.first_step()
+    for half in ("first_step", "second_step"):
+        with pytest.raises(MethodError, match=rf"ASAQ\.{half}.*use step\(closure\)"):
+            getattr(optimizer, half)()
     with pytest.raises(MethodError, match="rho"):
         SAQ(torch.optim.SGD(quantized.parameters(), lr=0.1), quantized, rho=-1)
-    with pytest.raises(MethodError, match=r"p must be 2 or math\.inf"):
+    with pytest.raises(MethodError, match=r"SAMSONSAQ: p must be 2 or math\.inf"):
         SAMSONSAQ(torch.optim.SGD(quantized.parameters(), lr=0.1), quantized, p=1)
 
 
