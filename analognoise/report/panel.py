@@ -125,6 +125,8 @@ def _headline(ax: Axes, title: str, facts: list[str]) -> None:
         linespacing=1.25,
         gid="facts",
     )
+    # 11 points each, and bold; what is too long would leave the picture.
+    title = textwrap.fill(title, max(40, int(points / 5.2)), break_long_words=False, break_on_hyphens=False)
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10 + 10.6 * len(lines))
 
 

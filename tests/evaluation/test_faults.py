@@ -168,6 +168,17 @@ def test_picture(batches: list) -> None:
     np.testing.assert_allclose(line.get_ydata(), 100 * report.values.mean(0))
 
 
+def test_a_long_title_stays_in_the_picture(batches: list) -> None:
+    kind = {"stuck-at-0": 0.5, "stuck-at-1": 0.5}
+    ax = run(make(), batches, kind=kind, positions=(0, "sign"), encoding="sign-magnitude").plot()
+    figure = ax.get_figure(root=True)
+    figure.canvas.draw()
+    (title,) = [text for text in ax.findobj(mpl.text.Text) if "sign-magnitude" in text.get_text()]
+    box = title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+
+
 def test_dead_and_sparse_layers_are_told(batches: list) -> None:
     sparse = an.sparsify(make(), keep=0.25)
     assert run(sparse, batches, chips=1).sparsity.overall >= 0.75
