@@ -20,13 +20,20 @@ from analognoise.evaluation.statistics import check_confidence
 
 Array = NDArray[np.float64]
 # Slopes tried, times the distance between two neighbouring levels in ln σ: from a fall over far more decades
-# than anybody measures to one that is over between two levels.
-_SLOPES = np.geomspace(0.02, 20.0, 30)
+# than anybody measures to one that is over between two levels, and on to what is a step to the levels.
+_SLOPES = np.geomspace(0.02, 1000.0, 46)
+_STEEPEST = 20.0  # slope of a fit, in the same unit: from there on levels tell slopes apart no more
 _NEWTON = 4  # Gauss-Newton steps from the best of them
-_PLACES = 60  # values of μ tried within the measured range
+_PLACES = 30  # values of μ tried at once within a range
 _BEYOND = 2.0  # the fit may go this far beyond the range, in units of its width, before it says so
 _FINEST = 0.02  # an interval reaches at least this fraction of the distance of two levels to both sides
 _PLATEAU = 0.02  # closer than this fraction of the fall to an end is at the end
+# How the tests of one midpoint and slope share what may be refused wrongly: the derivative by ln μ, and the
+# levels on either side of μ, which tell of the slope.
+_SHARES = (0.8, 0.1, 0.1)
+# Slopes tried for each midpoint, times the best one.
+_FAN = np.exp(np.array([-5, -3, -2, -1.4, -1, -0.7, -0.5, -0.35, -0.25, -0.17, -0.1, -0.06, -0.03, -0.01]))
+_FAN = np.concatenate([_FAN, [1.0], 1.0 / _FAN[::-1]])
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,14 @@ def fit_midpoint(
 ) -> Midpoint:
     """Fit the midpoint noise level, with an interval over repeats.
 
-    The interval holds every μ that is not refused by a t test over the repeats: at that μ, with the other
-    parameters fitted, each repeat's residuals are multiplied with the derivative of f by ln μ (with what the
-    other parameters could explain taken out of it), and the products' mean is tested against zero (a score
-    test, profiled over the other parameters). It needs no assumption about how the levels of a repeat go
-    together, and becomes one-sided where the data do not tell. Nothing is extrapolated: beyond the levels
-    measured a midpoint is only said to be ``"> σ_max"`` or ``"< σ_min"``.
+    The interval holds every μ at which some slope passes three t tests over the repeats: of the residuals
+    times the derivative of f by ln μ (with what the other parameters could explain taken out of it), and
+    times that derivative on the levels below μ and on those above it alone (score tests; the levels share
+    1 − confidence as 0.8, 0.1 and 0.1). At the true μ and slope the tests are exact for normal values and a
+    given ``lower``, however steep the curve is, so the true μ is held at least as often as stated. Nothing is
+    assumed of how the levels of a repeat go together. The interval becomes one-sided where the data do not
+    tell. Nothing is extrapolated: beyond the levels measured a midpoint is only said to be ``"> σ_max"`` or
+    ``"< σ_min"``.
 
     It reaches at least 2 % of the distance of two levels (in ln σ) to both sides.
 
@@ -157,7 +166,7 @@ class _Curves:
 
     def __init__(self, x: Array, mean: Array, upper: float, lower: float | None) -> None:
         self.x, self.mean, self.upper, self.lower = x, mean, upper, lower
-        self.slopes = _SLOPES / np.diff(x).mean()
+        self.slopes, self.steepest = np.array(_SLOPES) / np.diff(x).mean(), _STEEPEST / np.diff(x).mean()
 
     def _logistic(self, centers: Array, slopes: Array) -> Array:
         return 0.5 * (1.0 - np.tanh(0.5 * slopes[..., None] * (self.x - centers[..., None])))
@@ -195,11 +204,11 @@ class _Curves:
     def best(self) -> tuple[float, float, float]:
         """Midpoint (in ln σ), slope and lower end of the best curve, to beyond the range."""
         width = self.x[-1] - self.x[0]
-        centers = np.linspace(self.x[0] - _BEYOND * width, self.x[-1] + _BEYOND * width, 3 * _PLACES)
+        centers = np.linspace(self.x[0] - _BEYOND * width, self.x[-1] + _BEYOND * width, 6 * _PLACES)
         slopes, _, loss = self.fitted(centers)
         start = int(loss.argmin())
         low = (centers[0], math.log(self.slopes[0]))
-        high = (centers[-1], math.log(self.slopes[-1]))
+        high = (centers[-1], math.log(self.steepest))
 
         def residuals(p: Array) -> Array:
             h = self._logistic(p[:1], np.exp(p[1:]))[0]
@@ -216,46 +225,79 @@ class _Curves:
         end = float(self.ends(self._logistic(np.array([center]), np.array([slope]))[0]))
         return center, slope, end
 
-    def scores(self, centers: Array, y: Array) -> Array:
-        """Residuals times the derivative by ln μ, shape (midpoints, repeats)."""
-        slopes, ends, _ = self.fitted(centers)
-        h = self._logistic(centers, slopes)
-        fall = h * (1.0 - h)
-        other = [(self.x - centers[:, None]) * fall]
-        if self.lower is None:
-            other.append(1.0 - h)
+    def directions(self, centers: Array, slopes: Array) -> tuple[Array, Array]:
+        """What residuals are weighted with at each midpoint and slope, shape (midpoints, slopes, 3, levels),
+        and the curves there, shape (midpoints, slopes, levels).
+
+        The first direction is the derivative by ln μ with what the other parameters could explain taken out;
+        the others are the derivative itself on the levels up to μ, and on those above.
+
+        Returns:
+            directions, of unit length or zero where there is no such level, and curves.
+        """
+        away = self.x - centers[:, None, None]
+        z = slopes[..., None] * away
+        h = 0.5 * (1.0 - np.tanh(0.5 * z))
+        # h · (1 − h), relative to its largest: of a very steep curve it would be all zero.
+        size = np.abs(z)
+        logs = -size - 2.0 * np.log1p(np.exp(-size))
+        left = np.broadcast_to(away <= 0, z.shape)
+        sides = [_relative(np.where(side, logs, -np.inf)) for side in (left, ~left)]
+        fall = _relative(logs)
         direction = fall
         basis: list[Array] = []
-        for vector in other:  # Gram-Schmidt: what the other parameters explain is taken out
+        for vector in [away * fall] + [1.0 - h] * (self.lower is None):  # Gram-Schmidt
             for known in basis:
                 vector = vector - known * (vector * known).sum(-1, keepdims=True)
-            length = np.sqrt((vector * vector).sum(-1, keepdims=True))
-            basis.append(vector / np.maximum(length, 1e-12))
+            basis.append(_unit(vector))
         for known in basis:
             direction = direction - known * (direction * known).sum(-1, keepdims=True)
-        curve = ends[:, None] + (self.upper - ends)[:, None] * h
-        return np.einsum("ms,mrs->mr", direction, y[None] - curve[:, None])
+        ends = self.ends(h)[..., None]
+        return np.stack([_unit(part) for part in (direction, *sides)], axis=2), ends + (self.upper - ends) * h
+
+
+def _relative(logs: Array) -> Array:
+    """The exponentials, divided by the largest of each row; zero where there is none."""
+    largest = logs.max(-1, keepdims=True)
+    return np.exp(logs - np.where(np.isfinite(largest), largest, 0.0))
+
+
+def _unit(vector: Array) -> Array:
+    length = np.sqrt((vector * vector).sum(-1, keepdims=True))
+    return vector / np.where(length > 0, length, 1.0)
 
 
 def _interval(curves: _Curves, y: Array, center: float, confidence: float) -> tuple[float, float]:
-    """The ends of the midpoints around ``center`` (in ln σ) that the t test does not refuse."""
-    x, repeats = curves.x, len(y)
+    """The ends of the midpoints around ``center`` (in ln σ) that the t tests do not refuse."""
+    x, (repeats, levels) = curves.x, y.shape
     start = min(max(center, x[0]), x[-1])
-    limit = float(stats.t.ppf((1 + confidence) / 2, repeats - 1))
+    shares = (1 - confidence) * np.array(_SHARES)
+    limits = stats.t.ppf(1 - shares / 2, repeats - 1)
+    # Equal values do not mean that there is no spread: what n repeats did not show happens in up to 3/n.
+    unseen = 1.5 * _resolution(y, curves.upper) / repeats
+    spread = np.cov(y, rowvar=False) / repeats + np.eye(levels) * unseen**2
+
+    def excess(centers: Array) -> Array:
+        """Above 1 where every slope is refused."""
+        slopes = curves.fitted(centers)[0][:, None] * _FAN
+        weights, curve = curves.directions(centers, slopes)
+        score = (weights * (y.mean(axis=0) - curve)[:, :, None]).sum(-1)
+        error = np.sqrt(np.maximum(((weights @ spread) * weights).sum(-1), 0.0))
+        return (np.maximum(np.abs(score) - 1e-12, 0.0) / (limits * error + 1e-15)).max(-1).min(-1)
 
     def side(end: float) -> float | None:
-        centers = np.linspace(start, end, _PLACES)
-        scores = curves.scores(centers, y)
-        error = scores.std(axis=1, ddof=1) / math.sqrt(repeats)
-        excess = np.abs(scores.mean(axis=1)) - limit * error
-        outside = np.flatnonzero(excess > 1e-12)
-        if not len(outside):
-            return None
-        first = int(outside[0])
-        if first == 0:
-            return float(start)
-        share = excess[first - 1] / (excess[first - 1] - excess[first])
-        return float(centers[first - 1] + share * (centers[first] - centers[first - 1]))
+        inside, outside = start, end
+        for look in range(2):  # from one end to the other, then where the test begins to refuse
+            centers = np.linspace(inside, outside, _PLACES)
+            found = excess(centers)
+            refused = np.flatnonzero(found > 1)
+            if not len(refused):
+                return None if look == 0 else float(outside)
+            first = int(refused[0])
+            if first == 0:
+                return float(inside)
+            inside, outside = float(centers[first - 1]), float(centers[first])
+        return inside
 
     # Where the fall is over within a level or two, the form between them is supposed and not measured.
     least = _FINEST * float(np.diff(x).mean())
@@ -265,3 +307,9 @@ def _interval(curves: _Curves, y: Array, center: float, confidence: float) -> tu
         0.0 if low is None else math.exp(min(low, center - least)),
         math.inf if high is None else math.exp(max(high, center + least)),
     )
+
+
+def _resolution(y: Array, upper: float) -> float:
+    """The smallest difference of two values: of an accuracy, one sample's share."""
+    steps = np.diff(np.unique(np.append(y, upper)))
+    return float(steps[steps > 1e-9].min(initial=math.inf)) if (steps > 1e-9).any() else 0.0
