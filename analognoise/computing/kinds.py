@@ -41,6 +41,12 @@ def kind_of(module: nn.Module) -> str | None:
     return None
 
 
+def plain(name: str) -> str:
+    """A layer's name without what DistributedDataParallel (in front) and torch.compile (anywhere) put in."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    return ".".join(parts[1:] if parts[0:1] == ["module"] else parts)
+
+
 def layers_by_kind(model: nn.Module) -> dict[str, str]:
     """Qualified name and kind of every layer of a known kind; parts of an attention layer, which it does not
     call, are not counted.
@@ -72,7 +78,11 @@ def choose_layers(model: nn.Module, layers: str | Iterable[str] | None = None) -
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model must be a torch.nn.Module, found {type(model).__name__}")
-    wanted = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    wanted: list[str] | None = None
+    if layers is not None:
+        if not isinstance(layers, Iterable):
+            raise NoiseError(f"layers is {layers!r}: give {_words()}, or leave it out for all of them")
+        wanted = [layers] if isinstance(layers, str) else list(layers)
     known = layers_by_kind(model)
     if wanted is None:
         names = set(known)
@@ -101,12 +111,15 @@ def _meant_by(word: str, model: nn.Module, known: Mapping[str, str]) -> list[str
                 + hint * (word == "activation")
             )
         return found
-    every = all_names(model, (name for name, _ in model.named_modules()))
+    every = {
+        name: (*names, *map(plain, names))
+        for name, names in all_names(model, (name for name, _ in model.named_modules())).items()
+    }
     found = [name for name in known if matching(every[name], [word]) is not None]
     if not found:
         found = [name for name, names in every.items() if name and word in names]
     if not found:
-        choice = nearest(word, [*KINDS, *every])
+        choice = nearest(word, [*KINDS, *filter(None, every)])
         shown = ", ".join(map(repr, list(known)[:_SHOWN])) or "none"
         more = f" and {len(known) - _SHOWN} more" * (len(known) > _SHOWN)
         raise NoiseError(

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from analognoise.compiled import eager, is_compiled
-from analognoise.computing.kinds import check_sigma, choose_layers, sigma_by_layer
+from analognoise.compiled import eager
+from analognoise.computing.kinds import check_sigma, choose_layers, plain, sigma_by_layer
 from analognoise.errors import NoiseError, nearest
 from analognoise.seeds import Stream
 
 LAWS = ("additive", "multiplicative", "mixed")
 # Their fused path calls no module inside.
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def computing_noise(
@@ -135,8 +134,8 @@ class ComputingNoise:
         self._in_forward = {}
         self.calls = dict.fromkeys(self.layers, 0)
         with ExitStack() as stack:
-            if is_compiled(self._model):
-                stack.enter_context(eager())  # compiled code would not know of the hooks
+            # Compiled code would not know of the hooks, and the compiled twin of a model does not show in it.
+            stack.enter_context(eager())
             if any(isinstance(module, _FUSED) for module in self._model.modules()):
                 stack.callback(
                     torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
@@ -198,7 +197,7 @@ class ComputingNoise:
             nonlocal parts
             step: Any = (*self.start, self._forwards, call, parts)
             parts += 1
-            stream = Stream(self.seed, self.process, _plain(name), chip=self.repeat, step=step)
+            stream = Stream(self.seed, self.process, plain(name), chip=self.repeat, step=step)
             if multiplicative:
                 value = value * _normal(stream, "multiplicative", value).mul_(multiplicative).add_(1.0)
             return value + _normal(stream, "additive", value).mul_(additive) if additive else value
@@ -231,13 +230,6 @@ def _no_hook() -> Callable[..., None]:
 
 def _nothing(*_: Any) -> None:
     return None
-
-
-def _plain(name: str) -> str:
-    """A layer's name without what wrappers put before it."""
-    while name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name
 
 
 def _normal(stream: Stream, part: str, like: Tensor) -> Tensor:

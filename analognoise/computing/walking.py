@@ -11,7 +11,7 @@ from torch import nn
 
 from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
-from analognoise.compiled import eager, is_compiled
+from analognoise.compiled import eager
 from analognoise.computing.kinds import choose_layers
 from analognoise.computing.noise import ComputingNoise
 from analognoise.errors import NoiseError
@@ -90,8 +90,7 @@ def order_of(
         stack.enter_context(rng_preserved())
         stack.enter_context(evaluating(model))
         stack.enter_context(digital(model))
-        if is_compiled(model):
-            stack.enter_context(eager())
+        stack.enter_context(eager())
         for name, module in chosen.items():
             note = module.register_forward_pre_hook(lambda *_, name=name: called.setdefault(name))
             stack.callback(note.remove)

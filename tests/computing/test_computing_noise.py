@@ -246,6 +246,26 @@ def test_converted_models_and_compiled_ones_and_fused_encoders() -> None:
     assert "layers.0.self_attn.out_proj" not in noise.layers
 
 
+def test_a_compiled_twin_of_the_model_and_compiled_parts_are_noisy() -> None:
+    with an.computing_noise(model := net(), 0.3):
+        expected = model(X)
+    compiled = torch.compile(model, backend="eager")
+    clean = compiled(X)
+    with an.computing_noise(model, 0.3) as noise:  # the twin shares its layers, which the model cannot know
+        assert torch.equal(compiled(X), expected)
+    assert not noise.not_called
+    assert torch.equal(compiled(X), clean)
+    model.second = torch.compile(model.second, backend="eager")
+    with an.computing_noise(model, 0.3):
+        assert torch.equal(model(X), expected)
+
+
+def test_layers_are_found_by_their_own_names_inside_wrappers() -> None:
+    wrapped = nn.DataParallel(torch.compile(net(), backend="eager"))
+    assert list(choose_layers(wrapped, "sec*")) == ["module._orig_mod.second"]
+    assert list(choose_layers(wrapped, "module._orig_mod.second")) == ["module._orig_mod.second"]
+
+
 def test_recomputing_in_the_backward_pass_is_refused() -> None:
     model = net().train()
     with an.computing_noise(model, 0.1), pytest.raises(NoiseError, match="checkpointing"):
@@ -305,6 +325,8 @@ def test_layers_by_kind_pattern_and_name() -> None:
         ({"sigma": 0.1, "layers": ["frist"]}, "did you mean 'first'"),
         ({"sigma": 0.1, "layers": []}, "layers is empty"),
         ({"sigma": 0.1, "layers": [nn.Linear]}, "layers holds"),
+        ({"sigma": 0.1, "layers": 5}, "layers is 5: give kinds"),
+        ({"sigma": 0.1, "layers": ""}, "matches no layer of Net: its"),
     ],
 )
 def test_wrong_input_is_named(options: dict, words: str) -> None:
