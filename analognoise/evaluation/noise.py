@@ -28,6 +28,7 @@ from analognoise.evaluation.statistics import better_when_higher, check_confiden
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, left_as_found
 from analognoise.progress import progress_bar
+from analognoise.quantized import require_input_ranges
 from analognoise.seeds import Stream
 
 
@@ -67,6 +68,7 @@ class NoiseEvaluation:
         method: str = "",
         training_seed: int | None = None,
     ) -> None:
+        require_input_ranges(model, "evaluate noise")
         self.model, self.metric, self.noise, self.fluctuating = model, metric, noise, fluctuating
         self.seed, self.method, self.training_seed = seed, method, training_seed
         self.label = noise.kind + " (fluctuating)" * (fluctuating is not None) + (f" on {on}" if on else "")
@@ -211,6 +213,8 @@ def evaluate_noise(
 
     Raises:
         NoiseError: for noise levels, a kind or layers that are none or that the model has not.
+        QuantizationError: when the first inputs of a quantized layer, which decide about the range of its
+            codes, did not come yet.
         ModelError: when weights hold NaN or inf, or are on the ``meta`` device.
         NotProgrammedError: when the model is converted and no chip is programmed.
         DataError: when data, metric, forward's output or a number is not what it must be, or no forward calls

@@ -36,7 +36,8 @@ class StoredWeights:
 
     Raises:
         QuantizationError: when no layer is quantized.
-        FaultError: when the encoding is unknown, or codes do not fit into the words.
+        FaultError: when the encoding is unknown, codes do not fit into the words, or two layers were
+            quantized under one name.
     """
 
     def __init__(self, model: nn.Module, encoding: str) -> None:
@@ -46,7 +47,15 @@ class StoredWeights:
         self.words: dict[str, Tensor] = {}
         # What is in place of the weights' own codes already, to be put back.
         self._before: dict[str, Tensor | None] = {}
+        named: dict[str, str] = {}
         for name, layer in self.layers.items():
+            other = named.setdefault(layer.name, name)
+            if other != name:
+                raise FaultError(
+                    f"{other} and {name} were quantized apart, both under the name {layer.name!r}, so the "
+                    "same cells would be faulty in both: quantize the whole model, each layer by its name "
+                    "(filter_fn chooses)"
+                )
             codes = layer.codes()
             try:
                 self.words[name] = encode(codes, layer.bits, encoding)

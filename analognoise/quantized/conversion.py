@@ -56,7 +56,8 @@ def quantize(
             sign to ± scale · (2^(activation_bits − 1) − 1) (Wang et al. 2025, arXiv 2501.14531).
         activation_signed: whether codes of inputs have a sign; None lets the first inputs of a layer decide:
             without a negative number they get 0 … 2^activation_bits − 1.
-        filter_fn: ``filter_fn(module, name) -> bool`` chooses among the layers; None takes all.
+        filter_fn: ``filter_fn(module, name) -> bool`` chooses among the layers; None takes all. Layers with
+            other settings are quantized by a further call, whose ``filter_fn`` leaves those before alone.
         inplace: False copies the module structure and shares every tensor with ``model``; True swaps the
             layers of ``model`` itself.
 
@@ -64,8 +65,8 @@ def quantize(
         The quantized model.
 
     Raises:
-        QuantizationError: for a setting out of range, a model that is on tiles or quantized already, or one
-            with nothing to quantize.
+        QuantizationError: for a setting out of range, a model that is on tiles, a layer that is quantized
+            already or tied to one, or nothing to quantize.
         ConversionError: when the model cannot be copied.
     """
     settings = Quantization(
@@ -85,16 +86,18 @@ def quantize_as(
             f"layer {name!r} is on tiles: quantize the digital model (analognoise.convert_to_digital gives "
             "it back), and convert what analognoise.dequantize makes of it"
         )
-    for name in quantized_layers(model):
-        raise QuantizationError(
-            f"layer {name!r} is quantized already: analognoise.dequantize(model, keep='float') gives back "
-            "the float model"
-        )
     check_filter(filter_fn)
+    already = quantized_layers(model)
+    for name, layer in already.items():
+        if filter_fn is None or filter_fn(layer, name):
+            raise QuantizationError(
+                f"layer {name!r} is quantized already: analognoise.dequantize(model, keep='float') gives "
+                "back the float model, and a filter_fn that leaves it out quantizes others beside it"
+            )
     found = {
         name: module
         for name, module in convertible_layers(model).items()
-        if quantized_class(module) is not None
+        if name not in already and quantized_class(module) is not None
     }
     chosen = [name for name, module in found.items() if filter_fn is None or filter_fn(module, name)]
     if not chosen:
@@ -104,6 +107,14 @@ def quantize_as(
             else f"none of its layers is one of {', '.join(known_names())}{obstacles(model)}"
         )
         raise QuantizationError(f"nothing to quantize in {type(model).__name__}: {reason}")
+    stored = {id(layer.float_weight): name for name, layer in already.items()}
+    for name in chosen:
+        other = stored.get(id(found[name].get_parameter("weight")))
+        if other is not None:
+            raise QuantizationError(
+                f"layer {name!r} has the weight of layer {other!r}, which is quantized already: tied weights "
+                "are one memory, so quantize both at once"
+            )
     target = model if inplace else copy_sharing_tensors(model)
     modules = dict(target.named_modules())
     shared: dict[int, tuple[QuantizerState, nn.Parameter | None]] = {}

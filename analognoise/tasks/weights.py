@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from analognoise.conversion import Filter
 from analognoise.errors import ModelError, QuantizationError, SparsityError, nearest
 from analognoise.quantized import (
     RANGE_NAMES,
@@ -113,6 +114,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     _put(model, tensors, source)
 
 
+def _with(settings: Quantization, quantizers: dict[str, Quantization]) -> Filter:
+    """Chooses the layers that a file quantizes with these settings."""
+    return lambda _, name: quantizers.get(name) == settings
+
+
 def load_quantized(model: nn.Module, path: str | Path) -> nn.Module:
     """The quantized model of a file that :func:`save_weights` wrote of one.
 
@@ -137,10 +143,10 @@ def load_quantized(model: nn.Module, path: str | Path) -> nn.Module:
                 f"weights file {str(source)!r}: it quantizes a layer {name!r}, which {type(model).__name__} "
                 "has not got"
             )
+    quantized = model
     try:
-        quantized = quantize_as(
-            model, next(iter(quantizers.values())), filter_fn=lambda module, name: name in quantizers
-        )
+        for settings in dict.fromkeys(quantizers.values()):
+            quantized = quantize_as(quantized, settings, filter_fn=_with(settings, quantizers))
     except QuantizationError as error:
         raise ModelError(
             f"weights file {str(source)!r} does not fit {type(model).__name__}: {error}"

@@ -15,7 +15,7 @@ from torch import nn
 
 import analognoise as an
 from analognoise.computing.levels import LEVELS, fluctuating_sigma, noise_levels
-from analognoise.errors import DataError, NoiseError, NotProgrammedError, ResultsError
+from analognoise.errors import DataError, NoiseError, NotProgrammedError, QuantizationError, ResultsError
 from analognoise.evaluation.statistics import mean_interval
 from analognoise.seeds import Stream
 
@@ -45,6 +45,19 @@ DATA = [batch(1), batch(2)]
 
 def measured(**options: Any) -> an.NoiseReport:
     return an.evaluate_noise(net(), DATA, **{"sigmas": SIGMAS, "repeats": 4} | options)
+
+
+def test_noisy_inputs_never_decide_about_the_ranges_of_quantizers() -> None:
+    fresh = an.quantize(net(), 4, activation_bits=4)
+    with pytest.raises(
+        QuantizationError, match=r"cannot evaluate noise: .* '0', '2', and none came yet: run"
+    ):
+        an.evaluate_noise(fresh, DATA, sigmas=SIGMAS, repeats=1)
+    assert fresh[0].awaits_inputs
+    with torch.no_grad():
+        fresh(DATA[0][0])
+    report = an.evaluate_noise(fresh, DATA, sigmas=[1e-9], repeats=1)
+    assert report.rows[0].value == report.digital
 
 
 def test_rows_are_what_the_context_gives() -> None:

@@ -137,6 +137,14 @@ def test_weights_that_are_not_finite_have_no_codes() -> None:
         pass
 
 
+def test_layers_quantized_apart_under_one_name_are_refused() -> None:
+    parts = [an.quantize(nn.Linear(4, 4), 4) for _ in range(2)]
+    with pytest.raises(
+        FaultError, match=r"0\.weight and 1\.weight were quantized apart, both under the name ''"
+    ):
+        StoredWeights(nn.Sequential(*parts), "twos-complement")
+
+
 def test_words_are_the_codes() -> None:
     model = make(8)
     stored = StoredWeights(model, "sign-magnitude")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,36 @@ def test_weights_tied_along_other_axes_are_one_memory_too(clipping: str) -> None
     with an.memory_faults(quantized, an.FaultModel(flip=0.3)):
         assert quantized.decoder.has_other_codes
         assert torch.equal(quantized.decoder.codes(), quantized.encoder.codes())
+
+
+def test_layers_get_their_own_settings_one_call_after_the_other(tmp_path: Path) -> None:
+    model, x = digits(), torch.rand(3, 1, 8, 8)
+    mixed = an.quantize(model, bits=4, per="tensor", filter_fn=lambda module, name: name == "conv1")
+    with pytest.raises(
+        QuantizationError, match=r"'conv1' is quantized already: .* a filter_fn that leaves it"
+    ):
+        an.quantize(mixed, bits=8)
+    mixed = an.quantize(mixed, bits=8, activation_bits=6, filter_fn=lambda module, name: name != "conv1")
+    layers = an.quantized_weights(mixed)
+    assert {name: layer.bits for name, layer in layers.items()} == {
+        "conv1.weight": 4,
+        "conv2.weight": 8,
+        "fc.weight": 8,
+    }
+    assert {layer.name for layer in layers.values()} == {"conv1", "conv2", "fc"}
+    assert mixed.fc.weight is model.fc.weight
+    expected = mixed(x)
+    an.save_weights(mixed, tmp_path / "mixed.safetensors")
+    loaded = an.load_quantized(digits(), tmp_path / "mixed.safetensors")
+    assert torch.equal(loaded(x), expected)
+
+
+def test_a_layer_tied_to_one_that_is_quantized_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
+    model[1].weight = model[0].weight
+    first = an.quantize(model, filter_fn=lambda module, name: name == "0")
+    with pytest.raises(QuantizationError, match="layer '1' has the weight of layer '0', which is quantized"):
+        an.quantize(first, filter_fn=lambda module, name: name == "1")
 
 
 def test_a_layer_that_computes_with_the_float_weight_of_a_quantized_one_is_named() -> None:
