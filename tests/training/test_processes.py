@@ -49,12 +49,26 @@ METHODS: dict[str, tuple[Make, dict[str, Any]]] = {
     "rwp": (an.RandomWeightPerturbation, {"noise": 0.2, "seed": 5}),
     "profile-noise": (an.ProfileNoise, {"clip": 2.0, "seed": 6}),
     "clip": (an.Clipped, {"clip": 1.5}),
+    "saq": (an.SAQ, {"rho": 0.5, "noise": 0.05, "seed": 7}),
+    "asaq": (an.ASAQ, {"rho": 1.0, "perturb": "all"}),
+    "samson-saq": (an.SAMSONSAQ, {"rho": 0.4, "clip": 1.8}),
 }
 
 
 def build(profile: Any = "pcm-ibm") -> nn.Module:
     torch.manual_seed(0)
     return an.convert_to_analog(nn.Sequential(nn.Linear(9, 15), nn.Tanh(), nn.Linear(15, 5)), profile)
+
+
+def build_for(name: str) -> nn.Module:
+    """The model that a method trains: on tiles, or quantized."""
+    if not name.endswith("saq"):
+        return build()
+    torch.manual_seed(0)
+    model = an.quantize(nn.Sequential(nn.Linear(9, 15), nn.Tanh(), nn.Linear(15, 5)), 4, activation_bits=6)
+    with torch.no_grad():
+        model(X[0])  # ranges of the inputs begin in the same way everywhere
+    return model
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
@@ -83,7 +97,7 @@ def shard(step: int, rank: int) -> tuple[Tensor, Tensor]:
 def trained(name: str, sync: str, rank: int, *, pieces: int = 1, view: bool = False) -> dict[str, Any]:
     """This process's weights after every step, and how often DistributedDataParallel averaged."""
     make, options = METHODS[name]
-    wrapper = DistributedDataParallel(build(), gradient_as_bucket_view=view)
+    wrapper = DistributedDataParallel(build_for(name), gradient_as_bucket_view=view)
     averaged = []
 
     def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch compares annotations, not their text
@@ -251,13 +265,13 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_replicas_stay_equal_bit_for_bit(ranks: list[dict[str, Any]], name: str, sync: str) -> None:
     one, other = (found[f"{name} {sync}"]["weights"] for found in ranks)
     assert torch.equal(one, other)
-    assert (one[-1] - weights_of(build())).abs().max() > 0.05
+    assert (one[-1] - weights_of(build_for(name))).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_synchronised_is_one_process_on_the_joint_batch(ranks: list[dict[str, Any]], name: str) -> None:
     make, options = METHODS[name]
-    model = build()
+    model = build_for(name)
     optimizer: Any = make(sgd(model), model, **options)
     for step in range(STEPS):
         optimizer.step(closure_of(optimizer, model, X[step], Y[step]))
@@ -269,7 +283,7 @@ def test_synchronised_is_one_process_on_the_joint_batch(ranks: list[dict[str, An
 def emulated(name: str) -> Tensor:
     """Each shard's gradient taken by an optimizer of its own in one process; the mean applied once."""
     make, options = METHODS[name]
-    model = build()
+    model = build_for(name)
     base = sgd(model)
     clip = options.get("clip")
     update: Any = an.Clipped(base, model, clip=clip) if clip else base
@@ -308,7 +322,8 @@ def test_a_climb_per_worker_communicates_once_a_step(ranks: list[dict[str, Any]]
         if isinstance(found, dict) and "averaged" in found
     }
     assert averaged["sam all"] == averaged["asam all"] == averaged["rwp all"] == averaged["rwp worker"] == 2
-    assert averaged["sam worker"] == averaged["samson worker"] == averaged["pieces worker"] == 1
+    assert averaged["saq all"] == 2
+    assert averaged["saq worker"] == averaged["sam worker"] == averaged["samson worker"] == averaged["pieces worker"] == 1
     assert averaged["noise all"] == averaged["noise worker"] == averaged["profile-noise worker"] == 1
 
 
