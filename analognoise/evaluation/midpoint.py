@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 _SLOPES = np.geomspace(0.02, 1000.0, 46)
 _STEEPEST = 20.0  # slope of a fit, in the same unit: from there on levels tell slopes apart no more
 _NEWTON = 4  # Gauss-Newton steps from the best of them
-_PLACES = 30  # values of μ tried at once within a range
+_PLACES = 20  # values of μ tried at once within a range
 _BEYOND = 2.0  # the fit may go this far beyond the range, in units of its width, before it says so
 _FINEST = 0.02  # an interval reaches at least this fraction of the distance of two levels to both sides
 _PLATEAU = 0.02  # closer than this fraction of the fall to an end is at the end
@@ -204,7 +204,7 @@ class _Curves:
     def best(self) -> tuple[float, float, float]:
         """Midpoint (in ln σ), slope and lower end of the best curve, to beyond the range."""
         width = self.x[-1] - self.x[0]
-        centers = np.linspace(self.x[0] - _BEYOND * width, self.x[-1] + _BEYOND * width, 6 * _PLACES)
+        centers = np.linspace(self.x[0] - _BEYOND * width, self.x[-1] + _BEYOND * width, 9 * _PLACES)
         slopes, _, loss = self.fitted(centers)
         start = int(loss.argmin())
         low = (centers[0], math.log(self.slopes[0]))
@@ -286,18 +286,20 @@ def _interval(curves: _Curves, y: Array, center: float, confidence: float) -> tu
         return (np.maximum(np.abs(score) - 1e-12, 0.0) / (limits * error + 1e-15)).max(-1).min(-1)
 
     def side(end: float) -> float | None:
-        inside, outside = start, end
-        for look in range(2):  # from one end to the other, then where the test begins to refuse
+        inside, outside = float(start), end
+        for look in range(
+            3
+        ):  # from one end to the other, then ever closer to where the tests begin to refuse
             centers = np.linspace(inside, outside, _PLACES)
             found = excess(centers)
             refused = np.flatnonzero(found > 1)
             if not len(refused):
-                return None if look == 0 else float(outside)
+                return None if look == 0 else outside
             first = int(refused[0])
             if first == 0:
-                return float(inside)
+                return inside
             inside, outside = float(centers[first - 1]), float(centers[first])
-        return inside
+        return outside
 
     # Where the fall is over within a level or two, the form between them is supposed and not measured.
     least = _FINEST * float(np.diff(x).mean())

@@ -12,6 +12,7 @@ from torch.nn import functional
 from analognoise.errors import MethodError
 from analognoise.landscape import curvature, rise
 from analognoise.landscape.settings import Sharpness, settled
+from analognoise.landscape.stored import around_stored_weights
 from analognoise.landscape.surface import Surface, opened
 from analognoise.training.measure import Loss
 
@@ -49,12 +50,14 @@ def sharpness(
     ==================  ================================================================================
 
     The loss is that of the digital weights, also in a converted model, whose chip is neither used nor
-    touched. It is taken over all the data, not per batch as in training. Parameters that require no gradient
-    stay where they are. The model's weights, gradients, modes and buffers and the global random generators
-    are left as found, also where an exception ends the work.
+    touched; in a quantized model that of the quantized weights Q(w), and these are moved (gradients pass
+    straight through the rounding of its inputs, if they are quantized). It is taken over all the data, not
+    per batch as in training. Parameters that require no gradient stay where they are. The model's weights,
+    gradients, modes and buffers and the global random generators are left as found, also where an exception
+    ends the work.
 
     Args:
-        model: digital or converted.
+        model: digital, converted or quantized.
         loader: a DataLoader or list of batches, the same in every pass; as for
             :func:`analognoise.evaluate_drift`.
         kind: see above.
@@ -103,6 +106,7 @@ def sharpness(
         raise MethodError(f"sharpness: seed must be a whole number, found {seed!r}") from None
     if not isinstance(model, nn.Module):
         raise MethodError(f"sharpness: model must be a torch.nn.Module, found {type(model).__name__}")
+    model = around_stored_weights(model)
     with opened(
         model, loader, eval_mode=eval_mode, seed=root, perturb=perturb, loss=loss, forward=forward
     ) as surface:

@@ -199,10 +199,13 @@ class QuantizedLayer(nn.Module):
             stored = state.codes = stored.to(weight.device)
         return on_grid(weight, self._step(), -self.high, self.high, stored)
 
+    def quantized_input(self, input: Tensor) -> Tensor:
+        """What the layer makes of its inputs before it computes; differentiable."""
+        return input if self._analognoise_input is None else self._analognoise_input(self, input)
+
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The float layer's forward, on quantized inputs and weights."""
-        if self._analognoise_input is not None:
-            input = self._analognoise_input(self, input)
+        input = self.quantized_input(input)
         weight = self.quantized_weight()
         offset = self._analognoise_quantized.offset
         if offset is not None:

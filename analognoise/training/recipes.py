@@ -205,6 +205,10 @@ def parse_method(text: str | Recipe) -> Recipe:
     _refuse_shared(name, modifiers, text)
     if name == "profile-noise" and "noise" in modifiers:
         raise MethodError("method 'profile-noise' brings its own noise: leave out '+noise'")
+    if METHODS[name].needs_profile and any(MODIFIERS[modifier].prepare for modifier in modifiers):
+        raise MethodError(
+            f"method {name!r} trains on chips, which hold float weights: leave out '+qat-const' in {text!r}"
+        )
     values: dict[str, Value] = {}
     for assignment in assignments:
         key, equals, value = (part.strip() for part in assignment.partition("="))

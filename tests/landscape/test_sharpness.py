@@ -533,3 +533,40 @@ def test_an_exact_minimum_has_no_direction_of_ascent() -> None:
     with pytest.warns(RuntimeWarning, match="the gradient is zero at these weights"):
         found = an.sharpness(model, POINT, "sam", loss=output_mean)
     assert found.value == 0.0
+
+
+@pytest.mark.parametrize("clipping", ["learned", "max"])
+def test_of_a_quantized_model_what_it_computes_with_is_moved(clipping: str) -> None:
+    model = an.quantize(net(), bits=3, clipping=clipping)
+    batches = classes()
+    at = an.dequantize(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for kind in KINDS:
+        found, expected = (an.sharpness(one, batches, kind) for one in (model, at))
+        assert found.value == expected.value
+        assert found.loss == pytest.approx(float(mean_loss(model, batches).detach()), rel=1e-12)
+        assert found.parameters == expected.parameters  # learned ranges are no weights
+    # Moves that rounding would swallow count.
+    gradient = sum(float(p.grad.square().sum()) for p in backward(at, batches).parameters()) ** 0.5
+    tiny = an.sharpness(model, batches, "sam", rho=1e-5).value
+    assert tiny == pytest.approx(1e-5 * gradient, rel=1e-3)
+    at.zero_grad()  # it shares the biases
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    an.sharpness(model, batches, "sam")
+    assert all(p.grad is None for p in model.parameters())
+
+
+def backward(model: nn.Module, batches: Batches) -> nn.Module:
+    model.zero_grad()
+    mean_loss(model, batches).backward()
+    return model
+
+
+def test_inputs_stay_quantized_and_must_have_been_seen() -> None:
+    model, batches = an.quantize(net(), bits=8, activation_bits=2), classes()
+    with pytest.raises(MethodError, match=r"layer '0' takes the range of its inputs .* run a batch"):
+        an.sharpness(model, batches)
+    model(batches[0][0])
+    expected = float(mean_loss(model, batches).detach())
+    assert an.sharpness(model, batches, "random").loss == pytest.approx(expected, rel=1e-12)
+    assert an.sharpness(an.dequantize(model), batches, "random").loss != pytest.approx(expected, rel=1e-3)

@@ -156,6 +156,7 @@ def test_identity(one, other, alike):
         ("rwp+noise", r"method 'rwp' has 'noise' already"),
         ("sam+clip+clip", r"method 'sam' has 'clip' already"),
         ("profile-noise+noise", r"method 'profile-noise' brings its own noise"),
+        ("profile-noise+qat-const", r"'profile-noise' trains on chips, .* leave out '\+qat-const'"),
         ("sam:roh=0.1", r"method 'sam' has no hyperparameter 'roh' \(did you mean 'rho'\?\): known are rho,"),
         ("sam:clip=2", r"no hyperparameter 'clip': known are rho, warmup, perturb; write 'sam\+clip' for it"),
         ("sgd:rho=1", r"method 'sgd' has no hyperparameter 'rho': it has none"),
