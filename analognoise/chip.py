@@ -35,18 +35,33 @@ def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
         The model.
 
     Raises:
-        ConversionError: when the model has no layer on tiles, or seed or chip is no whole number.
+        ConversionError: when the model has no layer on tiles, two of its layers were converted under one
+            name, or seed or chip is no whole number.
         ModelError: when a layer's weights hold NaN or inf, or have another shape than those that were
             converted; the chip that was programmed before is left as it was.
     """
     layers = require_analog(model, "program a chip")
     stream = Stream(_whole("seed", seed), "", chip=_whole("chip", chip))
+    _refuse_equal_names(layers)
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers.values():
             layer.check_programmable()
         for layer in layers.values():
             layer.program_(stream)
     return model
+
+
+def _refuse_equal_names(layers: dict[str, AnalogLayer]) -> None:
+    # A layer's draws belong to its name at conversion, so two of one name would have the very same noise.
+    places: dict[str, str] = {}
+    for place, layer in layers.items():
+        other = places.setdefault(layer.analog.name, place)
+        if other != place:
+            raise ConversionError(
+                f"cannot program a chip: layers {other!r} and {place!r} were both converted under the name "
+                f"{layer.analog.name!r}, so every device of theirs would draw the same noise: convert the "
+                "whole model at once (filter_fn and profiles by pattern choose layer by layer)"
+            )
 
 
 def _whole(name: str, value: int) -> int:

@@ -401,3 +401,11 @@ def test_hooks_that_are_methods_reach_the_user_s_object():
     net[0].register_forward_hook(recorder.hook)
     an.convert_to_analog(net, "ideal")(torch.ones(1, 4))
     assert len(recorder.seen) == 1
+
+
+def test_layers_converted_apart_under_one_name_would_share_their_noise_and_are_refused():
+    parts = [an.convert_to_analog(nn.Linear(4, 4), "pcm-ibm") for _ in range(2)]
+    model = nn.Sequential(parts[0], nn.ReLU(), parts[1])
+    with pytest.raises(ConversionError, match="layers '0' and '2' were both converted under the name ''"):
+        an.program_(model)
+    an.program_(nn.Sequential(parts[0], nn.ReLU(), parts[0]))  # one layer at two places is one layer
