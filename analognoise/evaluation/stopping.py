@@ -161,7 +161,8 @@ class Precision:
 
     def _needed(self, x: NDArray[np.float64], least: int) -> int:
         """How many chips the spread of ``x`` asks for."""
-        return int(min(max(least, math.ceil((self._reach(x) / self.half_width) ** 2)), self.max_chips))
+        root = min(self._reach(x) / self.half_width, self.max_chips)  # its square would be more in any case
+        return int(min(max(least, math.ceil(root**2)), self.max_chips))
 
     def _reach(self, x: NDArray[np.float64]) -> float:
         """The half-width that the spread of ``x`` would give the interval of one chip."""

@@ -177,7 +177,8 @@ def fit(
     factor = SCHEDULES[schedule]
     processes, whole = Processes(model), model
     model = unwrapped(model)  # learns, and is measured; batches go through the whole
-    check_processes(processes, train, (per_epoch, epochs, recipe.label, seed, lr, schedule))
+    settings = (per_epoch, epochs, recipe.label, seed, lr, schedule, momentum, weight_decay, sync)
+    check_processes(processes, train, settings)
     prepared = recipe.prepare(model, profile=profile, seed=derive_seed("prepare", seed))
     check_prepared(processes, recipe.label, model, prepared)
     whole, model = (whole if prepared is model else prepared), prepared

@@ -23,7 +23,17 @@ def check_processes(processes: Processes, train: Any, settings: tuple[Any, ...])
             f"the training data are split over {sampler.num_replicas} processes (DistributedSampler), but "
             "the model is not: wrap it as torch.nn.parallel.DistributedDataParallel(model)"
         )
-    names = ("batches in an epoch", "epochs", "method", "seed", "lr", "schedule")
+    names = (
+        "batches in an epoch",
+        "epochs",
+        "method",
+        "seed",
+        "lr",
+        "schedule",
+        "momentum",
+        "weight_decay",
+        "sync",
+    )
     for rank, other in enumerate(processes.gather(settings)):
         for name, own, found in zip(names, settings, other, strict=True):
             if own != found:

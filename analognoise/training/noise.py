@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from analognoise.conversion import require_analog, sample_chip
 from analognoise.crossbar.net import check_net
@@ -152,7 +153,7 @@ class ProfileNoise(WrappedOptimizer):
             names = ", ".join(dict.fromkeys(profile.name for profile in profiles))
             raise MethodError(f"ProfileNoise: at none of the times {times!r} is the device known ({names})")
         self.times = (shortest, longest)
-        self._stuck: dict[Tensor, Tensor] = {}  # of a step's chip: which entries of a weight are stuck
+        self._masks: list[RemovableHandle] = []  # hooks that take the gradient from stuck entries
 
     @property
     def _needs_closure(self) -> bool:
@@ -184,16 +185,22 @@ class ProfileNoise(WrappedOptimizer):
         copies = [weight.clone() for weight in weights]
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_copy_(weights, [value for name, value in drawn.items() if name in self._chip])
-        self._stuck = {self._chip[name]: mask for name, mask in stuck.items() if name in self._chip}
+        # While gradients are taken, not afterwards: those that processes average are already without, each
+        # process's own chip's.
+        for name, mask in stuck.items():
+            if name in self._chip and self._chip[name].requires_grad:
+                self._masks.append(self._chip[name].register_hook(_without(mask)))
         forget_casts()
 
-    def _gradients(self, closure: Closure | None) -> tuple[Any, bool]:
-        loss, usable = super()._gradients(closure)
-        for weight, mask in self._stuck.items():
-            if weight.grad is not None:
-                weight.grad.masked_fill_(mask, 0)
-        self._stuck = {}
-        return loss, usable
+    def _restore(self) -> None:
+        while self._masks:
+            self._masks.pop().remove()
+        super()._restore()
+
+
+def _without(stuck: Tensor) -> Callable[[Tensor], Tensor]:
+    """A gradient without the entries of stuck devices."""
+    return lambda gradient: gradient.masked_fill(stuck, 0)
 
 
 class RandomWeightPerturbation(WrappedOptimizer):

@@ -122,6 +122,11 @@ def test_bad_numbers_are_named(given: dict[str, Any], words: str) -> None:
         checked_precision(**({"precision": 0.01, "chips": 25, "max_chips": None} | given))
 
 
+@pytest.mark.parametrize("half_width", [1e-9, 1e-200, 5e-324])
+def test_a_precision_out_of_reach_takes_all_chips(half_width: float) -> None:
+    assert Precision(half_width, 10, 700).chips([0.1, 0.2] * 5) == 700
+
+
 def test_limits_without_a_word() -> None:
     assert checked_precision(0.01, 25, None).max_chips == 1000
     assert checked_precision(0.01, 2000, None).max_chips == 2000

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import analognoise as an
 from analognoise.errors import MethodError, ModelError, TrainingError
+from analognoise.quantized import quantizer_ranges
 from analognoise.seeds import derive_seed
 from analognoise.training import WrappedOptimizer
 
@@ -38,6 +39,13 @@ LEARNED = an.load_profile("pcm-ibm").replace(
         "periphery.adc.percentile": 99.0,
     }
 )
+FAULTY = an.load_profile("pcm-ibm").replace({"faults.stuck_at_g_min": 0.2, "faults.stuck_at_g_max": 0.1})
+
+QUANTIZING = (
+    *("qat", "saq", "asaq", "samson-saq", "saq+noise:activation_bits=6:perturb=all"),
+    *("qat-const:scale=0.3", "sam+qat-const:scale=0.3"),
+)
+NOISY = ("noisy", "noisy:walk=yes", "vant", "sam+noisy", "saq+vant")
 
 Make = Callable[..., torch.optim.Optimizer]
 METHODS: dict[str, tuple[Make, dict[str, Any]]] = {
@@ -48,6 +56,7 @@ METHODS: dict[str, tuple[Make, dict[str, Any]]] = {
     "noise": (an.GaussianNoise, {"noise": 0.2, "seed": 4}),
     "rwp": (an.RandomWeightPerturbation, {"noise": 0.2, "seed": 5}),
     "profile-noise": (an.ProfileNoise, {"clip": 2.0, "seed": 6}),
+    "profile-noise, stuck devices": (an.ProfileNoise, {"seed": 6}),
     "clip": (an.Clipped, {"clip": 1.5}),
     "saq": (an.SAQ, {"rho": 0.5, "noise": 0.05, "seed": 7}),
     "asaq": (an.ASAQ, {"rho": 1.0, "perturb": "all"}),
@@ -63,7 +72,7 @@ def build(profile: Any = "pcm-ibm") -> nn.Module:
 def build_for(name: str) -> nn.Module:
     """The model that a method trains: on tiles, or quantized."""
     if not name.endswith("saq"):
-        return build()
+        return build(FAULTY if "stuck" in name else "pcm-ibm")
     torch.manual_seed(0)
     model = an.quantize(nn.Sequential(nn.Linear(9, 15), nn.Tanh(), nn.Linear(15, 5)), 4, activation_bits=6)
     with torch.no_grad():
@@ -209,6 +218,21 @@ def fitted(rank: int | None, recipe: str, sync: str = "all", *, norm: bool = Fal
     return {"history": history.to_dict(), "told": len(told), "state": torch.cat(list(state.values()))}
 
 
+def newer(rank: int | None, recipe: str, sync: str = "all") -> tuple[Tensor, list[float]]:
+    """Weights and learned ranges after ``fit`` by a method that trains a twin, or through noisy outputs."""
+    data = TensorDataset(X.reshape(-1, 9), Y.reshape(-1))
+    model = an.parse_method(recipe).prepare(an.convert_to_digital(build()))
+    model(X[0])
+    trained: nn.Module = model
+    train: Any = DataLoader(data, batch_size=8)
+    if rank is not None:
+        trained = DistributedDataParallel(model)
+        train = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, shuffle=False))
+    history = an.fit(trained, train, recipe=recipe, epochs=1, lr=0.1, sync=sync)
+    ranges = [step.detach().reshape(-1) for step in quantizer_ranges(model).values()]
+    return torch.cat([weights_of(model), *ranges]), history.train_loss
+
+
 def refused(rank: int) -> list[str]:
     messages = []
     model = build()
@@ -223,6 +247,16 @@ def refused(rank: int) -> list[str]:
     with pytest.raises(an.AnalogNoiseError) as unequal:
         an.fit(DistributedDataParallel(model), loader, recipe="sgd", epochs=1 + rank, lr=0.1)
     messages.append(str(unequal.value))
+    with pytest.raises(an.AnalogNoiseError) as apart:
+        an.fit(
+            DistributedDataParallel(model),
+            loader,
+            recipe="sam",
+            epochs=1,
+            lr=0.1,
+            sync=("all", "worker")[rank],
+        )
+    messages.append(str(apart.value))
     bad = [(X[0] * (math.nan if rank == 1 and n == 1 else 1), Y[0]) for n in range(3)]
     for recipe in ("sgd", "sam"):
         with pytest.raises(TrainingError) as nan:
@@ -248,6 +282,9 @@ def _worker(rank: int, folder: str) -> None:
         found[f"fit {recipe}"] = fitted(rank, recipe)
     found["fit worker"] = fitted(rank, "sam+clip", "worker")
     found["fit norm"] = fitted(rank, "asam", norm=True)
+    for recipe in (*QUANTIZING, *NOISY):
+        for sync in ("all", "worker"):
+            found[f"{recipe} {sync}"] = newer(rank, recipe, sync)
     found["refused"] = refused(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -313,6 +350,25 @@ def test_per_worker_is_each_shard_perturbed_on_its_own(ranks: list[dict[str, Any
     found = ranks[0][f"{name} worker"]["weights"][-1]
     torch.testing.assert_close(found, emulated(name), rtol=1e-5, atol=2e-6)
     assert (found - ranks[0][f"{name} all"]["weights"][-1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("recipe", QUANTIZING)
+def test_methods_that_quantize_are_one_process_on_the_joint_batch(ranks: list[Any], recipe: str) -> None:
+    weights, losses = newer(None, recipe)
+    for found in ranks:
+        torch.testing.assert_close(found[f"{recipe} all"][0], weights, rtol=1e-5, atol=2e-6)
+        assert found[f"{recipe} all"][1] == pytest.approx(losses, rel=1e-6)
+    climbs = "sa" in recipe
+    apart = (ranks[0][f"{recipe} worker"][0] - weights).abs().max()
+    assert apart > 1e-4 if climbs else apart < 2e-6
+
+
+@pytest.mark.parametrize("sync", ["all", "worker"])
+@pytest.mark.parametrize("recipe", [*QUANTIZING, *NOISY])
+def test_newer_methods_leave_replicas_equal(ranks: list[Any], recipe: str, sync: str) -> None:
+    (one, losses), (other, same) = (found[f"{recipe} {sync}"] for found in ranks)
+    assert torch.equal(one, other)
+    assert losses == same
 
 
 def test_a_climb_per_worker_communicates_once_a_step(ranks: list[dict[str, Any]]) -> None:
@@ -397,11 +453,12 @@ def test_fit_shares_running_statistics_and_takes_a_perturbation_per_worker(
 
 def test_what_cannot_work_is_refused_in_every_process(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
-        alone, lone, unequal, plain, climbing = found["refused"]
+        alone, lone, unequal, apart, plain, climbing = found["refused"]
         assert "sync='worker' needs the model as wrapped in DistributedDataParallel" in alone
         assert "split over 2 processes" in lone
         assert "DistributedDataParallel(model)" in lone
         assert "epochs: " in unequal
+        assert "has sync: 'all', and process" in apart or "has sync: 'worker', and process" in apart
         assert "'sgd' broke down in epoch 1, step 2: the loss became nan" in plain
         assert "'sam' broke down in epoch 1, step 2: the norm of the gradient is nan" in climbing
 
