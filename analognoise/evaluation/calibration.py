@@ -14,14 +14,16 @@ from torch import Tensor
 from analognoise.batches import Batch, tensors, to_device
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, generators_preserved, update_digest
+from analognoise.evaluation.halving import InParts
 from analognoise.evaluation.metrics import LABELS, Forward, default_forward
 from analognoise.seeds import rng_preserved
 
 
-class CalibrationData:
+class CalibrationData(InParts):
     """The first batches of a loader, kept on the model's device, without labels.
 
-    The loader may shuffle and augment: it is read once, from a fixed seed of the global generators.
+    The loader may shuffle and augment: it is read once, from a fixed seed of the global generators. Where a
+    batch is halved for want of memory, statistics by batch are those of the halves.
 
     Args:
         loader: batches ``(x, y)``, dicts, the input tensor alone, or whatever ``forward`` takes.
@@ -38,9 +40,12 @@ class CalibrationData:
         DataError: when the loader can be read only once, or has no batch.
     """
 
+    name = "batch of the calibration"
+
     def __init__(
         self, loader: Any, device: torch.device, batches: int | None = 10, forward: Forward | None = None
     ) -> None:
+        super().__init__()
         whole = isinstance(loader, (str, bytes, Mapping, Tensor, np.ndarray, Iterator))
         if whole or not hasattr(loader, "__iter__"):
             raise DataError(
@@ -69,8 +74,8 @@ class CalibrationData:
 
     def __iter__(self) -> Iterator[Batch]:
         """Fresh copies, as a forward may write into its input."""
-        for batch in self._batches:
-            yield to_device(batch, self._device, copy=True)
+        for part in self.parts(self._batches):
+            yield to_device(part, self._device, copy=True)
 
     def refuse_test_data(self, data: EvaluationData) -> None:
         """Raise when all inputs of a batch are among those of the test data.

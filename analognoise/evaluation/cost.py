@@ -11,6 +11,7 @@ from torch import nn
 from analognoise.conversion import analog_layers
 from analognoise.description import Description
 from analognoise.evaluation.calibration import CalibrationData, size_of
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward
 from analognoise.evaluation.recalibration import Recalibration
 from analognoise.macs import count_macs
@@ -86,10 +87,11 @@ def described(
 
 
 def _of_calibration(model: nn.Module, data: CalibrationData, forward: Forward) -> int | None:
-    found: list[int | None] = []
-    for batch in data:
-        found += count_macs(model, batch, forward).tile_products.values()
-    return _sum(found)
+    def counted() -> list[int | None]:
+        counts = [count_macs(model, batch, forward).tile_products.values() for batch in data]
+        return [count for several in counts for count in several]
+
+    return _sum(until_it_fits(counted, data, lambda: None))
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from analognoise.batches import Batch, parts_of, samples_in, tensors, to_device
+from analognoise.batches import Batch, tensors, to_device
 from analognoise.errors import DataError
+from analognoise.evaluation.halving import InParts
 from analognoise.seeds import rng_preserved
 
 __all__ = ["CACHE_BYTES", "Batch", "EvaluationData", "tensors", "to_device", "update_digest"]
@@ -26,7 +27,7 @@ __all__ = ["CACHE_BYTES", "Batch", "EvaluationData", "tensors", "to_device", "up
 CACHE_BYTES = 256 << 20
 
 
-class EvaluationData:
+class EvaluationData(InParts):
     """Batches that are the same in every pass, on the model's device.
 
     Args:
@@ -39,7 +40,6 @@ class EvaluationData:
     Attributes:
         fingerprint: SHA-256 over all batches, their boundaries included.
         batches: number of batches that the loader gives.
-        most: samples in a batch, at most; None for batches as they are (see :meth:`halve`).
         cached: whether the data stays on the device.
 
     Augmentation with a generator of the dataset's own, in worker processes, cannot be found: every pass forks
@@ -52,6 +52,7 @@ class EvaluationData:
 
     def __init__(self, loader: Any, device: torch.device, cache_bytes: int = CACHE_BYTES) -> None:
         _check_loader(loader)
+        super().__init__()
         self.device = device
         self._loader = loader
         kept: list[Batch] = []
@@ -74,8 +75,6 @@ class EvaluationData:
         self.cached = size <= cache_bytes
         self.batches = len(digests)
         self._cache = kept
-        self.most: int | None = None
-        self._now: Batch = None
         if type(loader) not in (list, tuple):
             self._check_second_pass(digests)
         self.fingerprint = hashlib.sha256(b"".join(digests)).hexdigest()
@@ -101,37 +100,7 @@ class EvaluationData:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._whole():
-            for part in (batch,) if self.most is None else parts_of(batch, self.most):
-                self._now = part
-                yield part
-
-    def halve(self, reason: str) -> int:
-        """From now on give half as many samples at once as in the latest batch, which memory did not suffice
-        for; returns how many that one had.
-
-        Args:
-            reason: the words of whoever had no memory.
-
-        Raises:
-            DataError: when it has one sample only, or cannot be cut.
-        """
-        try:
-            size = samples_in(self._now)
-            for _ in parts_of(self._now, max(1, size // 2)):
-                pass
-        except DataError as error:
-            raise DataError(
-                f"there is not enough memory for a batch, and it cannot be halved: {error}; give smaller "
-                f"batches ({reason})"
-            ) from None
-        if size < 2:
-            raise DataError(
-                "there is not enough memory for a single sample: take a device with more, or a smaller model "
-                f"({reason})"
-            )
-        self.most, self._now = size // 2, None
-        return size
+        yield from self.parts(self._whole())
 
     def _whole(self) -> Iterator[Batch]:
         if self.cached:

@@ -26,6 +26,7 @@ from analognoise.errors import DataError, ModelError, ResultsError, nearest
 from analognoise.evaluation.blocks import Place, measure_blocks
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.evaluation.passes import Passes
@@ -373,11 +374,14 @@ class DriftEvaluation:
         return stored.digital
 
     def _describe(self, buffers: Buffers) -> None:
-        batch = next(self.data.copies())
-        self.description = describe(self.model, batch, forward=self._first_forward)
+        self.description, batch = until_it_fits(self._first_described, self.data, buffers.restore)
         self.cost = compensation_cost(self.model, self.description, batch, self._recalibration)
         if self._recalibration is not None:
             buffers.restore()
+
+    def _first_described(self) -> tuple[Description, Any]:
+        batch = next(self.data.copies())
+        return describe(self.model, batch, forward=self._first_forward), batch
 
     def _first_forward(self, _: nn.Module, batch: Any) -> Any:
         with At("batch 0"):
@@ -390,7 +394,7 @@ class DriftEvaluation:
             DataError: when there is no other layer.
         """
         if self.probe:
-            self._probe.search(reads, buffers)
+            reads = self._probe.search(reads, buffers)
         buffers.restore()
         self.not_read = reads.names()
         complaints = reads.complaints()

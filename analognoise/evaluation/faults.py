@@ -15,6 +15,7 @@ from analognoise.copying import NotCopiedError
 from analognoise.errors import ConversionError, DataError, ResultsError, SparsityError
 from analognoise.evaluation.drift import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.fault_report import FaultReport, FaultRow, bits_label
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.passes import Passes
@@ -196,7 +197,10 @@ class FaultEvaluation:
             )
             unquantized = passes.first("digital", buffers)
         try:
-            self.sparsity = activation_sparsity(self.model, self.passes.data, forward=self.passes.forward)
+            data, forward = self.passes.data, self.passes.forward
+            self.sparsity = until_it_fits(
+                lambda: activation_sparsity(self.model, data, forward=forward), data, buffers.restore
+            )
         except SparsityError:  # no activation layers, or none that is called
             self.sparsity = None
         buffers.restore()

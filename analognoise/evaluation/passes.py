@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from analognoise.batches import is_out_of_memory
 from analognoise.chip import restart_products
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, tensors
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
 from analognoise.evaluation.reading import Reads
 from analognoise.evaluation.surroundings import At, Buffers, random_states, seed_all
@@ -62,7 +61,8 @@ class Passes:
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
         self.draws = self.writes_buffers = self._writes_input = False
-        self._counts: list[float] = []  # of each batch, once known
+        # Of each batch, once known, and in parts of what size.
+        self._counts: tuple[int | None, list[float]] = (None, [])
 
     def first(self, place: object, buffers: Buffers) -> float:
         """The metric of a first pass, which the model gets copies of the batches for, and labels are checked
@@ -88,31 +88,13 @@ class Passes:
             reads: is told the number of each batch.
             first: see :meth:`first`.
         """
-        largest = 0
-        while True:
-            try:
-                found = self._measure(place, reads, first)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-            else:
-                break
-            # Out of the handler, which keeps the pass and its tensors alive.
-            largest = max(largest, self.data.halve(reason))
-            self._counts = []
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+
+        def again() -> None:
             restart_products(self.model)
             if reads is not None:
                 reads.restart()
-        if largest:
-            warnings.warn(
-                f"there is not enough memory for a batch of {largest} samples: all are computed in parts of "
-                f"at most {self.data.most} from here on",
-                stacklevel=2,
-            )
-        return found
+
+        return until_it_fits(lambda: self._measure(place, reads, first), self.data, again)
 
     def _measure(self, place: object, reads: Reads | None, first: bool) -> tuple[float, float, float]:
         if first or self.draws or not self.data.cached:
@@ -120,7 +102,9 @@ class Passes:
         model, forward, measure = self.model, self.forward, self.metric.measure
         sums: list[Tensor | float] = []
         counts: list[Tensor | float] = []
-        known = self._counts
+        most, known = self._counts
+        if most != self.data.most:
+            known = []
         for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
             if reads is not None:
                 reads.batch = number
@@ -132,6 +116,6 @@ class Passes:
             if first and versions != [tensor._version for tensor in tensors(batch)]:
                 self._writes_input = True
         if first and self.metric.function is None:  # what counts depends on the labels alone
-            self._counts = [float(count) for count in counts]
+            self._counts = (self.data.most, [float(count) for count in counts])
         added, counted = add_up(self.metric, sums, counts)
         return added, counted, final_value(self.metric, added, counted)

@@ -11,6 +11,7 @@ from analognoise.chip import drift_to_, program_, restart_products
 from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import EvaluationData, to_device
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward, default_forward
 from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
@@ -41,6 +42,12 @@ class Probe:
         """
         program_(self.model, self.seed, chip)
         drift_to_(self.model, time)
+        return until_it_fits(self._look, self.data, self._restart)
+
+    def _restart(self) -> None:
+        restart_products(self.model)
+
+    def _look(self) -> Reads:
         with rng_preserved(), eager(), reads_watched(self.model) as reads:
             for number, batch in enumerate(self.data.copies()):
                 reads.batch = number
@@ -49,15 +56,28 @@ class Probe:
                     break
         return reads
 
-    def search(self, reads: Reads, buffers: Buffers) -> None:
-        """Note in ``reads`` the layers that the chip, as it is now, does not show in the output.
+    def search(self, reads: Reads, buffers: Buffers) -> Reads:
+        """``reads``, with the layers noted that the chip, as it is now, does not show in the output; a new
+        look where batches had to be halved, because it counts by them.
 
         The layers are given other weights, first digital ones, then on their tiles, each on the first batch
         that it serves (where its tiles do not matter, also on three more). Each time ``buffers`` are put back
         first.
         """
-        with rng_preserved(), eager():
-            self._search(reads, buffers)
+        found = reads
+
+        def work() -> Reads:
+            with rng_preserved(), eager():
+                self._search(found, buffers)
+            return found
+
+        def again() -> None:
+            nonlocal found
+            buffers.restore()
+            self._restart()
+            found = until_it_fits(self._look, self.data, self._restart)
+
+        return until_it_fits(work, self.data, again)
 
     def _search(self, reads: Reads, buffers: Buffers) -> None:
         every = analog_layers(self.model)

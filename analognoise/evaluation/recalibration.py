@@ -15,23 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from analognoise.chip import digital
+from analognoise.chip import digital, restart_products
 from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.crossbar.compensation import RECALIBRATIONS
 from analognoise.errors import DataError, nearest
 from analognoise.evaluation.calibration import CalibrationData
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward
 from analognoise.evaluation.moments import Moments
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
 from analognoise.layers import AnalogLayer
 from analognoise.seeds import derive_seed
+
+_Found = TypeVar("_Found")
 
 
 class Recalibration:
@@ -98,6 +101,9 @@ class Recalibration:
         """Note what the digital network gives on the calibration data, as far as that is needed."""
         if self.kind != "affine" or self._wanted:
             return
+        self._wanted = until_it_fits(self._digital_moments, self.data, lambda: None)
+
+    def _digital_moments(self) -> dict[str, list[Moments]]:
         found: dict[str, list[Moments]] = {name: [] for name in self._modules}
 
         def watching(name: str, axis: int) -> _Change:
@@ -118,7 +124,7 @@ class Recalibration:
         for name, several in found.items():
             for moments in several:
                 self._check(name, moments, "digitally")
-        self._wanted = found
+        return found
 
     @contextmanager
     def applied(self, place: tuple[int, float], buffers: Buffers) -> Iterator[None]:
@@ -129,7 +135,7 @@ class Recalibration:
             buffers: of the model, put back at the end.
         """
         if self.kind == "batchnorm":
-            statistics = self._norm_statistics(place)
+            statistics = self._until_it_fits(lambda: self._norm_statistics(place), buffers)
             buffers.restore()
             for name, norm in zip(self._modules, self._norms(), strict=True):
                 if statistics[name].count:
@@ -140,10 +146,22 @@ class Recalibration:
             finally:
                 buffers.restore()
             return
-        changes = self._affine(place)
+        changes = self._until_it_fits(lambda: self._affine(place), buffers)
         buffers.restore()
         with eager(), self._changed(changes):
             yield
+
+    def _until_it_fits(self, work: Callable[[], _Found], buffers: Buffers) -> _Found:
+        """A pass over the chip; what it is compared with is learned anew where batches are halved."""
+
+        def again() -> None:
+            buffers.restore()
+            self._wanted = {}
+            self.learn()
+            buffers.restore()
+            restart_products(self.model)
+
+        return until_it_fits(work, self.data, again)
 
     def _norm_statistics(self, place: object) -> dict[str, Moments]:
         """Moments of what each BatchNorm layer gets on the chip, itself normalising batch by batch."""

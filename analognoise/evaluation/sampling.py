@@ -32,8 +32,9 @@ from scipy import optimize
 from torch import Tensor, nn
 
 from analognoise.batches import Batch, samples_in
-from analognoise.chip import digital
+from analognoise.chip import digital, restart_products
 from analognoise.errors import DataError
+from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import IGNORE_INDEX, Metric, labels_of, logits_of
 from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.surroundings import At, seed_all
@@ -46,7 +47,7 @@ PLANNING_CHIPS = 4
 _STRATA, _SMALLEST = 16, 8
 _SHARE, _JUMP = 0.25, 2.0
 # Whatever changes the plan or the draws is a new version, and so another run.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -149,31 +150,51 @@ class StratifiedSampling:
         place: object,
         read: Callable[[Any, Batch], NDArray[Any]],
     ) -> NDArray[Any]:
-        """``read(output, batch)`` of the chosen samples (None: of all), in batches about as large as the
+        """``read(output, batch)`` of the chosen samples (None: of all), in batches at most as large as the
         data's.
         """
+        return until_it_fits(
+            lambda: self._passed_over(chosen, place, read),
+            self.passes.data,
+            lambda: restart_products(self.model),
+        )
+
+    def _passed_over(
+        self,
+        chosen: NDArray[np.bool_] | None,
+        place: object,
+        read: Callable[[Any, Batch], NDArray[Any]],
+    ) -> NDArray[Any]:
         passes = self.passes
         if passes.draws or not passes.data.cached:
             seed_all(derive_seed("evaluation", self.seed, place), passes.device)
         found: list[NDArray[Any]] = []
         kept: list[Batch] = []
         waiting = start = largest = 0
+
+        def compute() -> None:
+            nonlocal kept, waiting
+            joined = _join(kept)
+            passes.data.computing(joined)
+            found.append(read(passes.forward(self.model, joined), joined))
+            kept, waiting = [], 0
+
         for number, batch in enumerate(passes.data.copies() if chosen is None else passes.data):
             with At("batch {}", number):
                 n = samples_in(batch)
                 start, largest = start + n, max(largest, n)
                 if chosen is None:
-                    kept, waiting = [batch], n
-                else:
-                    index = torch.from_numpy(np.flatnonzero(chosen[start - n : start])).to(passes.device)
-                    if len(index):
-                        kept.append(_take(batch, index))
-                        waiting += len(index)
-                last = chosen is not None and start == len(chosen)
-                if chosen is None or waiting >= largest or (waiting and last):
-                    joined = _join(kept)
-                    found.append(read(passes.forward(self.model, joined), joined))
-                    kept, waiting = [], 0
+                    kept = [batch]
+                    compute()
+                    continue
+                index = torch.from_numpy(np.flatnonzero(chosen[start - n : start])).to(passes.device)
+                if waiting and waiting + len(index) > largest:
+                    compute()
+                if len(index):
+                    kept.append(_take(batch, index))
+                    waiting += len(index)
+                if waiting and start == len(chosen):
+                    compute()
         return np.concatenate(found)
 
 

@@ -47,7 +47,7 @@ class Small(nn.Module):
 
 
 def rows(model: Small, loader: Any, profile: Any = "pcm-ibm", **options: Any) -> list[tuple[float, float]]:
-    analog = an.convert_to_analog(model, profile)
+    analog = an.convert_to_analog(model, profile, inplace=True)  # whose forwards "seen" counts
     report = an.evaluate_drift(analog, loader, times=["1h", "1y"], chips=3, **options)
     return [(row.sum, row.count) for row in report.rows]
 
@@ -65,8 +65,9 @@ def test_halved_until_it_fits_with_the_same_counts(error: Exception, only_on_chi
         found = rows(model, batches(20))
     assert len(caught) == 1
     assert found == rows(Small(100), batches(20))
-    # Tried again and again it would not be: after the first pass that found out nothing larger was given.
-    assert sum(size > 5 for size in model.seen) <= 4
+    # Tried again and again it would not be: after the first pass that found out nothing larger was given
+    # (20, 10; before, where the digital passes had memory, the three batches and the first once more).
+    assert [size for size in model.seen if size > 5] == [20, 20, 10, 20] * only_on_chips + [20, 10]
     losses = rows(Small(100), batches(20), metric="loss"), rows(Small(5), batches(20), metric="loss")
     for (one, count), (other, again) in zip(*losses, strict=True):
         assert one / count == pytest.approx(other / again, abs=1e-5)
@@ -91,6 +92,73 @@ def test_dicts_and_longer_tuples_are_cut_along_the_batch() -> None:
     expected = rows(Small(100), batches(20))
     assert rows(Small(7), tuples, forward=forward) == expected
     assert rows(Small(7), [{"x": x, "labels": y} for x, y in batches(20)]) == expected
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+@pytest.mark.parametrize("only_on_chips", [False, True])
+def test_chips_measured_on_some_samples_are_halved_too(only_on_chips: bool) -> None:
+    model = Small(5, only_on_chips=only_on_chips)
+    with pytest.warns(UserWarning, match="for a batch of 20 samples.* in parts of at most 5 ") as caught:
+        found = rows(model, batches(20), sampling="stratified")
+    assert len(caught) == 1
+    assert found == rows(Small(100), batches(20), sampling="stratified")
+    whole = Small(100)
+    rows(whole, batches(20), sampling="stratified")
+    assert max(whole.seen) == 20  # samples of several batches go together in no more than that
+
+
+@pytest.mark.parametrize("only_on_chips", [False, True])
+@pytest.mark.parametrize("kind", ["affine", "batchnorm"])
+def test_batches_of_the_calibration_are_halved(kind: str, only_on_chips: bool) -> None:
+    inputs = torch.randn(60, 6, generator=torch.Generator().manual_seed(2))
+    options: dict[str, Any] = {"recalibrate": kind, "metric": "loss"}
+
+    def small(most: int) -> Small:
+        model = Small(most, only_on_chips=only_on_chips)
+        model.two = nn.Sequential(nn.BatchNorm1d(16), model.two) if kind == "batchnorm" else model.two
+        return model.eval()
+
+    with pytest.warns(UserWarning, match="for a batch of the calibration of 30 samples.* at most 15 "):
+        found = rows(small(25), batches(20), calibration=list(inputs.split(30)), **options)
+    # Every statistic is that of the halves, those of the digital network included.
+    assert found == rows(small(100), batches(20), calibration=list(inputs.split(15)), **options)
+
+
+class Once:
+    """No memory for one large forward, the n-th."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        if len(batch[0]) > 10:
+            self.left -= 1
+            if not self.left:
+                raise ERRORS[0]
+        return model(batch[0])
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+def test_wherever_memory_runs_out_the_counts_are_the_same() -> None:
+    model = an.convert_to_analog(Small(100), "pcm-ibm")
+    quantized = an.quantize(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)), bits=4)
+
+    def chips(forward: Any) -> Any:
+        report = an.evaluate_drift(model, batches(20), times=["1h"], chips=2, forward=forward)
+        assert not report.not_read
+        return [row.sum for row in report.rows], str(report.description)
+
+    def faults(forward: Any) -> Any:
+        report = an.evaluate_faults(quantized, batches(20), rates=[0.05], chips=2, forward=forward)
+        return [row.sum for row in report.rows], report.sparsity
+
+    for evaluate in (chips, faults):
+        counting = Once(0)
+        expected = evaluate(counting)
+        for number in range(1, 1 - counting.left):
+            failing = Once(number)
+            assert evaluate(failing)[0] == expected[0]
+            assert failing.left <= 0
 
 
 def test_what_cannot_be_halved_is_said() -> None:

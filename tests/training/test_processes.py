@@ -284,7 +284,7 @@ def _worker(rank: int, folder: str) -> None:
     found["fit norm"] = fitted(rank, "asam", norm=True)
     for recipe in (*QUANTIZING, *NOISY):
         for sync in ("all", "worker"):
-            found[f"{recipe} {sync}"] = newer(rank, recipe, sync)
+            found[f"newer {recipe} {sync}"] = newer(rank, recipe, sync)
     found["refused"] = refused(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -356,17 +356,17 @@ def test_per_worker_is_each_shard_perturbed_on_its_own(ranks: list[dict[str, Any
 def test_methods_that_quantize_are_one_process_on_the_joint_batch(ranks: list[Any], recipe: str) -> None:
     weights, losses = newer(None, recipe)
     for found in ranks:
-        torch.testing.assert_close(found[f"{recipe} all"][0], weights, rtol=1e-5, atol=2e-6)
-        assert found[f"{recipe} all"][1] == pytest.approx(losses, rel=1e-6)
+        torch.testing.assert_close(found[f"newer {recipe} all"][0], weights, rtol=1e-5, atol=2e-6)
+        assert found[f"newer {recipe} all"][1] == pytest.approx(losses, rel=1e-6)
     climbs = "sa" in recipe
-    apart = (ranks[0][f"{recipe} worker"][0] - weights).abs().max()
+    apart = (ranks[0][f"newer {recipe} worker"][0] - weights).abs().max()
     assert apart > 1e-4 if climbs else apart < 2e-6
 
 
 @pytest.mark.parametrize("sync", ["all", "worker"])
 @pytest.mark.parametrize("recipe", [*QUANTIZING, *NOISY])
 def test_newer_methods_leave_replicas_equal(ranks: list[Any], recipe: str, sync: str) -> None:
-    (one, losses), (other, same) = (found[f"{recipe} {sync}"] for found in ranks)
+    (one, losses), (other, same) = (found[f"newer {recipe} {sync}"] for found in ranks)
     assert torch.equal(one, other)
     assert losses == same
 
