@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from analognoise.conversion import analog_layers, require_analog
+from analognoise.crossbar import conductances_all, program_all
 from analognoise.errors import ConversionError
 from analognoise.layers import AnalogLayer
 from analognoise.seeds import Stream
@@ -46,8 +48,9 @@ def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers.values():
             layer.check_programmable()
+        programmed = program_all(chain.from_iterable(layer.requests(stream) for layer in layers.values()))
         for layer in layers.values():
-            layer.program_(stream)
+            layer.program_(programmed)
     return model
 
 
@@ -91,8 +94,10 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     seconds = parse_time(time)
     layers = _ready_to_drift(model, [seconds])
     with torch.inference_mode(False), torch.no_grad():
+        tiles = chain.from_iterable(layer.analog.tiles or () for layer in layers.values())
+        conductances = conductances_all(tiles, seconds)
         for layer in layers.values():
-            layer.drift_to_(seconds)
+            layer.drift_to_(seconds, conductances)
     return model
 
 

@@ -84,6 +84,10 @@ class Stream:
         """Standard normal numbers, float32, of the given shape."""
         return self._filled(shape, device, torch.Tensor.normal_)
 
+    def normal_(self, out: Tensor) -> Tensor:
+        """The numbers of :meth:`normal`, written into a contiguous float32 tensor."""
+        return self._fill(out.view(-1), torch.Tensor.normal_).view(out.shape)
+
     def uniforms(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Uniform numbers in [0, 1), float32 in steps of 2^-24, of the given shape."""
         return self._filled(shape, device, torch.Tensor.uniform_)
@@ -97,12 +101,13 @@ class Stream:
     def _filled(
         self, shape: tuple[int, ...], device: torch.device | str, fill: Callable[..., Tensor]
     ) -> Tensor:
-        flat = torch.empty(prod(shape), dtype=torch.float32, device=device)
-        where = flat.device
-        generator = _spare(where)
+        return self._fill(torch.empty(prod(shape), dtype=torch.float32, device=device), fill).view(shape)
+
+    def _fill(self, flat: Tensor, fill: Callable[..., Tensor]) -> Tensor:
+        generator = _spare(flat.device)
         for chunk, part in enumerate(flat.split(_CHUNK)) if flat.numel() > _CHUNK else ((0, flat),):
             fill(part, generator=_start(generator, self.key(chunk)))
-        return flat.view(shape)
+        return flat
 
     def uniform(self) -> float:
         """One uniform number in [0, 1)."""

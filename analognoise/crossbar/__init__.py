@@ -3,5 +3,16 @@
 from analognoise.crossbar.compensation import COMPENSATIONS
 from analognoise.crossbar.mapping import Block, split
 from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading
+from analognoise.crossbar.together import Request, conductances_all, program_all
 
-__all__ = ["COMPENSATIONS", "Block", "CrossbarTile", "ProgrammedTile", "Reading", "split"]
+__all__ = [
+    "COMPENSATIONS",
+    "Block",
+    "CrossbarTile",
+    "ProgrammedTile",
+    "Reading",
+    "Request",
+    "conductances_all",
+    "program_all",
+    "split",
+]

@@ -175,6 +175,11 @@ def to_devices(weights: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor
         it where the offset is digital.
     """
     mapping, (g_min, g_max) = profile.mapping, (profile.conductance.g_min, profile.conductance.g_max)
+    if mapping.cell in (None, "pair") and not (mapping.pairs or g_min):
+        pair = weights.new_empty((2, *weights.shape))
+        torch.div(weights, scale, out=pair[0])
+        torch.neg(pair[0], out=pair[1])
+        return pair.clamp_(0, g_max)  # at the top for the same reason as below
     relative = weights / scale
     if mapping.cell not in (None, "pair"):
         middle = (g_min + g_max) / 2

@@ -65,13 +65,8 @@ class CrossbarTile:
                 (:func:`analognoise.crossbar.mapping.largest`), used by profiles with ``scale = "layer"``.
         """
         profile = self.profile
-        if weights.ndim == 2:
-            weights = weights.unsqueeze(0)
-        weights = weights.detach().float()
-        device = weights.device
-        scale = scales(weights, profile, layer_max)
-        target = to_devices(weights, scale, profile)
-        shape = tuple(target.shape)
+        scale, target = self.targets(weights, layer_max)
+        shape, device = tuple(target.shape), target.device
         state, coefficients = write(
             profile, target, lambda process: stream.at(process=process).normal(shape, device)
         )
@@ -79,6 +74,16 @@ class CrossbarTile:
         if self.collapse_pairs:
             state, scale = merge_pairs(state, coefficients, scale, profile)
         return ProgrammedTile(profile, self.compensation, state, coefficients, scale, stream, faults)
+
+    def targets(self, weights: Tensor, layer_max: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and target conductances ``[devices, groups, columns, rows]`` of the weights, as for
+        :meth:`program`.
+        """
+        if weights.ndim == 2:
+            weights = weights.unsqueeze(0)
+        weights = weights.detach().float()
+        scale = scales(weights, self.profile, layer_max)
+        return scale, to_devices(weights, scale, self.profile)
 
 
 class Reading(NamedTuple):
@@ -145,10 +150,18 @@ class ProgrammedTile:
         # Generators differ between device types: read noise goes on being drawn where the chip was
         # programmed.
         self.drawn_on = state.device
-        self.reference = read_out(self.programmed_weights(), compensation)
+        self._reference: Tensor | None = None
         # What read noise has in common at all times: two values per weight, kept where they save time.
         kept = _levels_kept and state.numel() <= _SMALL
         self._level = law_of(profile).level(state, coefficients) if kept else None
+
+    @property
+    def reference(self) -> Tensor:
+        """The read-out right after programming, which drift is compensated by."""
+        if self._reference is None:
+            self.reading(None)
+        assert self._reference is not None
+        return self._reference
 
     @property
     def programmed(self) -> Tensor:
@@ -207,14 +220,22 @@ class ProgrammedTile:
         law = law_of(self.profile)
         return law.conductances_through(self.state, self.coefficients, times, self._draw, self._level)
 
-    def reading(self, seconds: float | None) -> Reading:
-        """What the tile computes with at a drift time, or right after programming (None)."""
-        devices = self.programmed if seconds is None else self.conductances_at(seconds)
+    def reading(self, seconds: float | None, devices: Tensor | None = None) -> Reading:
+        """What the tile computes with at a drift time, or right after programming (None).
+
+        Args:
+            seconds: drift time.
+            devices: :meth:`conductances_at` that time, where they are known already.
+        """
+        if devices is None:
+            devices = self.programmed if seconds is None else self.conductances_at(seconds)
         devices = behind_wires(devices, self.profile)
         weights, scale = to_weights(devices, self.scale, self.profile), self.scale
         around = self.profile.surroundings
         variance = weight_variance(devices, self.profile) if around and around.w_noise else None
         del devices  # large, and not needed any more
+        if seconds is None and self._reference is None:
+            self._reference = read_out(weights, self.compensation)
         if seconds is not None and self.compensation != "none":
             alpha = factor(self.reference, read_out(weights, self.compensation))
             weights *= alpha
@@ -231,10 +252,10 @@ class ProgrammedTile:
 
     def to(self, device: torch.device) -> ProgrammedTile:
         """Move the tile's state; what is drawn later stays the same."""
+        self._reference = self.reference.to(device)  # before the state: sums differ between devices
         self.state = self.state.to(device)
         self.coefficients = None if self.coefficients is None else self.coefficients.to(device)
         self.scale = self.scale.to(device)
-        self.reference = self.reference.to(device)
         self.faults = None if self.faults is None else self.faults.to(device)
         if isinstance(self._level, Tensor):
             self._level = self._level.to(device)

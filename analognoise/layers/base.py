@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from analognoise.crossbar import CrossbarTile, ProgrammedTile, split
+from analognoise.crossbar import CrossbarTile, ProgrammedTile, Request, program_all, split
 from analognoise.crossbar.mapping import largest
 from analognoise.crossbar.net import net_weights
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
@@ -275,12 +275,18 @@ class AnalogLayer(nn.Module):
         Raises:
             ModelError: when the weights hold NaN or inf, or have no data (``meta`` device).
         """
+        return list(program_all(self.requests(stream)))
+
+    def requests(self, stream: Stream) -> Iterator[Request]:
+        """What each tile of the layer is to be programmed with, looked at when it is asked for.
+
+        Raises:
+            ModelError: as :meth:`program_tiles`.
+        """
         state = self._analognoise
         stream = stream.at(layer=state.name)
-        return [
-            state.tile.program(block, stream.at(tile=number), most)
-            for number, (block, most) in enumerate(self._blocks())
-        ]
+        for number, (block, most) in enumerate(self._blocks()):
+            yield Request(state.tile, block, stream.at(tile=number), most)
 
     def net_weights(self, stream: Stream, seconds: float) -> dict[str, Tensor]:
         """Weights by Parameter as on a fresh chip at a drift time, each pair's noise drawn as one normal.
@@ -343,9 +349,10 @@ class AnalogLayer(nn.Module):
             for name, target in self.targets().items()
         }
 
-    def program_(self, stream: Stream) -> None:
-        """Program this layer's tiles; see :func:`analognoise.program_`."""
-        self._analognoise.tiles = self.program_tiles(stream)
+    def program_(self, programmed: Iterator[ProgrammedTile]) -> None:
+        """Put the next of these tiles on the layer, as many as it has; see :func:`analognoise.program_`."""
+        state = self._analognoise
+        state.tiles = [next(programmed) for _ in state.placed]
         self.note_written()
         self._write(None)
 
@@ -354,10 +361,15 @@ class AnalogLayer(nn.Module):
         state = self._analognoise
         state.written = Written(self.targets()) if state.watched else None
 
-    def drift_to_(self, seconds: float) -> None:
-        """Let this layer's tiles drift; see :func:`analognoise.drift_to_`."""
+    def drift_to_(self, seconds: float, conductances: Iterator[Tensor | None]) -> None:
+        """Let this layer's tiles drift; see :func:`analognoise.drift_to_`.
+
+        Args:
+            seconds: drift time.
+            conductances: of the next tiles at that time; None for one that computes them by itself.
+        """
         self._warn_if_stale()
-        self._write(seconds)
+        self._write(seconds, conductances)
 
     def weights_through(self, times: Sequence[float]) -> list[dict[str, Tensor]]:
         """The weights that :meth:`drift_to_` each of several times would give, by Parameter; nothing of the
@@ -407,14 +419,16 @@ class AnalogLayer(nn.Module):
                 )
             check_values(state.name, gathered(target))
 
-    def _write(self, seconds: float | None) -> None:
+    def _write(self, seconds: float | None, conductances: Iterator[Tensor | None] | None = None) -> None:
         state = self._analognoise
         assert state.tiles is not None
         if not state.weights:
             state.weights = self.empty_weights()
         placed = zip(self._parts(state.weights), state.placed, state.tiles, strict=True)
         for part, (name, block), tile in placed:
-            reading = tile.reading(seconds)
+            devices = None if conductances is None else next(conductances)
+            reading = tile.reading(seconds) if devices is None else tile.reading(seconds, devices)
+            del devices
             part.copy_(reading.weights)
             if state.periphery is not None:
                 state.periphery.note(name, block, reading)

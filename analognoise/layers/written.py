@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -103,14 +104,24 @@ def checksum(weights: Tensor) -> Tensor:
     flat = weights.contiguous().reshape(-1)
     if flat.storage_offset() * flat.element_size() % 8:
         flat = flat.clone()
-    whole = flat.numel() - flat.numel() % (8 // flat.element_size())
-    words, tail = flat[:whole].view(torch.int64), flat[whole:].view(torch.uint8).long()
-    total = torch.full((), flat.numel(), device=flat.device)
-    odd = torch.arange(1, 2 * min(_CHUNK, max(len(words), 8)) + 1, 2, device=flat.device)
-    for chunk in (*words.split(_CHUNK), tail):  # small enough for the cache
+    count = flat.numel()
+    whole = count - count % (8 // flat.element_size())
+    words = flat[:whole].view(torch.int64)
+    chunks = list(words.split(_CHUNK))  # small enough for the cache
+    if whole < count:
+        chunks.append(flat[whole:].view(torch.uint8).long())
+    total = torch.full((), count, device=flat.device)
+    odd = _odd_numbers(flat.device)
+    for chunk in chunks:
         # Without the mixing two flipped signs would cancel: the upper bits of a sum go nowhere.
         mixed = (chunk >> 32).bitwise_xor_(chunk)
-        factors = odd[: len(chunk)]
+        factors = odd[: chunk.numel()]
         # Other devices have no such product of integers.
-        total = 31 * total + (torch.dot(mixed, factors) if mixed.is_cpu else (mixed * factors).sum())
+        sum_ = torch.dot(mixed, factors) if mixed.is_cpu else (mixed * factors).sum()
+        total = torch.add(sum_, total, alpha=31)
     return total
+
+
+@lru_cache(maxsize=8)
+def _odd_numbers(device: torch.device) -> Tensor:
+    return torch.arange(1, 2 * _CHUNK + 1, 2, device=device)
