@@ -201,7 +201,7 @@ def _column(cells: Sequence[Cell | None], section: Section, stacked: bool) -> li
     shown = [cell for cell in cells if cell is not None and not cell.failed]
     pairs = [text for cell in shown for text in (numbers.value(cell.mean), _change(cell, numbers))]
     aligned = _align(pairs)
-    halves = _align([_half(cell.low, cell.high, numbers) for cell in shown])
+    halves = _align([_half(cell.mean, cell.low, cell.high, numbers) for cell in shown])
     texts = iter(
         _lines(value, half, section.mark(cell), change, stacked, best=section.best(cell))
         for cell, value, change, half in zip(shown, aligned[::2], aligned[1::2], halves, strict=True)
@@ -227,7 +227,7 @@ def _markdown(cell: Cell | None, section: Section) -> str:
         return ABSENT
     if cell.failed:
         return FAILED
-    half = _half(cell.low, cell.high, section.numbers)
+    half = _half(cell.mean, cell.low, cell.high, section.numbers)
     value = section.numbers.value(cell.mean) + (f" ± {half}" if half else "")
     change = _change(cell, section.numbers)
     parts = [
@@ -242,11 +242,12 @@ def _digital(cell: Cell, numbers: Numbers) -> tuple[str, str]:
     """The digital metric and the half width of its interval."""
     if not math.isfinite(cell.digital):
         return FAILED, ""
-    return numbers.value(cell.digital), _half(cell.digital_low, cell.digital_high, numbers)
+    half = _half(cell.digital, cell.digital_low, cell.digital_high, numbers)
+    return numbers.value(cell.digital), half
 
 
-def _half(low: float, high: float, numbers: Numbers) -> str:
-    half = (high - low) / 2
+def _half(middle: float, low: float, high: float, numbers: Numbers) -> str:
+    half = max(high - middle, middle - low)  # that of equal chips is wider on one side
     return numbers.value(half) if math.isfinite(half) else ""
 
 

@@ -66,6 +66,12 @@ def test_cells_hold_percent_half_width_mark_and_change(two: pd.DataFrame) -> Non
     assert second[6] == " 90.0 ± 1.0 ★\n −6.0"
 
 
+def test_an_interval_to_one_side_shows_how_far_it_reaches(two: pd.DataFrame) -> None:
+    alike = two[two["method"] == "sgd"].assign(mean=1.0, low=0.97, high=1.0)
+    assert cells(terminal_table(alike))[0][2].plain.startswith("100.0 ± 3.0")
+    assert "100.0 ± 3.0" in markdown_table(alike)
+
+
 def test_change_that_rounds_to_zero_has_no_sign(summary: Frames) -> None:
     frame = summary({"sgd": [0.9602, 0.9598], "sam": [0.961, 0.95]}, times=[1.0, 2.0], digital=0.96)
     first = [text.plain for text in cells(terminal_table(frame))[0]]
