@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from analognoise.cli import main
+from analognoise.errors import ResultsError
 from analognoise.evaluation.lifetime import lifetime
+from analognoise.evaluation.lock import held
+from analognoise.jobs.folder import JobFolder
 from analognoise.tasks.weights import file_digest
 
 MINE = """
@@ -227,3 +231,41 @@ def test_sampling_is_stored_and_shown_again(home: Path, capsys: pytest.CaptureFi
     assert "measured on all samples" in capsys.readouterr().err
     assert main([*EVALUATE, "--times", "1s", "--chips", "3"]) == 2
     assert "holds another run" in capsys.readouterr().err
+
+
+TRAIN = ["train", *BASE[:2], *BASE[4:6], "--epochs", "1", "--out", "out"]
+
+
+@pytest.mark.parametrize("command", [EVALUATE, SENSITIVITY, TRAIN], ids=lambda command: command[0])
+def test_a_folder_that_another_process_works_in_is_left_alone(
+    command: list[str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command]) == 0
+    before = files()
+    for words in ([*command, "--force"], [*command, "--seed", "7", "--force"]):
+        with held(Path("out")):
+            assert main(words) == 2
+        assert "another process is working in out: wait for it" in capsys.readouterr().err
+        assert files() == before
+
+
+def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "out", "train", ("model.safetensors",))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text('{"job": "train"}')
+    with pytest.raises(ResultsError, match=r"out was changed by another process: run again"), folder.held():
+        pass
+
+
+def test_a_training_that_cannot_be_stored_does_not_begin(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analognoise.jobs.train.fit", lambda *_, **__: pytest.fail("it was trained"))
+    usage = shutil.disk_usage(home)._replace(free=500)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage)
+        assert main(TRAIN) == 2
+    assert "out needs about 0.00078 MB, and its disk has 0.0005 MB left: make room" in capsys.readouterr().err
+    assert main([*TRAIN[:-1], "/proc/out"]) == 2
+    assert "cannot write to folder /proc/out" in capsys.readouterr().err
+    assert not Path("out").exists()

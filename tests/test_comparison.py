@@ -16,6 +16,7 @@ import torch
 
 from analognoise.cli import main
 from analognoise.comparison import Comparison, Contender, Event, compare, conclude
+from analognoise.comparison.jobs import write_json
 from analognoise.conversion import convert_to_analog
 from analognoise.devices.catalog import load_profile
 from analognoise.errors import (
@@ -29,7 +30,7 @@ from analognoise.errors import (
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import read_results
-from analognoise.tasks import get_task, load_weights
+from analognoise.tasks import get_task, load_weights, save_weights
 from analognoise.training.fit import fit
 from analognoise.training.measure import measure
 from analognoise.training.recipes import parse_method
@@ -697,3 +698,15 @@ def test_profiles_by_file_and_object(tmp_path):
     assert set(found.results["profile"]) == {"mine", "ideal"}
     with pytest.raises(ProfileError, match="does not exist"):
         run(tmp_path / "out", profiles=str(tmp_path / "none.toml"))
+
+
+def test_a_disk_without_room_is_told_before_the_work(tmp_path, no_work, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=500)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ResultsError, match=r"results\.csv needs about .* rows, and its disk has 0\.0005 MB"):
+        run(tmp_path / "out")
+    assert not (tmp_path / "out" / "results.csv").exists()
+    with pytest.raises(ResultsError, match=r"cannot write .*nowhere.run\.json: No such file"):
+        write_json(tmp_path / "nowhere" / "run.json", {})
+    with pytest.raises(ResultsError, match=r"cannot write .*nowhere.m\.safetensors: No such file"):
+        save_weights(torch.nn.Linear(2, 2), tmp_path / "nowhere" / "m.safetensors")

@@ -23,7 +23,7 @@ from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Tr
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import SparsityError, TrainingError, WorkerError
+from analognoise.errors import ResultsError, SparsityError, TrainingError, WorkerError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.store import Row
@@ -222,9 +222,16 @@ class EvaluateJob:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values as JSON; the file appears whole or not at all."""
+    """Write plain values as JSON; the file appears whole or not at all.
+
+    Raises:
+        ResultsError: when it cannot be written.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(
-        json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    os.replace(part, path)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error

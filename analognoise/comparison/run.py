@@ -157,20 +157,23 @@ class _Run:
     def work(self) -> None:
         """Train and evaluate what is missing."""
         jobs: list[TrainJob | Evaluation] = []
+        rows = 0
         for training, record in self.records.items():
             if record is None:
                 jobs.append(TrainJob(self.plan.source, training, self.folder.seen_by_workers))
                 self.total += _EPOCH_WEIGHT * training.epochs * training.recipe.gradients_per_step
-                self.total += sum(job.size for job in self._evaluations(training))
+                rows += sum(job.size for job in self._evaluations(training))
             elif "error" not in record:
                 missing = self._evaluations(training)
                 jobs.extend(missing)
-                self.total += sum(job.size - len(job.known) for job in missing)
+                rows += sum(job.size - len(job.known) for job in missing)
+        self.total += rows
         self._announce()
         if not jobs:
             return
         self.folder.check_versions()
         try:
+            self.store.claim(rows)
             run_jobs(jobs, enough(self.plan.workers, len(jobs)), self._found, self._finished)
         finally:
             self.store.close()

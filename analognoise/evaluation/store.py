@@ -16,7 +16,6 @@ import csv
 import io
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -31,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from analognoise.errors import ResultsError
+from analognoise.evaluation.lock import check_room
 
 try:
     import fcntl
@@ -331,12 +331,7 @@ class ResultStore(Generic[R]):
         """
         if self._file is None:
             self._open()
-        free = shutil.disk_usage(self.path.parent).free
-        if free < rows * _ROW_BYTES:
-            raise ResultsError(
-                f"{self.path} needs about {rows * _ROW_BYTES / 1e6:.3g} MB for {rows} rows, and its disk has "
-                f"{free / 1e6:.3g} MB left: make room, or use another disk"
-            )
+        check_room(self.path, rows * _ROW_BYTES, f" for {rows} rows")
 
     def _open(self) -> FileIO:
         try:

@@ -290,6 +290,7 @@ def evaluate_model(
         store = None
         if folder is not None:
             stack.enter_context(folder.held())
+            folder.open()
             store = stack.enter_context(_store(folder, runs))
         reports = [
             evaluate_drift(

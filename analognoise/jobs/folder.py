@@ -88,14 +88,15 @@ class JobFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder against other processes; what ``force`` replaces goes first.
+        """Hold the folder against other processes.
 
         Raises:
-            ResultsError: when another process works in it, or it cannot be written to.
+            ResultsError: when another process works in it, or has since it was looked at, or it cannot be
+                written to.
         """
         with held(self.path):
-            if self.force:
-                self.open()
+            if not self.force and read_run(self.path, missing_ok=True) != self.found:
+                raise ResultsError(f"folder {self.path} was changed by another process: run again")
             yield
 
     def open(self) -> Path:

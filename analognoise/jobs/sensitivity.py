@@ -147,8 +147,8 @@ def rank_layers(
         source = calibrate_all(
             [whole], calibration, found, shared, batch_size=batch_size, seed=seed, forward=run, say=say
         )
-        if force:
-            folder.open()
+        stack.enter_context(folder.held())
+        folder.open()
         store: ResultStore[Row] = stack.enter_context(ResultStore(out / RESULTS_FILE))
         report = layer_sensitivity(
             network,

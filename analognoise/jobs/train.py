@@ -20,6 +20,7 @@ from analognoise.errors import DataError, ModelError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.identity import name_of
+from analognoise.evaluation.lock import check_room
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output
@@ -225,7 +226,9 @@ def train_model(
             if known is not None:
                 say(f"training: reused {out / MODEL_FILE}")
                 return known
-        return _train(folder, trained, batches, checks, own, recipe, target, settings, seed)
+        with folder.held():
+            check_room(out, sum(value.nbytes for value in trained.state_dict().values()))
+            return _train(folder, trained, batches, checks, own, recipe, target, settings, seed)
 
 
 def _train(

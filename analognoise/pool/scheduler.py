@@ -57,7 +57,7 @@ def connected(address: str, timeout: float = TIMEOUT) -> Iterator[Executor]:
         yield client.get_executor(pure=False)
     finally:
         # A scheduler that is gone is told once, by whoever needed it.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         client.close(timeout)
 
 

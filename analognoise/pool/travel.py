@@ -36,6 +36,8 @@ class _Held(threading.local):
 _HELD = _Held()
 # The process's generators, warnings and thread count are one for all of its threads.
 _ALONE = threading.Lock()
+# Modules that import each other are torn apart when two threads of a fresh worker begin with different ones.
+_LOADING = threading.Lock()
 
 
 class Missing(Exception):
@@ -176,12 +178,13 @@ def perform(
     """
     try:
         _check_versions(expected)
-        for key, content in shared.items():
-            if key not in _HELD.values:
-                _HELD.values[key] = pickle.loads(content)
-            while len(_HELD.values) > _KEPT:
-                _HELD.values.popitem(last=False)
-        work = pickle.loads(job)
+        with _LOADING:
+            for key, content in shared.items():
+                if key not in _HELD.values:
+                    _HELD.values[key] = pickle.loads(content)
+                while len(_HELD.values) > _KEPT:
+                    _HELD.values.popitem(last=False)
+            work = pickle.loads(job)
     except WorkerError as error:
         return dumps(("error", error))
     except Exception as error:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from analognoise.conversion import Filter
-from analognoise.errors import ModelError, QuantizationError, SparsityError, nearest
+from analognoise.errors import ModelError, QuantizationError, ResultsError, SparsityError, nearest
 from analognoise.quantized import (
     RANGE_NAMES,
     Quantization,
@@ -42,6 +42,9 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
     what their outputs are put through.
 
     The file appears whole or not at all. Returns its SHA-256 digest (hexadecimal).
+
+    Raises:
+        ResultsError: when it cannot be written.
     """
     target = Path(path)
     state = model.state_dict()
@@ -55,8 +58,12 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
         metadata[_QUANTIZERS] = json.dumps(settings)
     if sparse := sparse_layers(model):
         metadata[_SPARSITY] = json.dumps({name: asdict(form) for name, form in sparse.items()})
-    part.write_bytes(_in_order(save(tensors, metadata=metadata)))
-    os.replace(part, target)
+    try:
+        part.write_bytes(_in_order(save(tensors, metadata=metadata)))
+        os.replace(part, target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResultsError(f"cannot write {target}: {error.strerror or error}") from error
     return file_digest(target)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.pool import WorkerProcesses, connected
 from analognoise.pool import run as pool_run
+from analognoise.pool.travel import perform
 
 # Workers cannot import this module: what it defines goes to them by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -159,10 +162,12 @@ def test_a_task_that_kills_every_worker_is_named_and_what_was_done_is_kept(
     path = tmp_path / "rows.csv"
     with (
         WorkerProcesses(1) as executor,
-        pytest.raises(WorkerError, match=r"during: chips 0 to 1 of pcm-ibm; it was tried 3 times.*goes on"),
+        pytest.raises(WorkerError, match=r"during: chips? 0 .*of pcm-ibm; it was tried 3 times.*goes on"),
     ):
         measured(model, batches, path, metric=metric, executor=executor)
-    assert len(list(tmp_path.glob("death-*"))) == 3
+    # Two tasks are with one worker at a time: the first is given up at its third death, and its neighbour has
+    # died twice by then, or a third time while the pool was ended.
+    assert 5 <= len(list(tmp_path.glob("death-*"))) <= 6
     assert not path.exists()  # not even chip 0 was complete
     alone = measured(model, batches, path, metric=metric)
     assert alone.rows == measured(model, batches, metric=metric).rows
@@ -217,6 +222,35 @@ def test_workers_of_other_versions_are_refused(batches: Any, monkeypatch: pytest
     monkeypatch.setattr(pool_run, "versions", lambda: other)
     with ThreadPoolExecutor(1) as executor, pytest.raises(WorkerError, match=r"has torch .* from torch 1\.0"):
         measured(network(), batches, executor=executor)
+
+
+class Loaded:
+    """A job that notes how many are being loaded beside it."""
+
+    title, exclusive = "a job", False
+    now = most = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kind = Loaded
+        kind.now += 1
+        kind.most = max(kind.most, kind.now)
+        time.sleep(0.02)
+        kind.now -= 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"something": 1}  # without a state nothing is set
+
+    def run(self, emit: Callable[[Any], None]) -> None:
+        """Nothing else."""
+
+
+def test_threads_of_one_worker_load_jobs_one_after_the_other() -> None:
+    # Loading imports modules: two threads of a fresh Dask worker would meet half of one.
+    content = pickle.dumps(Loaded())
+    with ThreadPoolExecutor(4) as executor:
+        given = [executor.submit(perform, content, {}, 1, pool_run.versions()) for _ in range(8)]
+        assert [pickle.loads(future.result())[0] for future in given] == ["done"] * 8
+    assert Loaded.most == 1
 
 
 @pytest.mark.parametrize("make", [forking, lambda: ThreadPoolExecutor(2)], ids=["processes", "threads"])
