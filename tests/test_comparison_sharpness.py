@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
+from rich.markdown import Markdown
 from scipy import stats
 
 import analognoise as an
@@ -157,6 +160,11 @@ def test_what_has_no_value_or_has_not_converged_is_told():
     )
     lines = sharpness_markdown(table, related, 0.95)
     assert "| sgd | 0.5 | 12 | – |" in lines
-    assert "| pcm | 1 day | 4 | 0.80 [0.10, 0.90] | 0.80 [0.10, 0.90] | – |" in lines
+    assert "### pcm (4 models)" in lines
+    assert "| 1 day | 0.80 [0.10, 0.90] | 0.80 [0.10, 0.90] | – |" in lines
+    for long in ("8 bits, sparsity top-k:0.3, flip, sign-magnitude", "pcm"):
+        console = Console(width=80, file=io.StringIO())
+        console.print(Markdown("\n".join(sharpness_markdown(table, related.assign(profile=long), 0.95))))
+        assert "…" not in console.file.getvalue()
     assert "- eigenvalue of sgd, seed 0: not converged, last bracket 11 to 13" in lines
     assert "- trace of sgd, seed 0: no second derivative" in lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from analognoise.errors import AnalogNoiseError, ResultsError, SparsityError
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.statistics import mean_interval
 from analognoise.evaluation.store import read_results
+from analognoise.report.midpoints import midpoint_tables
 from analognoise.tasks import get_task
 
 COMMON = {"seeds": (0, 1), "epochs": 1, "workers": 1, "command": ["test"]}
@@ -249,6 +251,46 @@ def test_midpoints_of_methods_are_geometric_means_with_t_intervals():
     assert found.loc["b", "best"]
     one = _midpoints(table.iloc[:1], 0.95)
     assert (one["low"].item(), one["high"].item()) == (0.5, 9.0)  # of the model, over repeats
+
+
+def test_models_at_guessing_are_counted_and_their_method_is_not_called_as_good_as_the_best():
+    columns = ["noise", "method", "training_seed", "mu", "low", "high", "slope", "sigma_min", "sigma_max"]
+    found = {"sgd": (1.0, 1.1, 0.9), "sam": (0.5, 0.55, 0.45), "vant": (math.nan, math.nan, 0.02)}
+    rows = [
+        ("additive", method, seed, mu, 0.0, 3.0, 2.0, 0.01, 10.0)
+        for method, values in found.items()
+        for seed, mu in enumerate(values)
+    ]
+    middle = _midpoints(pd.DataFrame(rows, columns=columns), 0.95)
+    own = middle.set_index("method")
+    assert own["lacking"].to_dict() == {"sgd": 0, "sam": 0, "vant": 2}
+    assert own["n"].to_dict() == {"sgd": 3, "sam": 3, "vant": 1}
+    assert own["marked"].to_dict() == {"sgd": True, "sam": False, "vant": False}
+    figures = dict.fromkeys(("digital", "mean", "low", "high", "drop", "test_error"), 0.9)
+    summary = pd.DataFrame({"noise": "additive", "method": list(found), "metric": "accuracy", **figures})
+    text = "\n".join(midpoint_tables(middle, summary, 0.95).markdown())
+    assert "0.02 […, 3] (1 of 3)" in text
+    assert "no better than guessing" in text
+
+
+def test_guessing_is_known_from_the_data_of_a_task_that_does_not_say_its_classes(noisy, tmp_path):
+    task = dataclasses.replace(get_task("digits"), n_classes=None)
+    out = tmp_path / "run"
+    an.noise_sweep(task, out=out, **(NOISE | {"methods": "sgd", "seeds": (0,)}))
+    assert json.loads((out / "run.json").read_text())["settings"]["chance"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "faults --methods qat,qat:lr=1e30 --bits 4 --sparsity none --no-sharpness",
+        "noise-sweep --methods sgd,sgd:lr=1e30 --sigmas 0.1,1,10",
+    ],
+)
+def test_a_failed_training_is_said_by_the_exit_status(command, tmp_path):
+    few = "--chips 1 --rates 0.1" if command.startswith("faults") else "--repeats 1"
+    words = f"{command} {few} --epochs 1 --seeds 1 --workers 1 --out {tmp_path / 'run'} --json"
+    assert main(words.split()) == 1
 
 
 def test_noise_folder_and_tables(noisy):

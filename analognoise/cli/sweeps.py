@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from analognoise import options as o
 from analognoise.cli.shared import examples, interruptible, new_app, note, seed_list, show, split
 
@@ -66,6 +68,8 @@ def faults(
             say=note,
         )
     show(result, as_json)
+    if result.comparison.failed:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -125,3 +129,5 @@ def noise_sweep(
             say=note,
         )
     show(result, as_json)
+    if result.comparison.failed:
+        raise typer.Exit(1)

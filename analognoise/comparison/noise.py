@@ -18,6 +18,7 @@ from analognoise.computing.noise import check_law
 from analognoise.computing.walking import order_of
 from analognoise.errors import DataError, MethodError
 from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.noise import chance_of
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.store import AnyRow
 from analognoise.report.layout import NOISE
@@ -192,7 +193,8 @@ def noise_sweep(
     noises = _noises(common, laws, layers, per_layer, wobble, multiplicative)
     trainings = common.trainings(lambda contender: [Variant(_digital(contender))])
     count, tested = common.workers(executor or workers, len(trainings)), common.test_data()
-    accuracy = Metric.of(common.task.metric).name == "accuracy" and common.task.n_classes
+    metric, classes = Metric.of(common.task.metric), common.task.n_classes
+    chance = chance_of(metric, tested)
     plan = NoisePlan(
         **vars(common),
         workers=count,
@@ -201,7 +203,7 @@ def noise_sweep(
         model={"class": type(common.build()).__name__},
         noises=noises,
         sigmas=levels,
-        chance=1 / common.task.n_classes if accuracy and common.task.n_classes else None,
+        chance=1 / classes if chance is not None and classes else chance,
     )
     return carry_out(
         plan, out, conclude_noise, sharpness=sharpness, force=force, on_event=on_event, command=command

@@ -34,7 +34,8 @@ class NoiseSweep(Comparison):
         models: one row per noise and trained model: its midpoint mu (inf above the largest level measured, 0
             below the smallest, NaN where there is none), the interval low, high over repeats, and the slope.
         midpoints: one row per noise and method: mu, the geometric mean over training seeds, with low, high,
-            n, whether some models are ``above`` or ``below`` all levels (they count with the last one, so
+            n, models ``lacking`` a midpoint (no better than guessing without noise: left out), whether some
+            of the others are ``above`` or ``below`` all levels (they count with the last one, so
             that mu is a bound), p_best, best and marked, as in ``summary``.
     """
 
@@ -139,7 +140,7 @@ def _midpoints(models: pd.DataFrame, confidence: float) -> pd.DataFrame:
     One seed has the interval of its model, over repeats.
     """
     known = models.dropna(subset=["mu"])
-    columns = ["noise", "method", "mu", "low", "high", "n", "above", "below"]
+    columns = ["noise", "method", "mu", "low", "high", "n", "lacking", "above", "below"]
     columns += ["sigma_min", "sigma_max", "p_best", "best", "marked"]
     if known.empty:
         return pd.DataFrame(columns=columns)
@@ -155,7 +156,11 @@ def _midpoints(models: pd.DataFrame, confidence: float) -> pd.DataFrame:
         first_low=("low", "first"),
         first_high=("high", "first"),
     )
-    found = found.join(ends, on=["noise", "method"])
+    without = models["mu"].isna().groupby([models["noise"], models["method"]], sort=False).sum()
+    found = found.join(ends, on=["noise", "method"]).join(without.rename("lacking"), on=["noise", "method"])
+    # Where others are tested, one with too few midpoints for a test is not called as good as the best.
+    tested = found.groupby("noise")["p_best"].transform(lambda p: p.notna().any())
+    found["marked"] &= found["best"] | found["p_best"].notna() | ~tested
     several = found["n"] > 1
     return found.assign(
         mu=np.exp(found["mean"]),

@@ -215,8 +215,6 @@ def sharpness_markdown(
     """The section of summary.md; empty where nothing was measured."""
     if table.empty:
         return []
-    related = layout.inwards(related)
-    label = format_time if layout is DRIFT else layout.label
     if layout is not DRIFT:  # models of one method in several variants are no repetitions
         names = zip(table["method"], table["profile"], strict=True)
         table = table.assign(method=[", ".join(filter(None, pair)) for pair in names])
@@ -235,21 +233,9 @@ def sharpness_markdown(
         ),
         "",
         f"Rank correlation (Spearman) over the models between sharpness and what is lost on chips, with "
-        f"{confidence:.0%} bootstrap intervals over the models; 1: the sharper, the more is lost.",
+        f"{100 * confidence:g} % bootstrap intervals over the models; 1: the sharper, the more is lost.",
         "",
-        *_rows(
-            [layout.group, layout.axis, "models", *kinds],
-            [
-                [
-                    str(profile),
-                    label(float(str(time))),
-                    str(part["models"].max()),
-                    *map(_interval, part.itertuples()),
-                ]
-                for (profile, time), part in related.groupby(["profile", "time_s"], sort=False)
-            ],
-        ),
-        "",
+        *_related_rows(layout.inwards(related), kinds, layout),
     ]
     open_ = table[(table["kind"] == "eigenvalue") & table["converged"].eq(False)]
     lines += [
@@ -262,6 +248,20 @@ def sharpness_markdown(
         for row in table[table["error"].notna()].itertuples()
     ]
     return [*lines, ""] if lines[-1] else lines
+
+
+def _related_rows(related: pd.DataFrame, kinds: list[str], layout: Layout) -> list[str]:
+    """A table per condition: its name is long, and as a column leaves a terminal no room."""
+    label = format_time if layout is DRIFT else layout.label
+    lines: list[str] = []
+    for profile, own in related.groupby("profile", sort=False):
+        rows = [
+            [label(float(str(time))), *map(_interval, part.itertuples())]
+            for time, part in own.groupby("time_s", sort=False)
+        ]
+        title = f"### {profile} ({own['models'].max()} models)"
+        lines += [title, "", *_rows([layout.axis, *kinds], rows), ""]
+    return lines
 
 
 def _stored(models: Path, stem: str, data: str) -> dict[str, Any] | None:

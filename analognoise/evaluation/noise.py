@@ -277,7 +277,7 @@ def evaluate_noise(
         metric=measured.name,
         higher_is_better=better,
         digital=rows[0].digital,
-        chance=_chance(measured, shared),
+        chance=chance_of(measured, shared),
         seed=seed,
         run_id=whole.run_id,
         not_called=whole.not_called,
@@ -314,7 +314,7 @@ def _chip_digest(model: nn.Module) -> str:
     return state.hexdigest()
 
 
-def _chance(metric: Metric, data: EvaluationData) -> float | None:
+def chance_of(metric: Metric, data: EvaluationData) -> float | None:
     """Accuracy of guessing among the classes that occur in the data; None for another metric."""
     if metric.name != "accuracy" or metric.function is not None:
         return None

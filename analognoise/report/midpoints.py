@@ -59,8 +59,8 @@ def midpoint_tables(middle: pd.DataFrame, summary: pd.DataFrame, confidence: flo
     """μ by method for noise on all layers, and by layer where noise was on one at a time.
 
     Args:
-        middle: one row per noise and method: noise, method, mu, low, high, n, above, below, sigma_min,
-            sigma_max, p_best, best, marked.
+        middle: one row per noise and method: noise, method, mu, low, high, n, lacking, above, below,
+            sigma_min, sigma_max, p_best, best, marked.
         summary: of the metric, for its value without noise.
         confidence: coverage of the intervals.
     """
@@ -88,7 +88,13 @@ def midpoint_tables(middle: pd.DataFrame, summary: pd.DataFrame, confidence: flo
             for name in own
         ]
         tables.append((f"μ of {kind} noise on one layer at a time", rows))
-    return MidpointTables(_notes(middle, confidence, tested), tables)
+    notes = _notes(middle, confidence, tested)
+    if middle["lacking"].any() or len(cells) < len(names) * len(methods):
+        notes.append(
+            f"{ABSENT}, or fewer models in brackets: the others are no better than guessing without noise; "
+            "they have no μ and are left out."
+        )
+    return MidpointTables(notes, tables)
 
 
 def _notes(middle: pd.DataFrame, confidence: float, tested: bool) -> list[str]:
@@ -112,9 +118,11 @@ def _cell(row: Mapping[Any, Any] | None, tested: bool) -> str:
     if row is None:
         return ABSENT
     text = _value(row)
-    if not (row["above"] or row["below"]) and math.isfinite(row["low"]) and row["low"] > 0:
-        high = f"{row['high']:.3g}" if math.isfinite(row["high"]) else "…"
-        text += f" [{row['low']:.3g}, {high}]"
+    if not (row["above"] or row["below"] or math.isnan(row["low"])):
+        low, high = (f"{row[end]:.3g}" if 0 < row[end] < math.inf else "…" for end in ("low", "high"))
+        text += f" [{low}, {high}]" if (low, high) != ("…", "…") else ""
+    if row["lacking"]:
+        text += f" ({row['n']} of {row['n'] + row['lacking']})"
     if row["best"]:
         text = f"**{text}**"
     return f"{text} {MARK}" if (row["marked"] if tested else row["best"]) else text
