@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from benchmarks.accuracy.run import Ledger, in_parallel
@@ -34,7 +35,7 @@ def main(
     plan = STUDIES[study]
     wanted = trials_of(plan, trials)
     ledger = Ledger(out / study / "trials.csv", COLUMNS)
-    there = set(ledger.frame().fillna({"cell": ""})[TRIAL_COLUMNS].itertuples(index=False, name=None))
+    there = set(_rows(ledger)[TRIAL_COLUMNS].itertuples(index=False, name=None))
     jobs = [
         (study, trial, plan.levels)
         for trial in wanted
@@ -43,7 +44,7 @@ def main(
     typer.echo(f"trials: {len(wanted) - len(jobs)} there, {len(jobs)} to run", err=True)
     in_parallel(run_trial, jobs, ledger, "trials", workers)
 
-    frame = ledger.frame().fillna({"cell": ""})
+    frame = _rows(ledger)
     order = {method: number for number, method in enumerate(plan.methods)}
     frame = frame.sort_values(
         ["method", "number", "cell", "seed"], key=lambda c: c.map(order) if c.name == "method" else c
@@ -61,6 +62,11 @@ def main(
     for row in best.to_dict("records"):
         judged = f"validation: {row['clean']:.4f} clean, {row['score']:.4f} disturbed"
         typer.echo(f"{row['recipe']}:lr={row['lr']:g}    {judged}")
+
+
+def _rows(ledger: Ledger) -> pd.DataFrame:
+    frame = ledger.frame()
+    return frame.assign(cell=frame["cell"].astype("string").fillna("").astype(str))
 
 
 if __name__ == "__main__":
