@@ -44,7 +44,9 @@ STUDIES = {
         methods=(
             "sgd",
             "clip",
+            "qat-const:bits=4",
             "qat-const",
+            "qat-const:bits=16",
             "noisy",
             "noisy:sigma_ramp=0.5",
             "vant",
