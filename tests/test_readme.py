@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 
 import analognoise as an
-from analognoise.cli import main
+from analognoise.cli import app, main
+from analognoise.comparison import Contender
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,7 +51,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_readme_holds_the_commands_that_are_tested() -> None:
-    assert {command[0] for command in commands()} == {"compare", "train", "evaluate", "profiles", "report"}
+    sweeps = {"faults", "noise-sweep"}
+    known = {"compare", "train", "evaluate", "profiles", "report"}
+    assert {command[0] for command in commands()} == known | sweeps
+    for command in commands():
+        if command[0] in sweeps:  # too long to run here: their options are there, their methods can be read
+            names = typer.main.get_command(app).commands[command[0]].params
+            options = {option for name in names for option in name.opts}
+            assert {word for word in command if word.startswith("--")} <= options
+            for method in command[command.index("--methods") + 1].split(","):
+                assert Contender.parse(method).name == method
 
 
 def test_own_device_model_and_data(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

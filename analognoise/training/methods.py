@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from analognoise.computing.kinds import KINDS
-from analognoise.computing.levels import ALPHA, THETA
+from analognoise.computing.levels import ALPHA
 from analognoise.conversion import Filter, analog_layers, convert_to_analog
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, QuantizationError, SparsityError
@@ -276,9 +276,9 @@ _VANT = {
         Hyperparameter("alpha", ALPHA, "share of sigma_0 in each epoch's sigma", _VARIANCE),
         Hyperparameter(
             name="theta",
-            default=THETA,
+            default=0.1,
             meaning="size of what is drawn in each epoch's sigma",
-            source=_VARIANCE,
+            source=_OURS,  # the source's 0.66 keeps networks whose outputs are small at guessing
             search=Range(0.02, 1.0, log=True),
         ),
     ),
