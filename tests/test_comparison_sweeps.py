@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,8 @@ from analognoise.errors import AnalogNoiseError, ResultsError, SparsityError
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.statistics import mean_interval
 from analognoise.evaluation.store import read_results
-from analognoise.report.midpoints import midpoint_tables
+from analognoise.report.midpoints import draw_midpoints, midpoint_tables
+from analognoise.report.summary import sections
 from analognoise.tasks import get_task
 
 COMMON = {"seeds": (0, 1), "epochs": 1, "workers": 1, "command": ["test"]}
@@ -293,6 +295,121 @@ def test_a_failed_training_is_said_by_the_exit_status(command, tmp_path):
     assert main(words.split()) == 1
 
 
+@pytest.mark.parametrize("kind", ["faults", "noise"])
+def test_a_method_whose_training_failed_stands_in_the_tables(kind, tmp_path):
+    if kind == "faults":
+        found = faults(tmp_path, methods="qat,qat:lr=1e30", seeds=(0,), chips=1)
+        text = re.sub(" +", " ", found.paths["text"].read_text())
+        assert text.count(f"| {found.failed[0].method} | failed | failed | failed |") == 2  # none and high
+        assert set(found.summary["bits"]) == {4}
+        assert set(found.summary["sparsity"]) == {"none", "high"}
+    else:
+        found = noise(tmp_path, methods="sgd:lr=1e30,sgd", seeds=(0,), repeats=1, per_layer=True)
+        text = re.sub(" +", " ", found.paths["text"].read_text())
+        assert f"| {found.failed[0].method} | failed | failed |" in text
+        assert text.count("| failed |") == 5  # also alone on each of the model's layers
+        assert "no better than guessing" not in text
+        assert set(found.midpoints["method"]) == {"sgd"}
+    own = found.summary[found.summary["n"] == 0]
+    assert set(own["method"]) == {found.failed[0].method}
+    assert len(own) == len(found.summary) / 2
+    assert own["mean"].isna().all()
+    assert not own["marked"].any()
+
+
+def mine() -> an.Task:
+    """As in the README: build has no use for a seed, and batches are shuffled by the global one."""
+    x = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(x, x[:, :3].argmax(1))
+    return an.Task(
+        name="mine",
+        description="which of three numbers is the largest",
+        build=lambda seed: torch.nn.Sequential(
+            torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+        ),
+        train=lambda seed, batch_size: torch.utils.data.DataLoader(data, batch_size=16, shuffle=True),
+        validation=None,
+        test=torch.utils.data.DataLoader(data, batch_size=64),
+        epochs=1,
+    )
+
+
+@pytest.mark.parametrize("command", ["compare", "faults", "noise"])
+def test_a_task_that_builds_without_its_seed_can_be_resumed(command, tmp_path):
+    def call(seeds: tuple[int, ...]) -> an.Comparison:
+        torch.manual_seed(len(list(tmp_path.iterdir())) + len(seeds))
+        options = {"seeds": seeds, "workers": 1, "command": ["test"], "out": tmp_path / "run"}
+        if command == "compare":
+            found = an.compare(mine(), "ideal", "sgd", chips=1, **options)
+        elif command == "faults":
+            found = an.compare_faults(mine(), "qat", 4, 0.1, 1, sparsity="none", sharpness=False, **options)
+        else:
+            found = an.noise_sweep(mine(), "sgd", "0.1,1,10", 1, **options)
+        return found
+
+    first = call((0,))
+    again = call((0, 1))
+    assert (again.reused_models, again.reused_rows) == (1, len(first.results))
+    weights = [path.read_bytes() for path in sorted((tmp_path / "run" / "models").glob("*.safetensors"))]
+    assert len(set(weights)) == 2
+
+
+def test_models_of_a_task_leave_the_global_generators_as_found():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again, other = (mine().model(seed)[0].weight for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_task_that_builds_by_its_seed_is_left_as_it_is():
+    task = get_task("digits")
+    own, model = task.build(3).state_dict(), task.model(3).state_dict()
+    assert all(torch.equal(own[name], model[name]) for name in own)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        ({}, {"layers": "linear"}, r'noises\.additive\.layers is null there and \["linear"\] here'),
+        (
+            {"fluctuating": True},
+            {"fluctuating": (0.5, 0.25)},
+            r"noises\.additive \(fluctuating\)\.fluctuating",
+        ),
+        (
+            {"kinds": "mixed", "multiplicative": 0.1},
+            {"kinds": "mixed", "multiplicative": 0.2},
+            r"noises\.mixed\.multiplicative is 0\.1 there and 0\.2 here",
+        ),
+    ],
+)
+def test_noises_of_one_name_do_not_mix(tmp_path, first, other, message):
+    few = {"methods": "sgd", "seeds": (0,), "repeats": 1}
+    noise(tmp_path, **few, **first)
+    before = contents(tmp_path)
+    with pytest.raises(ResultsError, match=message):
+        noise(tmp_path, **few, **other)
+    assert contents(tmp_path) == before
+
+
+def test_bars_beyond_the_levels_have_marks(tmp_path, monkeypatch):
+    marks = []
+    monkeypatch.setattr("matplotlib.axes.Axes.annotate", lambda self, text, *_, **__: marks.append(text))
+    ends = {"low": 1.0, "high": 2.0, "sigma_min": 0.1, "sigma_max": 10.0, "noise": "additive on fc"}
+    rows = [("sgd", 1.5, False, False), ("sam", 0.1, False, True), ("vant", 10.0, True, False)]
+    middle = pd.DataFrame(rows, columns=["method", "mu", "above", "below"]).assign(**ends)
+    draw_midpoints(tmp_path / "midpoints.png", middle, 0.95)
+    assert marks == ["<", ">"]
+
+
+def test_titles_say_noise(noisy):
+    titles = [section.title for section in sections(noisy.summary)]
+    assert titles[0] == "Accuracy, additive noise"
+    assert titles[1].startswith("Accuracy, additive noise on ")
+
+
 def test_noise_folder_and_tables(noisy):
     names = {path.name for path in noisy.folder.iterdir()}
     assert names == {
@@ -330,6 +447,7 @@ def test_quantized_methods_are_measured_quantized_and_fluctuating_noise_has_its_
         ({"bits": (1,)}, "bits must be whole numbers from 2 to 8, found 1"),
         ({"bits": (4, 4)}, "bits holds 4 twice"),
         ({"encodings": "grey"}, "unknown encoding 'grey'"),
+        ({"rates": "1e-2,1e-2"}, "rates holds 0.01 twice: leave one out"),
         ({"rates": "0.1,1.5"}, "the fault rate is 1.5: give a probability of at least 0 and at most 1"),
         ({"kinds": "flop"}, r"unknown kind of fault 'flop' \(did you mean 'flip'\?\)"),
         ({"methods": "sgd"}, "method 'sgd' does not quantize.*take qat, saq, asaq, samson-saq"),

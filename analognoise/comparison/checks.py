@@ -269,7 +269,7 @@ def _start(task: Task, seed: int) -> str:
 
 def _build(task: Task, seed: int) -> nn.Module:
     try:
-        model = task.build(seed)
+        model = task.model(seed)
     except Exception as problem:
         raise ModelError(
             f"build of task {task.name!r} failed: {type(problem).__name__}: {problem}"

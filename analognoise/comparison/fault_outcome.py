@@ -14,7 +14,7 @@ from rich.markdown import Markdown
 
 from analognoise.comparison.fault_job import MemoryRow, variant_of
 from analognoise.comparison.folder import MODELS, read_record
-from analognoise.comparison.outcome import Comparison, Stored, page, plain, stored
+from analognoise.comparison.outcome import Comparison, Stored, page, plain, stored, with_failed
 from analognoise.comparison.settings import stem_of
 from analognoise.comparison.sharpness import correlations, sharpness_markdown
 from analognoise.evaluation.statistics import mean_interval, summarise_methods
@@ -80,7 +80,14 @@ def conclude_faults(
     pairs = zip(rows["method"], variants, strict=True)
     sound = found.sound(pd.Series([pair in broken for pair in pairs], index=rows.index, dtype=bool))
     summary = summarise_methods(sound, confidence=found.confidence, layout=FAULTS)
-    of = sound.groupby("faults", sort=False)[["bits", "sparsity"]].first()
+    of = rows.groupby("faults", sort=False)[["bits", "sparsity"]].first()
+    lacking = [
+        (str(on), method)
+        for on, bits, choice in of.itertuples(name=None)
+        for method, variant in broken
+        if variant == variant_of(bits, choice)
+    ]
+    summary = with_failed(summary, lacking, found.settings, FAULTS)
     summary = summary.join(of, on="faults")
     paths = found.paths
     summary_csv(summary, paths["summary"])

@@ -69,7 +69,9 @@ class Folder:
         plan, key = self.plan, self.plan.subjects
         there, here = dict(old["settings"]), plan.to_dict()
         there[key] = {name: item["digest"] for name, item in old.get(key, {}).items()}
-        change = _difference(_common(there, there, here, plan), _common(here, there, here, plan))
+        change = self._other_subject(old) or _difference(
+            _common(there, there, here, plan), _common(here, there, here, plan)
+        )
         for training in () if change else plan.trainings:
             record = read_record(self.models / f"{training.stem}.json")
             if record is not None and record["id"] != training.id:
@@ -77,6 +79,16 @@ class Folder:
                 change = _difference(there, json.loads(json.dumps(here)), f"training {training.stem}")
                 return change or f"training {training.stem} is another"
         return change
+
+    def _other_subject(self, old: dict[str, Any]) -> str:
+        """Which setting of a condition is another under the same name; empty where digests alone tell."""
+        key = self.plan.subjects
+        for name, here in self.plan.subject_contents.items():
+            there = old.get(key, {}).get(name, {})
+            if there.get("digest", here["digest"]) != here["digest"]:
+                content = json.loads(json.dumps(here["content"]))
+                return _difference(there.get("content"), content, f"{key}.{name}")
+        return ""
 
     def _left_by(self, run: dict[str, Any]) -> list[Path]:
         """The files that a comparison left here, also of methods that its last call did not ask for."""

@@ -6,13 +6,14 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from analognoise.comparison.outcome import Comparison, Stored, page, plain, stored
+from analognoise.comparison.outcome import Comparison, Stored, page, plain, stored, with_failed
 from analognoise.errors import DataError
 from analognoise.evaluation.midpoint import fit_midpoint
 from analognoise.evaluation.noise_rows import NoiseRow
@@ -83,6 +84,7 @@ def conclude_noise(
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
     summary = summarise_methods(sound, confidence=found.confidence, layout=NOISE)
+    summary = with_failed(summary, [*product(set(summary["noise"]), broken)], found.settings, NOISE)
     models = _models(sound, found.settings["chance"], found.confidence)
     middle = _midpoints(models, found.confidence)
     paths = found.paths | {"midpoints": found.path / "midpoints.csv"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -244,7 +245,8 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     found = stored(folder, _asked_for, "times_s")
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
-    summary = _with_failed(summarise_methods(sound, confidence=found.confidence), broken, found.settings)
+    summary = summarise_methods(sound, confidence=found.confidence)
+    summary = with_failed(summary, [*product(set(summary["profile"]), broken)], found.settings)
     paths = found.paths
     summary_csv(summary, paths["summary"])
     paths |= _pictures(found.path, summary)
@@ -264,20 +266,33 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     )
 
 
-def _with_failed(summary: pd.DataFrame, broken: set[str], settings: dict[str, Any]) -> pd.DataFrame:
-    """The summary with rows of NaN for methods whose training broke down, where it has none of them."""
+def with_failed(
+    summary: pd.DataFrame,
+    broken: Collection[tuple[str, str]],
+    settings: dict[str, Any],
+    layout: Layout = DRIFT,
+) -> pd.DataFrame:
+    """The summary with rows of NaN for what has no figures since a training broke down.
+
+    Args:
+        summary: by condition, method and position.
+        broken: conditions and methods without figures; those that the summary has some of are let be.
+        settings: of the run, for the order of the methods.
+        layout: names of the summary's columns.
+    """
+    group, position = layout.group, layout.position
     names = [method["name"] for method in settings["methods"]]
-    lacking = [name for name in names if name in broken - set(summary["method"])]
-    if not lacking:
-        return summary
-    columns = ["profile", "time_s", "metric", "unit"]
-    places = summary.drop_duplicates(columns[:2])[columns]
+    there = set(zip(summary[group], summary["method"], strict=True))
+    places = summary.drop_duplicates([group, position])[[group, position, "metric", "unit"]]
     none = {"n": 0, "chips": 0, "best": False, "marked": False}
-    frames = [summary, *(places.assign(method=name, **none) for name in lacking)]
-    whole = pd.concat(frames, ignore_index=True).reindex(columns=summary.columns)
-    profiles = list(dict.fromkeys(summary["profile"]))
-    rows = zip(whole["profile"], whole["method"], whole["time_s"], whole.index, strict=True)
-    order = sorted(rows, key=lambda row: (profiles.index(row[0]), names.index(row[1]), row[2]))
+    rows = [places[places[group] == on].assign(method=name, **none) for on, name in {*broken} - there]
+    rows = [row for row in rows if len(row)]
+    if not rows:
+        return summary
+    whole = pd.concat([summary, *rows], ignore_index=True).reindex(columns=summary.columns)
+    conditions = list(dict.fromkeys(summary[group]))
+    keys = zip(whole[group], whole["method"], whole[position], whole.index, strict=True)
+    order = sorted(keys, key=lambda row: (conditions.index(row[0]), names.index(row[1]), row[2]))
     found: pd.DataFrame = whole.loc[[index for *_, index in order]].reset_index(drop=True)
     return found
 

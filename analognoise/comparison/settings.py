@@ -141,7 +141,7 @@ class Training:
 
     def build(self, task: Task) -> nn.Module:
         """The model before its training."""
-        model = task.build(self.seed)
+        model = task.model(self.seed)
         return self.sparsity.applied(model) if self.sparsity else model
 
     def penalised(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:

@@ -183,7 +183,7 @@ def build_model(
         DataError: when there is no such device.
     """
     place = torch_device(device)
-    built = task.build(seed) if task is not None else load_model(str(model), seed=seed)
+    built = task.model(seed) if task is not None else load_model(str(model), seed=seed)
     if weights is not None:
         if for_chip:
             built = load_for_chip(built, weights)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -131,13 +132,13 @@ def check_rate(rate: object, name: str) -> float:
 
 
 def fault_rates(rates: Any) -> tuple[float, ...]:
-    """Fault rates, each once, increasing.
+    """Fault rates, increasing.
 
     Args:
         rates: one or several numbers from 0 to 1, or text such as ``"1e-4,1e-2"``.
 
     Raises:
-        FaultError: when there is none, or one is no such number.
+        FaultError: when there is none, one is no such number, or one is there twice.
     """
     if isinstance(rates, str):
         given: list[Any] = [_number(part.strip()) for part in rates.split(",") if part.strip()]
@@ -145,7 +146,11 @@ def fault_rates(rates: Any) -> tuple[float, ...]:
         given = list(rates) if isinstance(rates, Iterable) else [rates]
     if not given:
         raise FaultError("rates is empty: name at least one fault rate, as in 1e-4,1e-2")
-    return tuple(sorted({check_rate(rate, "the fault rate") for rate in given}))
+    found = sorted(check_rate(rate, "the fault rate") for rate in given)
+    twice = next((one for one, other in pairwise(found) if one == other), None)
+    if twice is not None:
+        raise FaultError(f"rates holds {twice:g} twice: leave one out")
+    return tuple(found)
 
 
 def _number(text: str) -> Any:

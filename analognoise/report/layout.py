@@ -24,6 +24,7 @@ class Layout:
         reference: column of the metric of the same model undisturbed.
         undisturbed: what that is, as a heading.
         joint: what stands between metric and condition in titles.
+        naming: what titles call a condition.
         axis_title: of pictures.
         label: writes a position.
         ranks: whether pictures tell the best method at the right end, or all are as good as guessing there.
@@ -39,6 +40,7 @@ class Layout:
     axis_title: str
     label: Callable[[float], str]
     ranks: bool = True
+    naming: Callable[[str], str] = str
 
     @property
     def names(self) -> dict[str, str]:
@@ -61,6 +63,12 @@ class Layout:
 def compact(value: float) -> str:
     """A number of any magnitude as a heading: ``"0.003"``, ``"3e-05"``."""
     return f"{value:.3g}"
+
+
+def _noise(name: str) -> str:
+    """``"additive on conv1"`` as ``"additive noise on conv1"``."""
+    kind, space, rest = name.partition(" ")
+    return f"{kind} noise{space}{rest}"
 
 
 DRIFT = Layout(
@@ -96,6 +104,7 @@ NOISE = Layout(
     axis_title="σ: standard deviation of the noise (logarithmic)",
     label=compact,
     ranks=False,
+    naming=_noise,
 )
 
 

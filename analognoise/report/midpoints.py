@@ -22,7 +22,7 @@ from analognoise.report.files import write_whole
 from analognoise.report.numbers import numbers_of
 from analognoise.report.style import styles
 from analognoise.report.summary import MARK
-from analognoise.report.table import ABSENT, grid
+from analognoise.report.table import ABSENT, FAILED, grid
 
 _ON = " on "  # between a kind of noise and the one layer it is on
 
@@ -73,23 +73,31 @@ def midpoint_tables(middle: pd.DataFrame, summary: pd.DataFrame, confidence: flo
     whole, single = [n for n in names if _ON not in n], [n for n in names if _ON in n]
     methods = [str(name) for name in dict.fromkeys(summary["method"])]
     cells = {(row["noise"], row["method"]): row for row in middle.to_dict("records")}
+    failed = set(summary.loc[summary["digital"].isna(), "method"])
     tested = bool(middle["p_best"].notna().any())
     numbers = numbers_of(summary)
     clean = summary.groupby("method", sort=False)["digital"].first()
+
+    def cell(name: str, method: str) -> str:
+        return FAILED if method in failed else _cell(cells.get((name, method)), tested)
+
     rows = [["method", f"noise-free{' (%)' if numbers.percent else ''}", *whole]] + [
-        [method, numbers.value(float(clean[method])), *(_cell(cells.get((n, method)), tested) for n in whole)]
+        [
+            method,
+            FAILED if method in failed else numbers.value(float(clean[method])),
+            *(cell(name, method) for name in whole),
+        ]
         for method in methods
     ]
     tables = [("Midpoint noise level μ", rows)]
     for kind in dict.fromkeys(name.split(_ON)[0] for name in single):
         own = [name for name in single if name.split(_ON)[0] == kind]
         rows = [["layer", *methods]] + [
-            [name.split(_ON, 1)[1], *(_cell(cells.get((name, method)), tested) for method in methods)]
-            for name in own
+            [name.split(_ON, 1)[1], *(cell(name, method) for method in methods)] for name in own
         ]
         tables.append((f"μ of {kind} noise on one layer at a time", rows))
     notes = _notes(middle, confidence, tested)
-    if middle["lacking"].any() or len(cells) < len(names) * len(methods):
+    if middle["lacking"].any() or len(cells) < len(names) * (len(methods) - len(failed)):
         notes.append(
             f"{ABSENT}, or fewer models in brackets: the others are no better than guessing without noise; "
             "they have no μ and are left out."
@@ -164,9 +172,10 @@ def draw_midpoints(path: Path, middle: pd.DataFrame, confidence: float) -> Path:
                 look: dict[str, Any] = {"color": looks[method].color, "alpha": 0.85, "label": method}
                 ax.bar(x, mu - low, 0.9 * step, bottom=low, gid=f"bar:{method}", **look)
                 ax.vlines(x, ends[:, 0], ends[:, 1], color="#333333", linewidth=0.9)
-                for place, value, above in zip(x, mu, own["above"].eq(True), strict=True):
-                    if above:
-                        ax.annotate(">", (place, value), ha="center", va="bottom", fontsize=8)
+                for mark, beyond in ((">", own["above"]), ("<", own["below"])):
+                    for place, value, marked in zip(x, mu, beyond.eq(True), strict=True):
+                        if marked:
+                            ax.annotate(mark, (place, value), ha="center", va="bottom", fontsize=8)
             ax.set_yscale("log")
             ax.set_ylim(low, high * 1.5)
             ax.set_xticks(range(len(names)), [name.split(_ON, 1)[1] for name in names])
@@ -183,7 +192,7 @@ def draw_midpoints(path: Path, middle: pd.DataFrame, confidence: float) -> Path:
                 fontsize=8,
                 loc="upper left",
                 bbox_to_anchor=(1.0, 1.0),
-                title=f"{100 * confidence:g} % intervals;\n> above all levels",
+                title=f"{100 * confidence:g} % intervals;\n> or <: beyond all levels",
                 title_fontsize=8,
             )
         figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})

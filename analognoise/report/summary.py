@@ -107,7 +107,7 @@ class Section:
     def title(self) -> str:
         """What the numbers are, and of which devices: ``"Accuracy on pcm-ibm"``."""
         metric = self.numbers.metric
-        return f"{metric[:1].upper()}{metric[1:]}{self.layout.joint}{self.name}"
+        return f"{metric[:1].upper()}{metric[1:]}{self.layout.joint}{self.layout.naming(self.name)}"
 
     @property
     def tested(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from analognoise.errors import DataError
-from analognoise.seeds import Stream
+from analognoise.seeds import Stream, derive_seed, rng_preserved
 
 
 class TensorBatches:
@@ -100,3 +100,12 @@ class Task:
     loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
     forward: Callable[[nn.Module, Any], Any] | None = None
     n_classes: int | None = None
+
+    def model(self, seed: int) -> nn.Module:
+        """What ``build`` gives for the seed, the same in every call.
+
+        A ``build`` that leaves its seed alone draws from the global generators: they start from the seed
+        (as those of a model that is named, not built by a task), and are left as found.
+        """
+        with rng_preserved(derive_seed("user model", seed)):
+            return self.build(seed)
