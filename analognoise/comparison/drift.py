@@ -62,7 +62,7 @@ class DriftPlan(Plan):
         "trainings",
         "compensation",
     )
-    pictures: ClassVar = ("*_over_time.png", "*_over_level.png")
+    pictures: ClassVar = ("*_over_time.png", "*_over_level.png", "sharpness.png")
 
     @property
     def conditions(self) -> tuple[Chips, ...]:

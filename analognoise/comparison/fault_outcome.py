@@ -14,7 +14,15 @@ from rich.markdown import Markdown
 
 from analognoise.comparison.fault_job import MemoryRow, variant_of
 from analognoise.comparison.folder import MODELS, read_record
-from analognoise.comparison.outcome import Comparison, Stored, page, plain, stored, with_failed
+from analognoise.comparison.outcome import (
+    Comparison,
+    Stored,
+    page,
+    plain,
+    sharpness_picture,
+    stored,
+    with_failed,
+)
 from analognoise.comparison.settings import stem_of
 from analognoise.comparison.sharpness import correlations, sharpness_markdown
 from analognoise.evaluation.statistics import mean_interval, summarise_methods
@@ -105,6 +113,7 @@ def conclude_faults(
         related = pd.concat([sharp.related, related], ignore_index=True)
         text = sharpness_markdown(sharp.table, related, found.confidence, FAULTS)
         sharp = sharp._replace(related=related, text=text)
+    paths |= sharpness_picture(found.path, sharp.related, found.confidence, FAULTS)
     write_whole(paths["text"], _text(found, summary, models, sharp.text).encode())
     return FaultComparison(
         found.path,

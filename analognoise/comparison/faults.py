@@ -47,7 +47,7 @@ class FaultPlan(Plan):
     layout: ClassVar = FAULTS
     subjects: ClassVar = "memories"
     extent: ClassVar = ("methods", "memories", "rates", "chips", "training_seeds", "trainings")
-    pictures: ClassVar = ("*_over_rate.png",)
+    pictures: ClassVar = ("*_over_rate.png", "sharpness.png")
 
     @property
     def conditions(self) -> tuple[Memory, ...]:

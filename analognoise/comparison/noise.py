@@ -46,7 +46,7 @@ class NoisePlan(Plan):
     layout: ClassVar = NOISE
     subjects: ClassVar = "noises"
     extent: ClassVar = ("methods", "noises", "sigmas", "repeats", "training_seeds", "trainings")
-    pictures: ClassVar = ("*_over_sigma.png", "midpoints.png", "midpoints.csv")
+    pictures: ClassVar = ("*_over_sigma.png", "midpoints.png", "midpoints.csv", "sharpness.png")
 
     @property
     def conditions(self) -> tuple[Noise, ...]:

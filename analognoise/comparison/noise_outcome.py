@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from analognoise.comparison.outcome import Comparison, Stored, page, plain, stored, with_failed
+from analognoise.comparison.outcome import (
+    Comparison,
+    Stored,
+    page,
+    plain,
+    sharpness_picture,
+    stored,
+    with_failed,
+)
 from analognoise.errors import DataError
 from analognoise.evaluation.midpoint import fit_midpoint
 from analognoise.evaluation.noise_rows import NoiseRow
@@ -99,6 +107,7 @@ def conclude_noise(
         paths["by_layer"] = found.path / "midpoints.png"
         draw_midpoints(paths["by_layer"], middle, found.confidence)
     sharp = found.sharpness()
+    paths |= sharpness_picture(found.path, sharp.related, found.confidence, NOISE)
     write_whole(paths["text"], _text(found, summary, middle, sharp.text).encode())
     return NoiseSweep(
         found.path,

@@ -20,6 +20,7 @@ from analognoise.crossbar.compensation import name_chips
 from analognoise.errors import ResultsError
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import AnyRow, ResultStore, Row, rows_to_frame
+from analognoise.report.correlation_plot import save_correlations
 from analognoise.report.layout import DRIFT, Layout
 from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
@@ -251,6 +252,7 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     summary_csv(summary, paths["summary"])
     paths |= _pictures(found.path, summary)
     sharp = found.sharpness()
+    paths |= sharpness_picture(found.path, sharp.related, found.confidence, found.layout)
     write_whole(paths["text"], _text(found, summary, sharp.text).encode())
     return Comparison(
         found.path,
@@ -264,6 +266,17 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
         reused_models,
         reused_rows,
     )
+
+
+def sharpness_picture(
+    path: Path, related: pd.DataFrame, confidence: float, layout: Layout
+) -> dict[str, Path]:
+    """The picture of the rank correlations, where there are any."""
+    if related.empty:
+        return {}
+    label = format_time if layout is DRIFT else layout.label
+    drawn = save_correlations(path / "sharpness.png", layout.inwards(related), label, layout.axis, confidence)
+    return {} if drawn is None else {"sharpness": drawn}
 
 
 def with_failed(
