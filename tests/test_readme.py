@@ -55,7 +55,7 @@ def test_readme_holds_the_commands_that_are_tested() -> None:
     known = {"compare", "train", "evaluate", "profiles", "report"}
     assert {command[0] for command in commands()} == known | sweeps
     for command in commands():
-        if command[0] in sweeps:  # too long to run here: their options are there, their methods can be read
+        if command[0] in sweeps:  # run below with other methods: these can be read, and so can the options
             names = typer.main.get_command(app).commands[command[0]].params
             options = {option for name in names for option in name.opts}
             assert {word for word in command if word.startswith("--")} <= options
@@ -93,6 +93,19 @@ def test_digits_commands(home: Path, capsys: pytest.CaptureFixture[str]) -> None
         "compare": ["--epochs", "1", "--seeds", "1", "--chips", "1", "--methods", "sgd", "--workers", "1"],
         "train": ["--epochs", "2"],
         "evaluate": ["--chips", "2"],
+        "faults": ["--epochs", "1", "--seeds", "1", "--chips", "1", "--methods", "qat", "--workers", "1"],
+        "noise-sweep": [
+            "--epochs",
+            "1",
+            "--seeds",
+            "1",
+            "--repeats",
+            "2",
+            "--methods",
+            "sgd",
+            "--workers",
+            "1",
+        ],
     }
     for line in commands():
         if not any("my-device" in word or "mine:" in word for word in line):
