@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import analognoise as an
+from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.errors import ConversionError
 
@@ -71,6 +72,22 @@ def test_files_both_ways(tmp_path):
     ):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
+
+
+def test_looks_at_a_model_that_overlap_in_threads_leave_compilation_on():
+    torch.compiler.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(build(), backend=counter)
+    one, other = eager(), eager()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    compiled(X)
+    assert counter.frame_count == 0
+    other.__exit__(None, None, None)
+    compiled(X)
+    assert counter.frame_count == 1
+    torch.compiler.reset()
 
 
 def test_compiled_whole_and_reprogrammed_without_recompiling():

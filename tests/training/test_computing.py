@@ -211,4 +211,4 @@ def test_names_of_one_training_are_one() -> None:
     assert parse_method("noisy+clip").identity == parse_method("clip+noisy").identity
     assert parse_method("sam+noisy:sigma=1:rho=0.1").label == "sam+noisy:rho=0.1:sigma=1"
     assert METHODS["vant"].defaults["alpha"] == 0.45
-    assert METHODS["vant"].defaults["theta"] == 0.66
+    assert METHODS["vant"].defaults["theta"] == 0.1
