@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -247,6 +248,39 @@ def test_a_folder_that_another_process_works_in_is_left_alone(
             assert main(words) == 2
         assert "another process is working in out: wait for it" in capsys.readouterr().err
         assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "after"),
+    [
+        (EVALUATE, "evaluate.refuse_broken", "evaluate.evaluate_drift"),
+        (SENSITIVITY, "sensitivity.refuse_broken", "sensitivity.layer_sensitivity"),
+    ],
+    ids=["evaluate", "sensitivity"],
+)
+def test_an_interrupted_command_prints_one_that_goes_on(
+    command: list[str],
+    before: str,
+    after: str,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    few = [*command, "--times", "1d", "--chips", "2"]
+    assert main(few) == 0
+    there = files()
+    again = [*few, "--seed", "7", "--force"]
+    for place, words in ((before, again), (after, again[:-1])):
+        capsys.readouterr()
+        with monkeypatch.context() as patched:
+            patched.setattr(f"analognoise.jobs.{place}", interrupted)
+            assert main(again) == 130
+        assert capsys.readouterr().err.rstrip().endswith(shlex.join(["analognoise", *words]))
+        assert (files() == there) == (place == before)
+    assert main(words) == 0
 
 
 def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def compare(
     """
     from analognoise.jobs.compare import compare_methods
 
-    with interruptible(resumable=True):
+    with interruptible(resumable=True, replacing=out if force else None):
         result = compare_methods(
             task,
             profiles=profile_list(profile),
@@ -198,7 +198,7 @@ def evaluate(
     """
     from analognoise.jobs.evaluate import evaluate_model
 
-    with interruptible(resumable=out is not None):
+    with interruptible(resumable=out is not None, replacing=out if force else None):
         result = evaluate_model(
             profiles=profile_list(profile),
             changes=(changed or (), scale or (), periphery),
@@ -276,7 +276,7 @@ def sensitivity(
     """
     from analognoise.jobs.sensitivity import rank_layers
 
-    with interruptible(resumable=True):
+    with interruptible(resumable=True, replacing=out if force else None):
         result = rank_layers(
             profile=profile,
             changes=(changed or (), scale or (), periphery),

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -41,18 +42,21 @@ class Interrupted(Exception):
     Args:
         resumable: whether the same command goes on from here.
         signal: which of the two.
+        replaced: whether ``--force`` has done its work.
     """
 
-    def __init__(self, resumable: bool, signal: int) -> None:
+    def __init__(self, resumable: bool, signal: int, replaced: bool = True) -> None:
         super().__init__()
-        self.resumable, self.signal = resumable, signal
+        self.resumable, self.signal, self.replaced = resumable, signal, replaced
 
     def sentence(self, arguments: Sequence[str]) -> str:
         """What to tell the user, who gave these arguments."""
         if not self.resumable:
             return "interrupted: nothing was kept"
-        # By force it would begin anew.
-        command = shlex.join(["analognoise", *(word for word in arguments if word != "--force")])
+        # By force it would begin anew; without, what is still there from another run would be in its way.
+        command = shlex.join(
+            ["analognoise", *(word for word in arguments if word != "--force" or not self.replaced)]
+        )
         return f"interrupted: what is finished was kept, run the same command again to go on:\n  {command}"
 
 
@@ -61,22 +65,41 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(resumable: bool) -> Iterator[None]:
-    """Have Ctrl-C, and the signal to terminate, end the program tidily, and say how to go on."""
+def interruptible(resumable: bool, replacing: Path | None = None) -> Iterator[None]:
+    """Have Ctrl-C, and the signal to terminate, end the program tidily, and say how to go on.
+
+    Args:
+        resumable: whether the same command goes on from where it was.
+        replacing: the folder that ``--force`` empties first, if it was given.
+    """
 
     def stop(number: int, frame: object) -> None:
         raise _Terminated
 
     here = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if here else None
+    left = _run_in(replacing)
     try:
         yield
     except KeyboardInterrupt as stopped:
         terminated = isinstance(stopped, _Terminated)
-        raise Interrupted(resumable, signal.SIGTERM if terminated else signal.SIGINT) from None
+        replaced = left.isdisjoint(_run_in(replacing))
+        raise Interrupted(resumable, signal.SIGTERM if terminated else signal.SIGINT, replaced) from None
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)
+
+
+def _run_in(folder: Path | None) -> set[tuple[str, int, int]]:
+    """The files in a folder that say whose run it holds, told apart from later ones of the same name."""
+    found: set[tuple[str, int, int]] = set()
+    if folder is None:
+        return found
+    for name in ("run.json", "results.csv"):
+        with suppress(OSError):
+            status = (folder / name).stat()
+            found.add((name, status.st_ino, status.st_mtime_ns))
+    return found
 
 
 def split(values: list[str]) -> list[str]:

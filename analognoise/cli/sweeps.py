@@ -46,7 +46,7 @@ def faults(
     """
     from analognoise.jobs.sweeps import compare_on_faults
 
-    with interruptible(resumable=True):
+    with interruptible(resumable=True, replacing=out if force else None):
         result = compare_on_faults(
             task,
             methods=split([methods]),
@@ -107,7 +107,7 @@ def noise_sweep(
     """
     from analognoise.jobs.sweeps import compare_under_noise
 
-    with interruptible(resumable=True):
+    with interruptible(resumable=True, replacing=out if force else None):
         result = compare_under_noise(
             task,
             methods=split([methods]),

@@ -9,13 +9,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures.thread import BrokenThreadPool
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from analognoise.errors import DataError, WorkerError
 from analognoise.pool.processes import WorkerProcesses
-from analognoise.pool.scheduler import capacity, is_dask
+from analognoise.pool.scheduler import Attendance, capacity, is_dask
 from analognoise.pool.travel import Shared, check_travel, dumps, perform, threads_set, versions
+from analognoise.pool.warned import Warned, say, this_process
 
 # A task that takes its worker with it takes three.
 ATTEMPTS = 3
@@ -40,6 +42,8 @@ class Job(Protocol):
 
 Found = Callable[[Any, Any], None]
 Done = Callable[[Any, Any], Iterable[Any]]
+# What happened ("emitted" or "ended"), to which job, in which attempt, and what was emitted.
+_Event = tuple[str, int, Future[bytes] | None, Any]
 
 
 def run_jobs(
@@ -147,8 +151,9 @@ class _Dispatch:
         # Some more than there are workers, so that none has to wait for the next.
         self.window = size_of(executor) + (1 if isinstance(executor, WorkerProcesses) else size_of(executor))
         # Everything that happens anywhere ends here, and this process waits for it.
-        self.inbox: queue.SimpleQueue[tuple[str, int, Future[bytes] | None, Any]] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._number = 0
+        self._warned: set[Warned] = set()
 
     def run(self, waiting: deque[Job], found: Found, done: Done) -> None:
         """See :func:`run_jobs`."""
@@ -158,7 +163,7 @@ class _Dispatch:
                     self.running[self._number] = _Running(waiting.popleft())
                     self._submit(self._number)
                     self._number += 1
-                kind, number, future, payload = self.inbox.get()
+                kind, number, future, payload = self._next()
                 task = self.running.get(number)
                 if task is None or task.future is not future:
                     continue  # of an attempt that was given up
@@ -174,6 +179,21 @@ class _Dispatch:
                     self._deliver(task, item, found)
                 del self.running[number]
                 waiting.extendleft(reversed(list(done(task.job, result))))
+
+    def _next(self) -> _Event:
+        """What happens next, anywhere.
+
+        Raises:
+            WorkerError: when nothing will, because a cluster has no workers any more.
+        """
+        if not is_dask(self.executor):
+            return self.inbox.get()
+        attendance = Attendance(self.executor)
+        while True:
+            try:
+                return self.inbox.get(timeout=attendance.interval)
+            except queue.Empty:
+                attendance.check()
 
     @contextmanager
     def _cleared(self) -> Iterator[None]:
@@ -194,7 +214,7 @@ class _Dispatch:
         task = self.running[number]
         task.emitted = 0
         executor = self.own or self.executor
-        given = (task.content, shared or {}, self.threads, self.versions)
+        given = (task.content, shared or {}, self.threads, self.versions, this_process())
         try:
             if isinstance(executor, WorkerProcesses):
                 # The future is known only after it was submitted: what is emitted names it by a list.
@@ -237,7 +257,11 @@ class _Dispatch:
         if error is not None:
             self._failed(number, task, error)
             return None
-        kind, payload = pickle.loads(future.result())
+        kind, payload, warned = pickle.loads(future.result())
+        for item in warned:
+            if item not in self._warned:
+                self._warned.add(item)
+                say(item, task.job.title)
         if kind == "missing":
             task.sent += 1
             if task.sent > _SENDINGS:
@@ -282,6 +306,12 @@ class _Dispatch:
         count = size_of(self.executor)
         if is_dask(self.executor) or isinstance(self.executor, WorkerProcesses):
             raise _closed(self.executor, error) from error
+        if getattr(self.executor, "_initializer", None) is not None or isinstance(error, BrokenThreadPool):
+            raise WorkerError(
+                f"the {type(self.executor).__name__} is broken ({error}): either its initializer "
+                "failed, or a worker died, and others would have to begin without that initializer. What was "
+                "finished is kept: run again with an executor whose initializer works, or without one"
+            ) from error
         self.own = WorkerProcesses(count)
         warnings.warn(
             f"a worker of the {type(self.executor).__name__} died, which broke it ({error}): the "

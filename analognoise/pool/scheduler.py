@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from time import monotonic
 from typing import Any
 
 from analognoise.errors import MissingPackageError, WorkerError
 
 TIMEOUT = 10.0
+# Workers that are started anew, by a nanny or a batch system, are back by then.
+PATIENCE = 60.0
+_INTERVAL = 5.0
 
 
 @contextlib.contextmanager
@@ -77,6 +82,52 @@ def is_dask(executor: Executor) -> bool:
 def capacity(executor: Any) -> int:
     """How many tasks a Dask cluster runs at once now."""
     return sum(executor._client.nthreads().values())
+
+
+class Attendance:
+    """Whether a Dask cluster still has workers: without any, its tasks wait for ever.
+
+    Args:
+        executor: the cluster's.
+
+    Attributes:
+        interval: seconds from one :meth:`check` to the next.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        self.interval = min(_INTERVAL, PATIENCE)
+        self._client = executor._client
+        self._since: float | None = None
+
+    def check(self) -> None:
+        """Look; tell when there is none, first by a warning.
+
+        Raises:
+            WorkerError: when there was none for :data:`PATIENCE` seconds.
+        """
+        if self._there():
+            self._since = None
+            return
+        address = self._client.scheduler.address
+        if self._since is None:
+            self._since = monotonic()
+            warnings.warn(
+                f"the Dask scheduler {address!r} has no workers any more: waiting {PATIENCE:g} s for one "
+                f"(start some with 'dask worker {address}')",
+                stacklevel=9,
+            )
+        elif monotonic() - self._since >= PATIENCE:
+            raise WorkerError(
+                f"the Dask scheduler {address!r} has had no workers for {PATIENCE:g} s: start some with "
+                f"'dask worker {address}', and run again to go on; what was finished is kept"
+            )
+
+    def _there(self) -> bool:
+        client = self._client
+        try:
+            return bool(client.sync(client.scheduler.ncores, callback_timeout=TIMEOUT))
+        except (OSError, RuntimeError):
+            return True  # a scheduler that is gone itself cancels its tasks, which is told then
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ import cloudpickle
 import torch
 
 from analognoise.errors import DataError, WorkerError
+from analognoise.pool.warned import warnings_kept
 
 # How many shared things a worker keeps: what it works on now, and what came before.
 _KEPT = 2
@@ -161,6 +162,7 @@ def perform(
     shared: Mapping[str, bytes],
     threads: int,
     expected: Mapping[str, str],
+    home: str,
     emit: Callable[[Any], None] | None = None,
 ) -> bytes:
     """Do a job in a worker; this is what executors are given.
@@ -170,12 +172,25 @@ def perform(
         shared: of what it shares with others, what came along, by key.
         threads: of torch.
         expected: :func:`versions` where the job comes from.
+        home: the process that it comes from; any other keeps the job's warnings for it.
         emit: takes what is found on the way; without one that goes back with the result.
 
     Returns:
-        One of ``("done", (found on the way, result))``, ``("missing", None)`` and ``("error", exception)``,
-        pickled.
+        One of ``("done", (found on the way, result), warnings)``, ``("missing", None, warnings)`` and
+        ``("error", exception, warnings)``, pickled.
     """
+    with warnings_kept(home) as warned:
+        kind, payload = _performed(job, shared, threads, expected, emit)
+    return dumps((kind, payload, warned))
+
+
+def _performed(
+    job: bytes,
+    shared: Mapping[str, bytes],
+    threads: int,
+    expected: Mapping[str, str],
+    emit: Callable[[Any], None] | None,
+) -> tuple[str, Any]:
     try:
         _check_versions(expected)
         with _LOADING:
@@ -186,23 +201,23 @@ def perform(
                     _HELD.values.popitem(last=False)
             work = pickle.loads(job)
     except WorkerError as error:
-        return dumps(("error", error))
+        return "error", error
     except Exception as error:
         text = (
             f"a job cannot be loaded by a worker on {socket.gethostname()} ({type(error).__name__}: "
             f"{error}): install there what it needs, or keep model and functions in a module that every "
             "worker can import"
         )
-        return dumps(("error", WorkerError(text)))
+        return "error", WorkerError(text)
     collected: list[Any] = []
     try:
         with _ALONE if getattr(work, "exclusive", True) else contextlib.nullcontext(), threads_set(threads):
             result = work.run(collected.append if emit is None else emit)
-        return dumps(("done", (collected, result)))
+        return "done", (collected, result)
     except Missing:
-        return dumps(("missing", None))
+        return "missing", None
     except Exception as error:
-        return dumps(("error", _portable(error)))
+        return "error", _portable(error)
 
 
 def _check_versions(expected: Mapping[str, str]) -> None:

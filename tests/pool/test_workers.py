@@ -26,9 +26,10 @@ from analognoise.errors import DataError, ResultsError, WorkerError
 from analognoise.evaluation.blocks import split
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.sensitivity import layer_sensitivity
-from analognoise.pool import WorkerProcesses, connected
+from analognoise.pool import WorkerProcesses, connected, run_jobs
 from analognoise.pool import run as pool_run
 from analognoise.pool.travel import perform
+from analognoise.pool.warned import this_process
 
 # Workers cannot import this module: what it defines goes to them by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -248,7 +249,9 @@ def test_threads_of_one_worker_load_jobs_one_after_the_other() -> None:
     # Loading imports modules: two threads of a fresh Dask worker would meet half of one.
     content = pickle.dumps(Loaded())
     with ThreadPoolExecutor(4) as executor:
-        given = [executor.submit(perform, content, {}, 1, pool_run.versions()) for _ in range(8)]
+        given = [
+            executor.submit(perform, content, {}, 1, pool_run.versions(), this_process()) for _ in range(8)
+        ]
         assert [pickle.loads(future.result())[0] for future in given] == ["done"] * 8
     assert Loaded.most == 1
 
@@ -341,6 +344,90 @@ def test_a_dask_cluster_of_which_a_worker_is_killed(batches: Any, tmp_path: Path
     assert len(list(tmp_path.glob("death-*"))) == 1
     assert shared.rows == alone.rows
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+class Told:
+    """A job that warns, of something else when it is the last."""
+
+    exclusive = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @property
+    def title(self) -> str:
+        return f"job {self.number}"
+
+    def run(self, emit: Callable[[Any], None]) -> int:
+        class OwnWarning(RuntimeWarning):
+            """Unknown at home."""
+
+        warnings.warn("the last" if self.number == 5 else "as always", OwnWarning, stacklevel=1)
+        return os.getpid()
+
+
+@pytest.mark.parametrize("make", [forking, lambda: WorkerProcesses(2)], ids=["pool", "own"])
+def test_warnings_of_workers_are_given_here_once(
+    make: Callable[[], Executor], capfd: pytest.CaptureFixture[str]
+) -> None:
+    results: list[int] = []
+    with make() as executor, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        jobs = [Told(number) for number in range(6)]
+        run_jobs(jobs, executor, lambda *_: None, lambda _, result: results.append(result) or [])
+    assert os.getpid() not in results
+    assert len(results) == 6
+    usual, last = sorted(
+        (item for item in caught if "said by" in str(item.message)), key=lambda w: str(w.message)
+    )
+    assert str(usual.message).startswith("as always (said by a worker, during: job ")
+    assert str(last.message) == "the last (said by a worker, during: job 5)"
+    assert {usual.category, last.category} == {RuntimeWarning}
+    assert usual.filename == __file__
+    assert "as always" not in capfd.readouterr().err
+
+
+def test_warnings_of_threads_are_given_as_they_are() -> None:
+    shown = warnings.showwarning
+    with ThreadPoolExecutor(2) as executor, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_jobs([Told(1), Told(2)], executor, lambda *_: None, lambda *_: [])
+    assert [str(item.message) for item in caught] == ["as always", "as always"]
+    assert warnings.showwarning is shown
+
+
+def fail() -> None:
+    raise OSError("no licence")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ThreadPoolExecutor(1, initializer=fail),
+        lambda: ProcessPoolExecutor(1, multiprocessing.get_context("fork"), initializer=fail),
+    ],
+    ids=["threads", "processes"],
+)
+def test_an_initializer_that_fails_is_told(make: Callable[[], Executor]) -> None:
+    words = r"PoolExecutor is broken \(.*its initializer failed.*whose initializer works"
+    with make() as executor, pytest.raises(WorkerError, match=words):
+        run_jobs([Told(1)], executor, lambda *_: None, lambda *_: [])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("analognoise.pool.scheduler.PATIENCE", 0.4)
+    options: dict[str, Any] = {"dashboard_address": None, "silence_logs": 50}
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, **options) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        pytest.warns(UserWarning, match="has no workers any more: waiting 0.4 s for one"),
+        pytest.raises(
+            WorkerError, match=r"'inproc://\S+' has had no workers for 0.4 s: start some.*run again"
+        ),
+    ):
+        run_jobs([Told(1)], client.get_executor(pure=False), lambda *_: None, lambda *_: [])
 
 
 def test_chips_in_growing_numbers_are_shared_too(batches: Any, tmp_path: Path) -> None:
