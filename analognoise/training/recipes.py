@@ -15,15 +15,8 @@ from torch.optim import Optimizer
 from analognoise.conversion import for_training, keeping_digital
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, nearest
-from analognoise.training.methods import (
-    METHODS,
-    MODIFIERS,
-    Hyperparameter,
-    Method,
-    Modifier,
-    Range,
-    Value,
-)
+from analognoise.training.methods import METHODS, MODIFIERS
+from analognoise.training.specification import Hyperparameter, Method, Modifier, Range, Value
 
 __all__ = [
     "METHODS",
