@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class Evaluation(Job, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(ABC):
     """A whole comparison, checked.
 
     Attributes:
@@ -238,40 +239,40 @@ class Plan:
     pictures: ClassVar[tuple[str, ...]]
 
     @property
+    @abstractmethod
     def conditions(self) -> tuple[Condition, ...]:
         """All conditions, in the order of the rows."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def subject_contents(self) -> dict[str, dict[str, Any]]:
         """What the conditions are about, by name: "digest" and "content"."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conditions_of(self, training: Training) -> tuple[Condition, ...]:
         """Those that the model of a training is measured under."""
-        raise NotImplementedError
 
+    @abstractmethod
     def positions_of(self, condition: Condition) -> tuple[float, ...]:
         """Positions on the axis at which it is measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluation(
         self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
     ) -> Evaluation:
         """The job that measures a stored model under a condition."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subject_of(self, row: AnyRow) -> str:
         """Under which name ``subject_contents`` has what a row was measured under."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stems_of(self, row: AnyRow) -> set[str]:
         """The names under which the model of a row may be stored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def asked(self) -> dict[str, Any]:
         """What of the settings says where models are measured, as plain values."""
-        raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
         """What of the settings says how, as plain values."""

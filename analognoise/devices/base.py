@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
@@ -58,7 +59,7 @@ class Frozen(BaseModel):
         return {**state, "__dict__": content}
 
 
-class BaseCurve(Frozen):
+class BaseCurve(Frozen, ABC):
     """What all curves share: limits and a factor outside of them, as in ``scale * clip(f(u), min, max)``.
 
     The argument u is x = G / g_max, or G / ``reference`` where the curve has one.
@@ -141,9 +142,9 @@ class BaseCurve(Frozen):
         low, high = self.limits
         return raw if low is None and high is None else lambda g: raw(g).clamp_(low, high)
 
+    @abstractmethod
     def _raw(self, factor: float, scale: float) -> Function:
         """The function ``g -> scale * f(factor * g)``, a new tensor; never asked of a constant."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:

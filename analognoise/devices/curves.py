@@ -43,6 +43,10 @@ class Constant(BaseCurve):
     def _value(self) -> float | None:
         return self.value
 
+    def _raw(self, factor: float, scale: float) -> Function:
+        value = scale * self.value
+        return lambda g: torch.full_like(g, value)
+
 
 class Polynomial(BaseCurve):
     """``coefficients[0] + coefficients[1] x + coefficients[2] x² + …`` by Horner's rule."""
@@ -85,22 +89,22 @@ class Log(BaseCurve):
 
         It takes ``out``, a tensor for the result, which may be the argument.
         """
-        slope, intercept = (
-            self.slope * self.scale,
-            (self.intercept + self.slope * math.log(factor)) * self.scale,
-        )
+        line = self._line(factor, self.scale)
         low, high = self.limits
+        if low is None and high is None:
+            return line
+        return lambda log, out=None: line(log, out).clamp_(low, high)
+
+    def _line(self, factor: float, scale: float) -> Callable[..., Tensor]:
+        slope, intercept = self.slope * scale, (self.intercept + self.slope * math.log(factor)) * scale
 
         def line(log: Tensor, out: Tensor | None = None) -> Tensor:
-            result = torch.add(scalar(intercept, log.dtype, log.device), log, alpha=slope, out=out)
-            return result if low is None and high is None else result.clamp_(low, high)
+            return torch.add(scalar(intercept, log.dtype, log.device), log, alpha=slope, out=out)
 
         return line
 
-    def _build(self, factor: float) -> Function:
-        if self.constant is not None:
-            return super()._build(factor)
-        line = self.of_log(factor)
+    def _raw(self, factor: float, scale: float) -> Function:
+        line = self._line(factor, scale)
 
         def logarithm(g: Tensor) -> Tensor:
             log = g.log()

@@ -17,6 +17,7 @@ import io
 import math
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -38,7 +39,7 @@ except ImportError:  # not on every system; without it two writers are only foun
     fcntl = None  # type: ignore[assignment]
 
 
-class AnyRow:
+class AnyRow(ABC):
     """Base of every kind of row: a frozen dataclass whose fields are str, int, int | None or float, the
     position on the axis not negative, "count" above 0.
 
@@ -56,9 +57,9 @@ class AnyRow:
     value: float
 
     @property
+    @abstractmethod
     def condition(self) -> str:
         """What the model was measured under, besides the position."""
-        raise NotImplementedError
 
     @property
     def position(self) -> float:
@@ -66,9 +67,9 @@ class AnyRow:
         return float(getattr(self, self.AXIS))
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """The row within its run, in words."""
-        raise NotImplementedError
 
     @property
     def key(self) -> tuple[str, int, float]:

@@ -10,6 +10,7 @@ import gzip
 import os
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -104,15 +105,15 @@ def read_measurements(
     return _gather(pieces, columns, place, clamp_negative)
 
 
-class _Place:
+class _Place(ABC):
     """Where a wrong cell stands, in words."""
 
     where: str
     columns: Columns
 
+    @abstractmethod
     def records(self) -> Iterator[tuple[str, list[str]]]:
         """Place and cells of each row."""
-        raise NotImplementedError
 
     def refuse(self, clamp_negative: bool) -> DataError:
         """The error about the first cell that is not what it must be."""

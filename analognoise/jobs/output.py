@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,16 +11,16 @@ import pandas as pd
 from rich.console import Console, RenderableType
 
 
-class Output:
+class Output(ABC):
     """Base of the jobs' results."""
 
+    @abstractmethod
     def parts(self) -> Iterable[RenderableType]:
         """What people see, from top to bottom."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """What machines get: dicts, lists, text, numbers and None."""
-        raise NotImplementedError
 
     def show(self, console: Console) -> None:
         """Print the parts. A plain line is left to the terminal to break, so that it can be copied whole."""
