@@ -20,6 +20,7 @@ ORDER = [
         "seeds",
         "processes",
         "progress",
+        "printing",
         "batches",
         "pool",
         "metrics",

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.store import AnyRow, rows_to_frame, write_rows
+from analognoise.printing import Printed
 from analognoise.quantized.description import FloatLayer
 from analognoise.report.layout import FAULTS
 from analognoise.sparsity.measure import ActivationSparsity
@@ -156,8 +157,8 @@ class FaultReport:
         return write_rows(path, self.rows, FaultRow, overwrite)
 
 
-@dataclass(frozen=True)
-class FaultSummary:
+@dataclass(frozen=True, repr=False)
+class FaultSummary(Printed):
     """The statistics of a report by fault rate.
 
     Attributes:
@@ -169,14 +170,6 @@ class FaultSummary:
 
     frame: pd.DataFrame
     report: FaultReport
-
-    def __str__(self) -> str:
-        console = Console(width=110, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-    __repr__ = __str__
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         report = self.report

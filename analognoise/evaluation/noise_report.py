@@ -15,12 +15,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analognoise.errors import DataError, ResultsError
+from analognoise.errors import DataError
 from analognoise.evaluation.midpoint import Midpoint, fit_midpoint
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.statistics import mean_interval
-from analognoise.evaluation.store import format_rows, header_of, rows_to_frame
-from analognoise.report.files import write_whole
+from analognoise.evaluation.store import rows_to_frame, write_rows
+from analognoise.printing import Printed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,17 +143,11 @@ class NoiseReport:
             ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
                 written.
         """
-        file, content = Path(path), (header_of(NoiseRow) + format_rows(self._all)).encode()
-        if file.exists() and not overwrite:
-            if file.is_file() and file.read_bytes() == content:
-                return file
-            raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
-        write_whole(file, content)
-        return file
+        return write_rows(path, self._all, NoiseRow, overwrite)
 
 
-@dataclass(frozen=True)
-class NoiseSummary:
+@dataclass(frozen=True, repr=False)
+class NoiseSummary(Printed):
     """The statistics of a report by noise and level.
 
     Attributes:
@@ -163,14 +157,6 @@ class NoiseSummary:
 
     frame: pd.DataFrame
     report: NoiseReport
-
-    def __str__(self) -> str:
-        console = Console(width=110, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-    __repr__ = __str__
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         report = self.report

@@ -23,6 +23,7 @@ from analognoise.evaluation.sampling import Sampled
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import Row, rows_to_frame, write_rows
+from analognoise.printing import Printed
 from analognoise.report.onchip import compensation_line, digital_parts, share_on_tiles
 from analognoise.units import format_time, parse_time
 
@@ -212,8 +213,8 @@ class DriftReport:
         return write_rows(path, self.rows, overwrite=overwrite)
 
 
-@dataclass(frozen=True)
-class DriftSummary:
+@dataclass(frozen=True, repr=False)
+class DriftSummary(Printed):
     """The statistics of a report by drift time.
 
     Attributes:
@@ -224,14 +225,6 @@ class DriftSummary:
 
     frame: pd.DataFrame
     report: DriftReport
-
-    def __str__(self) -> str:
-        console = Console(width=110, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-    __repr__ = __str__
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         report, frame = self.report, self.frame

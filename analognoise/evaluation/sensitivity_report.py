@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ from analognoise.description import Description
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.statistics import mean_interval
 from analognoise.evaluation.store import Row
-from analognoise.report.files import write_whole
+from analognoise.printing import Printed
+from analognoise.report.files import write_new
 from analognoise.report.sensitivity import Facts, notes, sensitivity_markdown, sensitivity_table
 from analognoise.units import format_time, parse_time
 
@@ -242,20 +243,16 @@ class SensitivityReport:
             ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
                 written.
         """
-        file, content = Path(path), self.frame.to_csv(index=False, lineterminator="\n").encode()
-        if file.exists() and not overwrite:
-            if file.is_file() and file.read_bytes() == content:
-                return file
-            raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
-        write_whole(file, content)
-        return file
+        return write_new(path, self.frame.to_csv(index=False, lineterminator="\n").encode(), overwrite)
 
 
-@dataclass(frozen=True)
-class SensitivitySummary:
+@dataclass(frozen=True, repr=False)
+class SensitivitySummary(Printed):
     """The ranking of a report's layers, a table per drift time."""
 
     report: SensitivityReport
+
+    text_width: ClassVar = 118
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -265,14 +262,6 @@ class SensitivitySummary:
     def markdown(self, heading: int = 2) -> str:
         """The same as GitHub Markdown, each table under a heading of this level."""
         return sensitivity_markdown(self.frame, self.report.facts, heading)
-
-    def __str__(self) -> str:
-        console = Console(width=118, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-    __repr__ = __str__
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         for time in self.report.times:

@@ -32,6 +32,7 @@ import pandas as pd
 
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import check_room
+from analognoise.report.files import write_new
 
 try:
     import fcntl
@@ -185,19 +186,7 @@ def write_rows(
         ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
             written.
     """
-    file, content = Path(path), (header_of(kind) + format_rows(rows)).encode()
-    if file.exists() and not overwrite:
-        if file.is_file() and file.read_bytes() == content:
-            return file
-        raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResultsError(f"cannot write {file}: {error.strerror}") from error
-    return file
+    return write_new(path, (header_of(kind) + format_rows(rows)).encode(), overwrite)
 
 
 def rows_to_frame(rows: Sequence[AnyRow], kind: type[AnyRow] = Row) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from analognoise.chip import digital, evaluating
 from analognoise.compiled import eager
 from analognoise.errors import DataError, SparsityError
 from analognoise.metrics import Forward, default_forward
+from analognoise.printing import as_text
 from analognoise.seeds import rng_preserved
 from analognoise.sparsity.conversion import activation_layers
 
@@ -73,10 +73,7 @@ class ActivationSparsity:
         for layer in self.layers:
             note = "  DEAD" if layer.dead else ""
             table.add_row(layer.name + note, f"{layer.outputs:g}", f"{100 * layer.sparsity:.1f}")
-        console = Console(width=110, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(table)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return as_text(table)
 
 
 class _Counter:

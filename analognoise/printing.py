@@ -1,0 +1,32 @@
+"""What ``print()`` shows of a result that rich can draw: the same table, without colours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from rich.console import Console, RenderableType
+
+WIDTH = 110
+
+
+def as_text(drawn: RenderableType, width: int = WIDTH) -> str:
+    """A table, or whatever rich can draw, as plain lines of at most ``width`` characters."""
+    console = Console(width=width, no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+class Printed(ABC):
+    """Base of results whose text is what rich draws of them; a dataclass needs ``repr=False`` to keep it."""
+
+    text_width: ClassVar[int] = WIDTH
+
+    @abstractmethod
+    def __rich_console__(self, console: Console, options: Any) -> Any: ...
+
+    def __str__(self) -> str:
+        return as_text(self, self.text_width)
+
+    __repr__ = __str__
