@@ -28,8 +28,8 @@ from analognoise.errors import (
     TrainingError,
 )
 from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.evaluation.row_text import read_results
 from analognoise.evaluation.statistics import summarise_methods
-from analognoise.evaluation.store import read_results
 from analognoise.tasks import get_task, load_weights, save_weights
 from analognoise.training.fit import fit
 from analognoise.training.measure import measure

@@ -27,8 +27,8 @@ from analognoise.comparison.noise_outcome import _midpoints
 from analognoise.comparison.sparse import SparsityChoice
 from analognoise.errors import AnalogNoiseError, ResultsError, SparsityError
 from analognoise.evaluation.noise_rows import NoiseRow
+from analognoise.evaluation.row_text import read_results
 from analognoise.evaluation.statistics import mean_interval
-from analognoise.evaluation.store import read_results
 from analognoise.report.midpoints import draw_midpoints, midpoint_tables
 from analognoise.report.summary import sections
 from analognoise.tasks import get_task

@@ -19,7 +19,7 @@ from analognoise.crossbar.compensation import (
     split_name,
 )
 from analognoise.errors import AnalogNoiseError, ConversionError, DataError, ResultsError
-from analognoise.evaluation.store import read_results
+from analognoise.evaluation.row_text import read_results
 from analognoise.jobs.again import report_again
 from analognoise.jobs.evaluate import evaluate_model
 from analognoise.tasks import TensorBatches

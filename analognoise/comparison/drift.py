@@ -26,7 +26,7 @@ from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.cost import compensation_cost, described
 from analognoise.evaluation.metrics import default_forward
 from analognoise.evaluation.recalibration import Recalibration
-from analognoise.evaluation.store import AnyRow, Row
+from analognoise.evaluation.rows import AnyRow, Row
 from analognoise.report.layout import DRIFT
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method

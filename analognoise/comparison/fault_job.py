@@ -11,7 +11,7 @@ from analognoise.comparison.settings import Training
 from analognoise.evaluation.fault_report import FaultRow
 from analognoise.evaluation.faults import evaluate_faults
 from analognoise.evaluation.relay import Relay
-from analognoise.evaluation.store import AnyRow
+from analognoise.evaluation.rows import AnyRow
 from analognoise.memory.faults import FaultModel, faults_label
 from analognoise.pool import Shared
 

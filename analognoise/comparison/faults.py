@@ -19,7 +19,7 @@ from analognoise.comparison.settings import Condition, Contender, Plan, Training
 from analognoise.comparison.sparse import SparsityChoice
 from analognoise.errors import DataError, MethodError, QuantizationError
 from analognoise.evaluation.faults import RATES
-from analognoise.evaluation.store import AnyRow
+from analognoise.evaluation.rows import AnyRow
 from analognoise.memory.faults import FaultModel, fault_rates
 from analognoise.memory.words import check_encoding
 from analognoise.quantized import quantized_weights

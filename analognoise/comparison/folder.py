@@ -16,7 +16,8 @@ from analognoise.comparison.jobs import FORMAT, write_json
 from analognoise.comparison.settings import Plan, Training
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
-from analognoise.evaluation.store import AnyRow, format_rows, header_of
+from analognoise.evaluation.row_text import format_rows, header_of
+from analognoise.evaluation.rows import AnyRow
 from analognoise.report.table import write_whole
 from analognoise.tasks.weights import file_digest
 

@@ -26,7 +26,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError, SparsityError, TrainingError, WorkerError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
-from analognoise.evaluation.store import Row
+from analognoise.evaluation.rows import Row
 from analognoise.pool import Shared
 from analognoise.sparsity import activation_sparsity
 from analognoise.tasks import Task, get_task, load_for_chip, load_weights, save_weights

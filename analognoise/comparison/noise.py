@@ -20,7 +20,7 @@ from analognoise.errors import DataError, MethodError
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.noise import chance_of
 from analognoise.evaluation.noise_rows import NoiseRow
-from analognoise.evaluation.store import AnyRow
+from analognoise.evaluation.rows import AnyRow
 from analognoise.report.layout import NOISE
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method

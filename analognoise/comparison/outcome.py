@@ -18,8 +18,9 @@ from analognoise.comparison.folder import MODELS, RESULTS, RUN, SUMMARY, TEXT, r
 from analognoise.comparison.sharpness import correlations, sharpness_markdown, sharpness_table
 from analognoise.crossbar.compensation import name_chips
 from analognoise.errors import ResultsError
+from analognoise.evaluation.rows import AnyRow, Row, rows_to_frame
 from analognoise.evaluation.statistics import summarise_methods
-from analognoise.evaluation.store import AnyRow, ResultStore, Row, rows_to_frame
+from analognoise.evaluation.store import ResultStore
 from analognoise.report.correlation_plot import save_correlations
 from analognoise.report.layout import DRIFT, Layout
 from analognoise.report.onchip import analog_lines, analog_markdown

@@ -17,7 +17,8 @@ from analognoise.comparison.outcome import Failure
 from analognoise.comparison.settings import Evaluation, Plan, Training
 from analognoise.comparison.sharpness import measure_all
 from analognoise.errors import ResultsError, TrainingError
-from analognoise.evaluation.store import AnyRow, ResultStore
+from analognoise.evaluation.rows import AnyRow
+from analognoise.evaluation.store import ResultStore
 from analognoise.pool import enough, run_jobs, size_of
 from analognoise.report.numbers import one_value
 from analognoise.training.fit import Epoch

@@ -23,7 +23,7 @@ from analognoise.comparison.sparse import Loss, SparsityChoice
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError
 from analognoise.evaluation.metrics import Metric
-from analognoise.evaluation.store import AnyRow
+from analognoise.evaluation.rows import AnyRow
 from analognoise.pool import Job, Shared
 from analognoise.report.layout import Layout
 from analognoise.tasks import Task

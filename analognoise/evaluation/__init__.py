@@ -10,11 +10,13 @@ from analognoise.evaluation.noise_report import NoiseReport, NoiseSummary
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.quantiles import Quantile, Yield
 from analognoise.evaluation.report import DriftReport, DriftSummary
+from analognoise.evaluation.row_text import read_results
+from analognoise.evaluation.rows import Row, rows_to_frame
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport, SensitivitySummary
 from analognoise.evaluation.statistics import mean_interval, summarise_methods
 from analognoise.evaluation.stopping import Precision
-from analognoise.evaluation.store import ResultStore, Row, read_results, rows_to_frame
+from analognoise.evaluation.store import ResultStore
 
 __all__ = [
     "DriftReport",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from analognoise.evaluation.passes import Passes
-from analognoise.evaluation.store import Row
+from analognoise.evaluation.rows import Row
 from analognoise.pool import Shared, run_jobs, size_of
 
 Place = tuple[int, float]

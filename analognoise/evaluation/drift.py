@@ -33,9 +33,10 @@ from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.probing import Probe
 from analognoise.evaluation.reading import Reads, reads_watched
 from analognoise.evaluation.recalibration import Recalibration
+from analognoise.evaluation.rows import Row
 from analognoise.evaluation.sampling import PLANNING_CHIPS, SAMPLINGS, StratifiedSampling
 from analognoise.evaluation.stopping import Precision
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import (
     At,
     Buffers,

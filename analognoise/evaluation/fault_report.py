@@ -14,8 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from analognoise.evaluation.row_text import write_rows
+from analognoise.evaluation.rows import AnyRow, rows_to_frame
 from analognoise.evaluation.statistics import summarise_methods
-from analognoise.evaluation.store import AnyRow, rows_to_frame, write_rows
 from analognoise.printing import Printed
 from analognoise.quantized.description import FloatLayer
 from analognoise.report.layout import FAULTS

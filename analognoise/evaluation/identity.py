@@ -16,7 +16,7 @@ from torch import nn
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.fingerprint import Fingerprint
-from analognoise.evaluation.store import AnyRow, Row
+from analognoise.evaluation.rows import AnyRow, Row
 from analognoise.layers import AnalogLayer
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")

@@ -18,8 +18,9 @@ from rich.table import Table
 from analognoise.errors import DataError
 from analognoise.evaluation.midpoint import Midpoint, fit_midpoint
 from analognoise.evaluation.noise_rows import NoiseRow
+from analognoise.evaluation.row_text import write_rows
+from analognoise.evaluation.rows import rows_to_frame
 from analognoise.evaluation.statistics import mean_interval
-from analognoise.evaluation.store import rows_to_frame, write_rows
 from analognoise.printing import Printed
 
 if TYPE_CHECKING:

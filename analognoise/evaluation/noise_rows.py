@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from analognoise.evaluation.store import AnyRow
+from analognoise.evaluation.rows import AnyRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from analognoise.errors import DataError
 from analognoise.evaluation.cost import CompensationCost, described
 from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.quantiles import Quantile, Yield, quantile, yield_at
+from analognoise.evaluation.row_text import write_rows
+from analognoise.evaluation.rows import Row, rows_to_frame
 from analognoise.evaluation.sampling import Sampled
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
-from analognoise.evaluation.store import Row, rows_to_frame, write_rows
 from analognoise.printing import Printed
 from analognoise.report.onchip import compensation_line, digital_parts, share_on_tiles
 from analognoise.units import format_time, parse_time

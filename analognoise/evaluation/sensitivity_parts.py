@@ -19,8 +19,9 @@ from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.evaluation.relay import Relay
+from analognoise.evaluation.rows import Row
 from analognoise.evaluation.sensitivity_report import ALONE, OTHERS
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.store import ResultStore
 from analognoise.pool import Shared, run_jobs
 
 

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from analognoise.description import Description
 from analognoise.errors import DataError, ResultsError
+from analognoise.evaluation.rows import Row
 from analognoise.evaluation.statistics import mean_interval
-from analognoise.evaluation.store import Row
 from analognoise.printing import Printed
 from analognoise.report.files import write_new
 from analognoise.report.sensitivity import Facts, notes, sensitivity_markdown, sensitivity_table

@@ -25,8 +25,9 @@ from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
+from analognoise.evaluation.rows import Row
 from analognoise.evaluation.stopping import checked_precision
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.folder import JobFolder, unasked
 from analognoise.jobs.output import Output, plain

@@ -12,7 +12,7 @@ from typing import Any
 from analognoise.comparison.folder import versions
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
-from analognoise.evaluation.store import Row
+from analognoise.evaluation.rows import Row
 from analognoise.report.table import write_whole
 from analognoise.units import format_time
 

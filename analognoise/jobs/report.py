@@ -13,9 +13,9 @@ from rich.console import Console, RenderableType
 
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lifetime import Lifetime, lifetime
+from analognoise.evaluation.row_text import read_results
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
-from analognoise.evaluation.store import read_results
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.single_chips import with_single_chips

@@ -19,9 +19,10 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.rows import Row
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.evaluate import test_data
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked

@@ -30,7 +30,8 @@ from analognoise.errors import (
 from analognoise.evaluation import drift
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.montecarlo import evaluate_drift
-from analognoise.evaluation.store import ResultStore, read_results
+from analognoise.evaluation.row_text import read_results
+from analognoise.evaluation.store import ResultStore
 
 TIMES = (0.0, 60.0, 3.0e7)
 

@@ -21,9 +21,9 @@ from analognoise.chip import drift_to_, program_
 from analognoise.conversion import analog_layers, convert_to_analog
 from analognoise.errors import ConversionError, DataError, ResultsError
 from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.evaluation.row_text import read_results
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
-from analognoise.evaluation.store import read_results
 from analognoise.report.sensitivity_plot import save_sensitivity
 
 mpl.use("Agg")

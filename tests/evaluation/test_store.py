@@ -20,7 +20,12 @@ import pandas as pd
 import pytest
 
 from analognoise.errors import ResultsError
-from analognoise.evaluation.store import COLUMNS, HEADER, ResultStore, Row, read_results, rows_to_frame
+from analognoise.evaluation.row_text import header_of, read_results
+from analognoise.evaluation.rows import Row, rows_to_frame
+from analognoise.evaluation.store import ResultStore
+
+HEADER = header_of(Row)
+COLUMNS = tuple(HEADER.strip().split(","))
 
 
 def row(chip: int = 0, time_s: float = 1.0, **changes: object) -> Row:
@@ -133,7 +138,8 @@ def test_reading_alone_changes_nothing(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from analognoise.evaluation.store import ResultStore, Row
+from analognoise.evaluation.rows import Row
+from analognoise.evaluation.store import ResultStore
 chip = 0
 with ResultStore(sys.argv[1], "run1") as store:
     while True:

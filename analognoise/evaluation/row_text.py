@@ -1,0 +1,196 @@
+"""Rows as CSV text, and back.
+
+Numbers are written in their shortest exact form: the same rows are the same bytes. What does not read as a
+row is damage, and an error that names the line; only a last line that a kill cut short is dropped, with a
+warning.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analognoise.errors import ResultsError
+from analognoise.evaluation.rows import AnyRow, Row, column_types, columns_of_type, rows_to_frame
+from analognoise.report.files import write_new
+
+
+def header_of(kind: type[AnyRow]) -> str:
+    """The first line of a file of such rows."""
+    return ",".join(column_types(kind)) + "\n"
+
+
+def format_rows(rows: Iterable[AnyRow]) -> str:
+    """The CSV lines of ``rows``, without header.
+
+    Raises:
+        ResultsError: when a name holds a line break, or a number is NaN or infinite.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        for name in columns_of_type(type(row), "str"):
+            if any(c in getattr(row, name) for c in "\r\n\0"):
+                raise ResultsError(
+                    f"{name} {getattr(row, name)!r} holds a line break: names in results.csv are one line"
+                )
+        for name in columns_of_type(type(row), "float"):
+            if not math.isfinite(getattr(row, name)):
+                raise ResultsError(
+                    f"{name} of {row.place} is {getattr(row, name)}: only finite numbers are stored"
+                )
+        writer.writerow([_format(getattr(row, name)) for name in column_types(type(row))])
+    return text.getvalue()
+
+
+def _format(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (float, np.floating)):
+        number = float(value)  # numpy's own repr names its type
+        return repr(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+    return str(value)
+
+
+def write_rows(
+    path: str | os.PathLike[str], rows: Sequence[AnyRow], kind: type[AnyRow] = Row, overwrite: bool = False
+) -> Path:
+    """Write rows as a CSV file, which appears whole or not at all.
+
+    Raises:
+        ResultsError: when the file exists with other content and ``overwrite`` is False, or cannot be
+            written.
+    """
+    return write_new(path, (header_of(kind) + format_rows(rows)).encode(), overwrite)
+
+
+def read_results(path: str | os.PathLike[str], kind: type[AnyRow] = Row) -> pd.DataFrame:
+    """The rows of a results.csv, checked line by line; the file is not changed.
+
+    Raises:
+        ResultsError: when the file does not exist, or a line of it is not a row (it names the line).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ResultsError(f"{file} does not exist: no results to read")
+    return rows_to_frame(parse_rows(file, file.read_bytes(), None, kind=kind)[0], kind)
+
+
+def parse_rows(
+    path: Path,
+    raw: bytes,
+    run_id: str | None,
+    difference: Callable[[Any], str] | None = None,
+    kind: type[Any] = Row,
+) -> tuple[list[Any], int]:
+    """The rows in a file's content ``raw`` and the number of its bytes that are whole lines.
+
+    Args:
+        path: the file, for messages.
+        raw: what it holds.
+        run_id: the one run whose rows it may hold; None for any.
+        difference: says in words what tells a row's run from that one.
+        kind: the dataclass of the rows.
+
+    Raises:
+        ResultsError: when a line is not a row, is there twice, or is of another run (it names the line).
+    """
+    whole = raw.rfind(b"\n") + 1
+    columns = header_of(kind)
+    header = columns.encode()
+    if raw.startswith(codecs.BOM_UTF8):
+        raise ResultsError(
+            f"{path}, line 1: begins with a byte order mark, as a spreadsheet may save it; restore the file "
+            "or delete it"
+        )
+    _check_bytes(path, raw[:whole])
+    if not raw[: len(header)] == header[: len(raw)]:
+        raise ResultsError(
+            f"{path}, line 1: found {raw.splitlines()[0][:80]!r}, expected the columns {columns.strip()!r}"
+        )
+    lines = raw[:whole].split(b"\n")[:-1]
+    rows: list[Any] = []
+    seen: dict[tuple[str, int, float], int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            row = _parse_line(line, kind)
+        except (ValueError, csv.Error) as problem:
+            raise ResultsError(f"{path}, line {number}: {problem}; restore the file or delete it") from None
+        if run_id is not None and row.run_id != run_id:
+            why = difference(row) if difference else "another model, profile, data, metric or setting"
+            raise ResultsError(
+                f"{path}, line {number}: holds run {row.run_id}, but this is run {run_id} ({why}): "
+                "use another file"
+            )
+        if row.key in seen:
+            raise ResultsError(
+                f"{path}, line {number}: {row.place} of run {row.run_id} is there "
+                f"already, in line {seen[row.key]}"
+            )
+        seen[row.key] = number
+        rows.append(row)
+    if whole < len(raw):
+        warnings.warn(
+            f"{path}: the last line (line {len(lines) + 1}) was cut short by a kill and is dropped; its "
+            "result is computed again",
+            stacklevel=3,
+        )
+    return rows, whole
+
+
+def _check_bytes(path: Path, raw: bytes) -> None:
+    """Raise at the first byte that no row holds: what a spreadsheet or a damaged disk leaves."""
+    for byte, what in (
+        (b"\r", "a carriage return (Windows line ends, as a spreadsheet may save them)"),
+        (b"\0", "a NUL byte"),
+    ):
+        if byte in raw:
+            line = raw.count(b"\n", 0, raw.index(byte)) + 1
+            raise ResultsError(f"{path}, line {line}: holds {what}; restore the file or delete it")
+
+
+def _parse_line(line: bytes, kind: type[AnyRow]) -> AnyRow:
+    [values] = csv.reader([line.decode()], strict=True)
+    types = column_types(kind)
+    if len(values) != len(types):
+        raise ValueError(f"found {len(values)} fields, expected {len(types)} ({', '.join(types)})")
+    found: dict[str, Any] = dict(zip(types, values, strict=True))
+    for name in columns_of_type(kind, "float"):
+        found[name] = _number(name, found[name])
+    for name in columns_of_type(kind, "int"):
+        found[name] = _integer(name, found[name])
+    for name in columns_of_type(kind, "int | None"):
+        found[name] = _integer(name, found[name]) if found[name] else None
+    if not found["run_id"]:
+        raise ValueError("run_id is empty")
+    if found[kind.AXIS] < 0:
+        raise ValueError(f"{kind.AXIS} is {found[kind.AXIS]:g}, expected a number that is not negative")
+    if not found["count"] > 0:
+        raise ValueError(f"count is {found['count']:g}, expected more than 0")
+    return kind(**found)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {text!r}, expected a finite number")
+    return value
+
+
+def _integer(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name} is {text!r}, expected a whole number that is not negative")
+    return int(text)
