@@ -89,7 +89,8 @@ class Metric:
 
     Attributes:
         name: "accuracy", "loss", "perplexity", or the name of the user's function.
-        function: the user's function ``(output, batch) -> (sum, count)``, None for the built-in ones.
+        function: the user's function ``(output, batch) -> (sum, count)``, None for the built-in ones. Its
+            attribute ``higher_is_better`` says which values are better, larger ones if it has none.
 
     "accuracy" is the share of labels hit by the largest logit, "loss" the mean cross-entropy in nats,
     "perplexity" its exponential. Logits have shape (N, C), (N, C, ...) as in torch's cross_entropy, or (...,
@@ -123,6 +124,19 @@ class Metric:
         if name in METRICS:
             name = f"{name} (own)"
         return cls(name, metric)
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """What the user's function says by an attribute of this name, as those of torchmetrics do; None where
+        it has none.
+
+        Raises:
+            DataError: when it is neither True nor False.
+        """
+        found = getattr(self.function, "higher_is_better", None)
+        if found is not None and not isinstance(found, bool):
+            raise DataError(f"the metric {self.name!r} has higher_is_better = {found!r}: write True or False")
+        return found
 
     def measure(
         self, output: Any, batch: Batch, count: float | None = None

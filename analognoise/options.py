@@ -269,8 +269,8 @@ Scheduler = Annotated[
 Metric = Annotated[
     str | None,
     _option(
-        "accuracy, loss, perplexity, or module:callable of yours: (output, batch) -> (sum, count) "
-        "(default: the task's, or accuracy).",
+        "accuracy, loss, perplexity, or module:callable of yours: (output, batch) -> (sum, count), with the "
+        "attribute higher_is_better = False where small values are good (default: the task's, or accuracy).",
         "NAME",
     ),
 ]

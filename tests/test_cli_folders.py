@@ -303,3 +303,30 @@ def test_a_training_that_cannot_be_stored_does_not_begin(
     assert main([*TRAIN[:-1], "/proc/out"]) == 2
     assert "cannot write to folder /proc/out" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_report_tells_stein_from_student_and_what_a_quantile_keeps(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "--times",
+        "1s,1d",
+        "--chips",
+        "10",
+        "--precision",
+        "0.1",
+        "--max-chips",
+        "20",
+        "--quantile",
+        "0.2",
+    ]
+    assert main([*EVALUATE, *asked]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    text = Path("out/summary.md").read_text()
+    assert "Mean ± 95 % two-stage (Stein) interval over" in text
+    assert "Student" not in text
+    [line] = [line for line in text.splitlines() if "until 20 % of chips cross 95.0 %: " in line]
+    assert line.split(": ")[1] in said
+    assert main(["report", "out", "--json"]) == 0
+    life = json.loads(capsys.readouterr().out)["lifetimes_of_quantile"]["pcm-ibm"]
+    assert line.endswith(life["text"])

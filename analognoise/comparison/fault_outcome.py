@@ -87,7 +87,9 @@ def conclude_faults(
     broken = {(failure.method, failure.profile) for failure in found.failed}
     pairs = zip(rows["method"], variants, strict=True)
     sound = found.sound(pd.Series([pair in broken for pair in pairs], index=rows.index, dtype=bool))
-    summary = summarise_methods(sound, confidence=found.confidence, layout=FAULTS)
+    summary = summarise_methods(
+        sound, confidence=found.confidence, higher_is_better=found.higher_is_better, layout=FAULTS
+    )
     of = rows.groupby("faults", sort=False)[["bits", "sparsity"]].first()
     lacking = [
         (str(on), method)
@@ -109,7 +111,7 @@ def conclude_faults(
         # Of one bit width and sparsity there are few models; of all, sparse and dense ones are compared, too.
         kinds = [f"{ALL}, {name.split(', ', 2)[2]}" for name in rows["faults"]]
         every = rows.assign(variant=variants, faults=kinds)
-        related = correlations(sharp.table, every, found.confidence, FAULTS)
+        related = correlations(sharp.table, every, found.confidence, FAULTS, found.higher_is_better)
         related = pd.concat([sharp.related, related], ignore_index=True)
         text = sharpness_markdown(sharp.table, related, found.confidence, FAULTS)
         sharp = sharp._replace(related=related, text=text)

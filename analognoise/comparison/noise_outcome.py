@@ -91,9 +91,11 @@ def conclude_noise(
     )
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
-    summary = summarise_methods(sound, confidence=found.confidence, layout=NOISE)
+    summary = summarise_methods(
+        sound, confidence=found.confidence, higher_is_better=found.higher_is_better, layout=NOISE
+    )
     summary = with_failed(summary, [*product(set(summary["noise"]), broken)], found.settings, NOISE)
-    models = _models(sound, found.settings["chance"], found.confidence)
+    models = _models(sound, found.settings["chance"], found.confidence, found.higher_is_better)
     middle = _midpoints(models, found.confidence)
     paths = found.paths | {"midpoints": found.path / "midpoints.csv"}
     summary_csv(summary, paths["summary"])
@@ -125,10 +127,12 @@ def conclude_noise(
     )
 
 
-def _models(rows: pd.DataFrame, chance: float | None, confidence: float) -> pd.DataFrame:
+def _models(
+    rows: pd.DataFrame, chance: float | None, confidence: float, higher_is_better: bool | None
+) -> pd.DataFrame:
     """The midpoint of every trained model under every noise; none for metrics that noise makes larger."""
     found: list[tuple[Any, ...]] = []
-    fits = better_when_higher(str(rows["metric"].iloc[0]))
+    fits = better_when_higher(str(rows["metric"].iloc[0]), higher_is_better)
     for (noise, method, seed), part in rows.groupby(["noise", "method", "training_seed"], sort=False):
         values = part.pivot(index="chip", columns="sigma", values="value").dropna()
         sigmas = np.array([float(sigma) for sigma in values.columns])

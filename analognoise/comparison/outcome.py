@@ -80,6 +80,12 @@ class Stored:
         return float(self.run["settings"]["confidence"])
 
     @property
+    def higher_is_better(self) -> bool | None:
+        """What the task's own metric says of itself; None where it says nothing, or is a built-in one."""
+        found: bool | None = self.run["settings"].get("higher_is_better")
+        return found
+
+    @property
     def paths(self) -> dict[str, Path]:
         """The files that every comparison has."""
         names = {"results": RESULTS, "summary": SUMMARY, "text": TEXT, "run": RUN}
@@ -94,7 +100,7 @@ class Stored:
         """What was measured of the models' sharpness, and how it goes with what the metric loses."""
         table = sharpness_table(self.path / MODELS, self.run)
         rows = self.results if results is None else results
-        related = correlations(table, rows, self.confidence, self.layout)
+        related = correlations(table, rows, self.confidence, self.layout, self.higher_is_better)
         return Sharp(table, related, sharpness_markdown(table, related, self.confidence, self.layout))
 
 
@@ -247,7 +253,7 @@ def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_r
     found = stored(folder, _asked_for, "times_s")
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
-    summary = summarise_methods(sound, confidence=found.confidence)
+    summary = summarise_methods(sound, confidence=found.confidence, higher_is_better=found.higher_is_better)
     summary = with_failed(summary, [*product(set(summary["profile"]), broken)], found.settings)
     paths = found.paths
     summary_csv(summary, paths["summary"])

@@ -298,12 +298,18 @@ class Plan(ABC):
             "weight_decay": WEIGHT_DECAY,
             "schedule": SCHEDULE,
             "metric": Metric.of(self.task.metric).name,
+            **self._direction(),
             **self.options(),
             "confidence": self.confidence,
             "test_data": self.test_data,
             **_unless_empty(self.digital),
             "trainings": {training.stem: training.id for training in self.trainings},
         }
+
+    def _direction(self) -> dict[str, bool]:
+        """What the task's own metric says of its direction, where it says anything."""
+        own = Metric.of(self.task.metric).higher_is_better
+        return {} if own is None else {"higher_is_better": own}
 
     @cached_property
     def run_id(self) -> str:

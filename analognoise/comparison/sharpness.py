@@ -153,7 +153,11 @@ def sharpness_table(folder: Path, run: dict[str, Any]) -> pd.DataFrame:
 
 
 def correlations(
-    table: pd.DataFrame, results: pd.DataFrame, confidence: float, layout: Layout = DRIFT
+    table: pd.DataFrame,
+    results: pd.DataFrame,
+    confidence: float,
+    layout: Layout = DRIFT,
+    higher_is_better: bool | None = None,
 ) -> pd.DataFrame:
     """Spearman's rank correlation over models between sharpness and what the metric loses on chips.
 
@@ -168,13 +172,14 @@ def correlations(
             "variant" that says which.
         confidence: coverage of the intervals.
         layout: names of the results' columns.
+        higher_is_better: direction of a metric of the user's own.
 
     Returns:
         One row per profile, time and kind: columns profile, time_s (or what the layout calls them), kind,
         models, correlation, low, high.
     """
     results = layout.inwards(results)
-    sign = 1 if better_when_higher(str(results["metric"].iloc[0])) else -1
+    sign = 1 if better_when_higher(str(results["metric"].iloc[0]), higher_is_better) else -1
     model = ["method", "training_seed", *(["variant"] if "variant" in results else [])]
     lost = (
         results.assign(lost=sign * (results["digital"] - results["value"]))

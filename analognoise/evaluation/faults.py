@@ -19,7 +19,7 @@ from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.passes import Passes
-from analognoise.evaluation.statistics import better_when_higher, check_confidence
+from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, Buffers, left_as_found
 from analognoise.memory.chip import StoredWeights
@@ -271,7 +271,8 @@ def evaluate_faults(
             :func:`analognoise.evaluate_drift`; or a store of such rows.
         method: name of the training method, for the rows.
         training_seed: seed of the training, a whole number of at least 0, for the rows.
-        higher_is_better: direction of a metric of your own (True if not given).
+        higher_is_better: direction of a metric of your own; by default what its attribute of this name says,
+            or True.
         progress: show a progress bar.
         confidence: coverage of the report's intervals.
 
@@ -287,7 +288,7 @@ def evaluate_faults(
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)
-    better = better_when_higher(measured.name, higher_is_better)
+    better = direction_of(measured, higher_is_better)
     evaluation = FaultEvaluation(
         model,
         data,

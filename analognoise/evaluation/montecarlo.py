@@ -14,7 +14,7 @@ from analognoise.devices.profile import drift_times
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.report import DriftReport
-from analognoise.evaluation.statistics import better_when_higher, check_confidence
+from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.stopping import checked_precision
 from analognoise.evaluation.store import ResultStore
 
@@ -73,7 +73,8 @@ def evaluate_drift(
             shared by runs.
         method: name of the training method, for the rows.
         training_seed: seed of the training, a whole number of at least 0, for the rows.
-        higher_is_better: direction of a metric of your own (True if not given).
+        higher_is_better: direction of a metric of your own; by default what its attribute of this name says,
+            or True.
         progress: show a progress bar.
         confidence: coverage of the report's intervals.
         recalibrate: a digital correction of every chip at every drift time, on top of the compensation that
@@ -116,10 +117,10 @@ def evaluate_drift(
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)
-    better = better_when_higher(measured.name, higher_is_better)
+    better = direction_of(measured, higher_is_better)
     target = None
     if precision is not None or max_chips is not None:
-        most = None if max_chips is None else whole_number("max_chips", max_chips, 3, MOST_CHIPS)
+        most = None if max_chips is None else whole_number("max_chips", max_chips, most=MOST_CHIPS)
         profiles = [layer.analog.profile for layer in layers.values()]
         target = checked_precision(
             precision,

@@ -24,7 +24,7 @@ from analognoise.evaluation.metrics import Forward, Metric, MetricFunction, labe
 from analognoise.evaluation.noise_report import NoiseReport
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.passes import Passes
-from analognoise.evaluation.statistics import better_when_higher, check_confidence
+from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, left_as_found
 from analognoise.progress import progress_bar
@@ -207,7 +207,8 @@ def evaluate_noise(
             with it.
         method: name of the training method, for the rows.
         training_seed: likewise.
-        higher_is_better: direction of a metric of your own (True if not given).
+        higher_is_better: direction of a metric of your own; by default what its attribute of this name says,
+            or True.
         progress: show a progress bar.
         confidence: coverage of the intervals.
 
@@ -227,7 +228,7 @@ def evaluate_noise(
     seed = whole_number("seed", seed)
     check_confidence(confidence)
     measured = Metric.of(metric)
-    better = better_when_higher(measured.name, higher_is_better)
+    better = direction_of(measured, higher_is_better)
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model must be a torch.nn.Module, found {type(model).__name__}")
     check_place(model)

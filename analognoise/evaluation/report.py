@@ -243,7 +243,7 @@ class DriftSummary(Printed):
         )
         level = f"{100 * report.confidence:g} % interval"
         for heading in ("drift time", "mean", level, "std", "worst chip", "worse than digital by", "chips"):
-            table.add_column(heading, justify="left" if heading == "drift time" else "right")
+            table.add_column(heading, justify="left" if heading == "drift time" else "right", overflow="fold")
         for row in frame.to_dict("records"):
             interval, spread = f"{number(row['low'])} to {number(row['high'])}", number(row["std"])
             if row["n"] == 1:

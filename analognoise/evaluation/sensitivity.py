@@ -22,7 +22,7 @@ from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.sensitivity_parts import Network, Part, choices, run_parts
 from analognoise.evaluation.sensitivity_report import ALL, SensitivityReport
-from analognoise.evaluation.statistics import better_when_higher, check_confidence
+from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.pool import Shared, check_executor, check_travel, one_thread
 from analognoise.progress import progress_bar
@@ -71,7 +71,8 @@ def layer_sensitivity(
             model with all these layers on tiles.
         out: a CSV file that gets each chip's rows as soon as they are known; a call that was killed goes on
             with it. Its column ``method`` says what was on tiles: "all", "only conv1", "all but conv1".
-        higher_is_better: direction of a metric of your own (True if not given).
+        higher_is_better: direction of a metric of your own; by default what its attribute of this name says,
+            or True.
         workers: processes that share the choices of layers, each computing with one thread of torch; the
             model must then be on the CPU, and like the data and functions something that can be pickled.
         executor: instead of ``workers``, any executor, as for :func:`analognoise.evaluate_drift`; each task
@@ -90,7 +91,7 @@ def layer_sensitivity(
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
     check_confidence(confidence)
     measured = Metric.of(metric)
-    better = better_when_higher(measured.name, higher_is_better)
+    better = direction_of(measured, higher_is_better)
     try:
         full = convert_to_analog(model, profile, filter_fn=filter_fn, compensation=compensation)
     except NotCopiedError as error:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analognoise.errors import DataError
+from analognoise.metrics import Metric
 from analognoise.report.layout import DRIFT, Layout
 
 DIRECTIONS = {"accuracy": True, "loss": False, "perplexity": False}
@@ -84,6 +85,21 @@ def better_when_higher(metric: str, given: bool | None = None) -> bool:
             f"higher_is_better={given} contradicts the metric {metric!r}: leave it out or write {known}"
         )
     return known
+
+
+def direction_of(metric: Metric, given: bool | None = None) -> bool:
+    """Whether larger values are better: as ``given``, or as the metric says of itself.
+
+    Raises:
+        DataError: when these contradict each other.
+    """
+    own = metric.higher_is_better
+    if own is not None and given is not None and bool(given) != own:
+        raise DataError(
+            f"higher_is_better={given} contradicts the metric {metric.name!r}, whose attribute "
+            f"higher_is_better is {own}: leave one of them out"
+        )
+    return better_when_higher(metric.name, own if given is None else given)
 
 
 def check_confidence(confidence: float) -> float:

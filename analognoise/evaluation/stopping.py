@@ -204,6 +204,11 @@ def checked_precision(
             f"precision is {precision!r}: give the half-width of the interval that is wanted, in units of "
             "the metric and more than 0, for example 0.001"
         )
+    if bounded and precision >= 0.5:
+        raise DataError(
+            f"precision is {precision!r}, but an accuracy lies between 0 and 1, and every interval is "
+            "as narrow as that: write for example 0.005 for 0.5 %"
+        )
     if chips < PILOT:
         raise DataError(
             f"chips is {chips!r}: with a precision it is the number of chips of the first stage, at least "

@@ -31,7 +31,7 @@ from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.folder import JobFolder, unasked
 from analognoise.jobs.output import Output, plain
-from analognoise.jobs.report import FILES, RESULTS_FILE, write_summary
+from analognoise.jobs.report import FILES, RESULTS_FILE, no_lifetime, write_summary
 from analognoise.jobs.setup import (
     Placement,
     Say,
@@ -76,9 +76,9 @@ class Evaluated(Output):
 
     def lifetime(self, report: DriftReport, quantile: float | None = None) -> Lifetime | None:
         """How long the mean, or a quantile, stays good enough; None for a device on which nothing depends on
-        time.
+        time, and where nothing can be relative to the digital metric.
         """
-        if report.times == (0.0,):
+        if report.times == (0.0,) or report.digital <= 0:
             return None
         floor = self.floor if self.floor is not None else 0.95 if report.higher_is_better else 1.05
         return report.lifetime(floor, quantile)
@@ -103,6 +103,8 @@ class Evaluated(Output):
                 if self.quantile is not None:
                     who = f"{100 * self.quantile:.4g} % of chips"
                     yield f"Lifetime, until {who} cross {level}: {self.lifetime(report, self.quantile)}"
+            elif report.times != (0.0,):
+                yield no_lifetime(report.metric, report.digital)
             yield from self._single_chips(report)[1]
             yield ""
         if self.folder is not None:
@@ -227,7 +229,7 @@ def evaluate_model(
         lifetime([[1.0]], [1.0], 1.0, floor, metric=Metric.of(measured).name)
     check_single_chips(quantile, yield_at, Metric.of(measured).name, sampling)
     if precision is not None or max_chips is not None:  # to hear it now, too
-        checked_precision(precision, chips, max_chips)
+        checked_precision(precision, chips, max_chips, bounded=Metric.of(measured).name == "accuracy")
     run = load_forward(forward, found)
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads), sharing(workers, scheduler) as executor, ExitStack() as stack:

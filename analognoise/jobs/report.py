@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from analognoise.report.numbers import one_value
 from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
-from analognoise.report.table import markdown_table, print_summary, summary_csv, write_whole
+from analognoise.report.table import STUDENT, markdown_table, print_summary, summary_csv, write_whole
 
 FILES = (RESULTS_FILE, "summary.csv", "summary.md", "*_over_time.png", "*_over_level.png")
 
@@ -36,13 +37,13 @@ class Reported(Output):
     summary: pd.DataFrame
     settings: dict[str, Any]
     models: dict[str, Any]
-    lives: dict[str, Lifetime]
+    lives: dict[str, Lives]
     notes: list[str]
 
     def parts(self) -> Iterable[RenderableType]:
         """What single chips keep, lifetimes, and where the files are."""
         yield from self.notes
-        yield from lifetime_lines(self.lives, self.settings)
+        yield from lifetime_lines(self.lives, self.summary, self.settings)
         yield f"results: {self.folder}"
 
     def show(self, console: Console) -> None:
@@ -52,6 +53,7 @@ class Reported(Output):
             console,
             compensation=self.settings["compensation"],
             confidence=self.settings["confidence"],
+            interval=_interval(self.settings),
         )
         for line in analog_lines(self.models):
             console.print(line, style="dim", markup=False)
@@ -64,7 +66,10 @@ class Reported(Output):
             "settings": self.settings,
             "model": {"profiles": self.models},
             "summary": plain(self.summary),
-            "lifetimes": plain({profile: asdict(life) for profile, life in self.lives.items()}),
+            "lifetimes": plain({profile: asdict(of.mean) for profile, of in self.lives.items()}),
+            "lifetimes_of_quantile": plain(
+                {profile: asdict(of.quantile) for profile, of in self.lives.items() if of.quantile}
+            ),
         }
 
 
@@ -118,36 +123,77 @@ def _precisions(settings: Mapping[str, Any]) -> dict[str, Precision]:
     return {name: Precision(**found) for name, found in settings.get("precision", {}).items()}
 
 
-def lifetimes(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Lifetime]:
-    """By profile, how long the mean stays good enough; without devices on which nothing depends on time."""
+@dataclass(frozen=True)
+class Lives:
+    """How long a profile's chips stay good enough.
+
+    Attributes:
+        mean: until their mean is not.
+        quantile: until the share that was asked for is not; None where none was.
+    """
+
+    mean: Lifetime
+    quantile: Lifetime | None
+
+
+def lifetimes(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Lives]:
+    """By profile, how long the chips stay good enough; without devices on which nothing depends on time, and
+    where nothing can be relative to the digital metric.
+    """
     found, targets = {}, _precisions(settings)
     floor = settings.get("floor") or (0.95 if settings["higher_is_better"] else 1.05)
     for profile, part in rows.groupby("profile", sort=False):
         values = part.pivot(index="chip", columns="time_s", values="value")
         if not targets:
             values = values.dropna()
-        times = [float(time) for time in values.columns]
-        if times != [0.0] and len(values):
-            found[str(profile)] = lifetime(
-                values.to_numpy(),
-                times,
-                float(part["digital"].iloc[0]),
-                floor,
-                metric=settings["metric"],
-                higher_is_better=settings["higher_is_better"],
-                confidence=settings["confidence"],
-                interval=targets[str(profile)].interval if targets else None,
-            )
+        times, digital = [float(time) for time in values.columns], float(part["digital"].iloc[0])
+        if times == [0.0] or values.empty or digital <= 0:
+            continue
+        of = partial(
+            lifetime,
+            values.to_numpy(),
+            times,
+            digital,
+            floor,
+            metric=settings["metric"],
+            higher_is_better=settings["higher_is_better"],
+            confidence=settings["confidence"],
+            interval=targets[str(profile)].interval if targets else None,
+        )
+        share = settings.get("quantile")
+        found[str(profile)] = Lives(of(), None if share is None else of(quantile=share))
     return found
 
 
-def lifetime_lines(lives: Mapping[str, Lifetime], settings: Mapping[str, Any]) -> list[str]:
-    """The lifetimes in words, a line for each profile."""
-    metric = settings["metric"]
-    return [
-        f"Lifetime on {profile}, until the mean {metric} crosses {one_value(metric, life.floor)}: {life}"
-        for profile, life in lives.items()
-    ]
+def no_lifetime(metric: str, digital: float) -> str:
+    """Why there is no lifetime on devices that drift."""
+    return (
+        f"Lifetime: none, as nothing can be relative to a digital {metric} of {digital:g}; in Python, "
+        "report.lifetime(floor, relative=False) takes a value of the metric."
+    )
+
+
+def lifetime_lines(
+    lives: Mapping[str, Lives], summary: pd.DataFrame, settings: Mapping[str, Any]
+) -> list[str]:
+    """The lifetimes in words, a line for each profile and question, or why there is none."""
+    metric, share = settings["metric"], settings.get("quantile")
+    lines = []
+    for profile, of in lives.items():
+        level = one_value(metric, of.mean.floor)
+        lines.append(f"Lifetime on {profile}, until the mean {metric} crosses {level}: {of.mean}")
+        if of.quantile is not None and share is not None:
+            who = f"{100 * share:.4g} % of chips"
+            lines.append(f"Lifetime on {profile}, until {who} cross {level}: {of.quantile}")
+    digital = float(summary["digital"].iloc[0])
+    if digital <= 0 and (summary["time_s"] > 0).any():
+        lines.append(no_lifetime(metric, digital))
+    return lines
+
+
+def _interval(settings: Mapping[str, Any]) -> str:
+    """Whose interval the tables show."""
+    return "two-stage (Stein)" if settings.get("precision") else STUDENT
 
 
 def _head(settings: Mapping[str, Any]) -> list[str]:
@@ -166,7 +212,7 @@ def _head(settings: Mapping[str, Any]) -> list[str]:
 
 def write_summary(
     folder: Path, rows: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]
-) -> tuple[pd.DataFrame, dict[str, Lifetime], list[str]]:
+) -> tuple[pd.DataFrame, dict[str, Lives], list[str]]:
     """Write summary.csv, summary.md and the pictures; ``models`` says by profile what is on tiles.
 
     Returns:
@@ -186,14 +232,20 @@ def write_summary(
     summary_csv(summary, folder / "summary.csv")
     lines = _head(settings)
     lines += [
-        markdown_table(summary, compensation=compensation, confidence=confidence, heading=2).rstrip(),
+        markdown_table(
+            summary,
+            compensation=compensation,
+            confidence=confidence,
+            interval=_interval(settings),
+            heading=2,
+        ).rstrip(),
         "",
     ]
     lines += [f"- {line}" for line in reasons] + [""] * bool(reasons)
     if singles:
         lines += ["## Single chips", "", *(f"- {line}" for line in singles), ""]
-    if lives:
-        lines += ["## Lifetime", "", *(f"- {line}" for line in lifetime_lines(lives, settings)), ""]
+    if lasting := lifetime_lines(lives, summary, settings):
+        lines += ["## Lifetime", "", *(f"- {line}" for line in lasting), ""]
     if models:
         lines += [*analog_markdown(models), ""]
     text = "\n".join(lines)

@@ -37,6 +37,7 @@ from analognoise.report.summary import (
 
 FAILED = "failed"
 ABSENT = "–"
+STUDENT = "Student-t"
 
 
 def terminal_table(
@@ -44,6 +45,7 @@ def terminal_table(
     *,
     compensation: str | None = None,
     confidence: float = 0.95,
+    interval: str = STUDENT,
     width: int | None = None,
 ) -> Table:
     """One profile, or one family of noise levels, as a table for the terminal, with its notes as the caption.
@@ -55,6 +57,7 @@ def terminal_table(
         frame: summary frame with one row per method and drift time.
         compensation: the drift compensations used, with commas; the caption names the section's.
         confidence: level of the frame's intervals.
+        interval: whose they are.
         width: columns of the terminal. A table that needs more puts the half widths on lines of their own.
             None: no limit.
 
@@ -63,7 +66,7 @@ def terminal_table(
     """
     section = only_section(frame)
     table = _fitting(section, width)
-    table.caption = "\n".join(notes(section, compensation, confidence, change="below it"))
+    table.caption = "\n".join(notes(section, compensation, confidence, interval, change="below it"))
     return table
 
 
@@ -73,6 +76,7 @@ def print_summary(
     *,
     compensation: str | None = None,
     confidence: float = 0.95,
+    interval: str = STUDENT,
 ) -> None:
     """Print a table per profile, no wider than the console, and below each what its numbers mean.
 
@@ -82,13 +86,18 @@ def print_summary(
     console = console or Console()
     for section in sections(frame):
         console.print(_fitting(section, console.width))
-        for line in notes(section, compensation, confidence, change="below it"):
+        for line in notes(section, compensation, confidence, interval, change="below it"):
             console.print(Text(line, style="dim"))
         console.print()
 
 
 def markdown_table(
-    frame: pd.DataFrame, *, compensation: str | None = None, confidence: float = 0.95, heading: int = 3
+    frame: pd.DataFrame,
+    *,
+    compensation: str | None = None,
+    confidence: float = 0.95,
+    interval: str = STUDENT,
+    heading: int = 3,
 ) -> str:
     """The same tables as GitHub Markdown, each under a heading of the given level, its notes below.
 
@@ -102,7 +111,7 @@ def markdown_table(
             cells = [_markdown(cell, section) for cell in section.row(method)]
             digital = " ± ".join(part for part in _digital(section.first(method), section.numbers) if part)
             rows.append([label(method).replace("|", "\\|"), digital, *cells])
-        lines = notes(section, compensation, confidence, change="in brackets")
+        lines = notes(section, compensation, confidence, interval, change="in brackets")
         parts += [f"{'#' * heading} {_title(section)}", grid(rows), "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
@@ -122,12 +131,14 @@ def summary_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def notes(section: Section, compensation: str | None, confidence: float, change: str) -> list[str]:
+def notes(
+    section: Section, compensation: str | None, confidence: float, interval: str, change: str
+) -> list[str]:
     """What a reader must know of the numbers, a sentence each; ``change`` says where the change stands."""
     over, base = counts(section), section.layout.undisturbed
     if has_intervals(section):
         lines = [
-            f"Mean ± {100 * confidence:g} % Student-t interval over {over}; {change}: change from {base}."
+            f"Mean ± {100 * confidence:g} % {interval} interval over {over}; {change}: change from {base}."
         ]
         if section.first(section.methods[0]).unit == section.layout.unit:
             lines.append("One trained model: the interval says nothing about training it again.")

@@ -81,7 +81,8 @@ class Task:
         epochs: default number of epochs.
         lr: default learning rate at the start (SGD, momentum 0.9, cosine schedule).
         batch_size: default batch size; None leaves it to ``train``.
-        metric: "accuracy", "loss", "perplexity", or a callable ``(output, batch) -> (sum, count)``.
+        metric: "accuracy", "loss", "perplexity", or a callable ``(output, batch) -> (sum, count)``. One whose
+            small values are good says so by an attribute, ``higher_is_better = False``.
         loss: ``loss(output, target)``, a scalar.
         forward: ``forward(model, batch) -> output``; by default ``model(x)`` of a batch ``(x, y)``.
         n_classes: number of classes, if the task has any.

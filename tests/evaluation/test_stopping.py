@@ -114,6 +114,7 @@ def test_equal_chips_do_not_stop_early() -> None:
         ),
         ({"max_chips": 9}, "max_chips is 9, but 10 chips are needed"),
         ({"max_chips": 2}, "max_chips is 2, but 10 chips are needed"),
+        ({"precision": 0.5, "bounded": True}, "precision is 0.5, but an accuracy lies between 0 and 1"),
         ({"precision": None, "max_chips": 50}, "max_chips is 50, but no precision is given"),
     ],
 )
