@@ -9,6 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.statistics import controls as candidates
 from benchmarks.statistics import coverage as intervals
 from benchmarks.statistics import sampling as by_margin
 
@@ -49,6 +50,21 @@ def sampling(
         print(json.dumps(by_margin.as_dicts(found), indent=1))
     else:
         Console().print(by_margin.table(found, chips))
+
+
+@app.command()
+def controls(
+    chips: Annotated[int, typer.Option(help="Chips of each case; half fit, half judge.")] = 400,
+    samples: Annotated[int, typer.Option(help="Samples of the wide network's data set.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """What explains a chip's accuracy, what it costs, and what it would gain as a control variate."""
+    torch.set_num_threads(1)
+    found = candidates.measure(chips, samples)
+    if as_json:
+        print(json.dumps(candidates.as_dicts(found), indent=1))
+    else:
+        Console().print(candidates.table(found, chips))
 
 
 if __name__ == "__main__":
