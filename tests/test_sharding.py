@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -16,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import analognoise as an
 from analognoise.errors import ConversionError, MethodError, ModelError, StaleChipWarning
+from tests.gloo import in_two_processes
 
 X = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
 
@@ -40,8 +40,6 @@ def train(model: nn.Module, inputs: torch.Tensor) -> None:
 
 
 def _worker(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     found = {}
     for order in ("sharded", "converted"):
         model = build()
@@ -75,11 +73,10 @@ def _worker(rank: int, folder: str) -> None:
         fully_shard(module, mesh=init_device_mesh("cpu", (2,)), mp_policy=policy)
     assert an.program_(half).eval()(X).dtype == torch.bfloat16
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_fully_sharded_in_both_orders(tmp_path: Path) -> None:
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    in_two_processes(_worker, tmp_path)
     model = build()
     train(model, X)
     whole = an.drift_to_(an.program_(an.convert_to_analog(model, "pcm-ibm"), seed=3), "1d").eval()

@@ -8,8 +8,6 @@ import pickle
 import pytest
 import torch
 import torch._dynamo.testing
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.func import functional_call
@@ -20,6 +18,7 @@ import analognoise as an
 from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.errors import ConversionError
+from tests.gloo import in_two_processes
 
 
 class Net(nn.Module):
@@ -203,8 +202,6 @@ def test_lora_adapters_beside_a_layer_on_tiles():
 
 
 def _worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     analog = an.convert_to_analog(build(), "pcm-ibm")
     parallel = DistributedDataParallel(analog)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
@@ -215,11 +212,10 @@ def _worker(rank, folder):
     an.drift_to_(an.program_(analog, seed=3), "1d")
     analog.eval()
     torch.save((analog.fc.weight.detach(), parallel(X)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_distributed_data_parallel(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    in_two_processes(_worker, tmp_path)
     (weight, out), (weight1, out1) = (
         torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn import functional
@@ -25,8 +23,9 @@ from analognoise.errors import MethodError, ModelError, TrainingError
 from analognoise.quantized import quantizer_ranges
 from analognoise.seeds import derive_seed
 from analognoise.training import WrappedOptimizer
+from tests.gloo import WORLD, in_two_processes
 
-STEPS, WORLD = 3, 2
+STEPS = 3
 GENERATOR = torch.Generator().manual_seed(1)
 X = torch.randn(STEPS, 8, 9, generator=GENERATOR)
 Y = torch.randint(0, 5, (STEPS, 8), generator=GENERATOR)
@@ -266,8 +265,6 @@ def refused(rank: int) -> list[str]:
 
 
 def _worker(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    torch.set_num_threads(1)
     found: dict[str, Any] = {
         f"{name} {sync}": trained(name, sync, rank) for name in METHODS for sync in ("all", "worker")
     }
@@ -287,13 +284,12 @@ def _worker(rank: int, folder: str) -> None:
             found[f"newer {recipe} {sync}"] = newer(rank, recipe, sync)
     found["refused"] = refused(rank)
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(_worker, (str(folder),), nprocs=WORLD)
+    in_two_processes(_worker, folder)
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
