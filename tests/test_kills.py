@@ -1,0 +1,176 @@
+"""Every command that can be resumed, killed at random moments or by a full disk, ends as one left alone.
+
+Runs are forked from a process that has everything imported, so that one takes fractions of a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+MINE = """
+import time
+import torch
+from torch import nn
+import analognoise as an
+from analognoise.tasks.base import TensorBatches
+
+X = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+Y = X[:, :4].argmax(1)
+
+def build(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+
+def data():
+    return [(X, Y)]
+
+def slowly(model, batch):
+    time.sleep(0.002)
+    return model(batch[0])
+
+def task():
+    return an.Task("mine", "the largest of four", build, lambda seed, size: TensorBatches(X, Y, 32, seed=seed), None,
+                   data(), epochs=3, forward=slowly, n_classes=4)
+"""
+MODEL = "--model mine:build --data mine:data --forward mine:slowly --profile pcm-ibm --times 1s,1d"
+COMMANDS = {
+    "evaluate": f"evaluate {MODEL} --chips 30",
+    "precision": f"evaluate {MODEL} --chips 10 --precision 0.01 --max-chips 60",
+    "sensitivity": f"sensitivity {MODEL} --chips 10",
+    "compare": "compare --task mine:task --profile pcm-ibm --methods sgd,clip --seeds 2 --times 1s,1d --chips 8 "
+    "--sharpness",
+    "faults": "faults --task mine:task --methods qat --bits 4 --rates 1e-2,1e-1 --chips 5 --seeds 2 --no-sharpness",
+    "noise-sweep": "noise-sweep --task mine:task --methods sgd,noisy --sigmas 0.1:10:4 --repeats 3 --seeds 2",
+}
+SERVER = multiprocessing.get_context("forkserver")
+# A pipe takes what is said also where files may not grow.
+CHILD = """
+import os, resource, sys
+os.dup2(os.open("said", os.O_WRONLY), 2)
+if {limit}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from analognoise.cli import main
+sys.exit(main({arguments}))
+"""
+
+
+class Run:
+    """A command in a process of its own.
+
+    Args:
+        command: its words.
+        out: its folder.
+        workers: how many.
+        limit: bytes beyond which no file grows; 0 for none.
+    """
+
+    def __init__(self, command: str, out: str, workers: int = 1, limit: int = 0) -> None:
+        arguments = [*command.split(), "--workers", str(workers), "--out", out]
+        Path("said").unlink(missing_ok=True)
+        os.mkfifo("said")
+        self._said = os.open("said", os.O_RDONLY | os.O_NONBLOCK)
+        self.begun = time.monotonic()
+        code = CHILD.format(limit=limit, arguments=arguments)
+        self.process = SERVER.Process(target=exec, args=(code, {}))
+        self.process.start()
+
+    def status(self, seconds: float | None = 300) -> tuple[int | None, str]:
+        """Wait; exit status and what was said."""
+        self.process.join(seconds)
+        with suppress(BlockingIOError):  # nothing, by a process that is still there
+            return self.process.exitcode, os.read(self._said, 1 << 16).decode()
+        return self.process.exitcode, ""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a run leaves, and how long it takes."""
+
+    files: dict[str, bytes]
+    seconds: float
+
+
+def finish(command: str, out: str, workers: int = 1) -> Whole:
+    """Run a command to its end."""
+    run = Run(command, out, workers)
+    status, said = run.status()
+    assert status == 0, said
+    assert Path(out, "run.json").is_file()
+    return Whole(files(out), time.monotonic() - run.begun)
+
+
+def files(folder: str) -> dict[str, bytes]:
+    """Every file of a run but the one that names its folder."""
+    found = {path.relative_to(folder): path for path in Path(folder).rglob("*") if path.is_file()}
+    return {str(name): path.read_bytes() for name, path in found.items() if name.name != "run.json"}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def wholes() -> Callable[[str], Whole]:
+    """What each command leaves when nobody disturbs it."""
+    jobs = [f"analognoise.jobs.{name}" for name in ("compare", "evaluate", "sensitivity", "sweeps")]
+    SERVER.set_forkserver_preload(["analognoise.cli", *jobs])
+    return cache(lambda name: finish(COMMANDS[name], "whole"))
+
+
+def killed_until_done(command: str, kills: int, seed: int, seconds: float, workers: int = 1) -> None:
+    """Kill at random moments, each time later, and at last let it end."""
+    dice = random.Random(seed)
+    for number in range(kills):
+        run = Run(command, "killed", workers)
+        run.status(dice.uniform(0, seconds * (number + 1) / kills))
+        run.process.kill()
+        run.process.join()
+    finish(command, "killed", workers)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_killed_run_ends_as_one_left_alone(name: str, wholes: Callable[[str], Whole]) -> None:
+    whole = wholes(name)
+    killed_until_done(COMMANDS[name], 3, len(name), whole.seconds)
+    assert files("killed") == whole.files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_kills_at_many_moments(name: str, workers: int, wholes: Callable[[str], Whole]) -> None:
+    seconds = finish(COMMANDS[name], "shared", workers).seconds
+    assert files("shared") == wholes(name).files
+    killed_until_done(COMMANDS[name], 12, workers, seconds, workers)
+    assert files("killed") == wholes(name).files
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_disk_that_fills_up_is_told_and_what_is_there_is_gone_on_with(
+    name: str, wholes: Callable[[str], Whole]
+) -> None:
+    whole = wholes(name)
+    sizes = sorted(len(content) for content in whole.files.values())
+    rows = len(whole.files["results.csv"])
+    for limit in (rows // 2, sizes[-1] - 1, rows - 40):
+        status, said = Run(COMMANDS[name], "full", limit=limit).status()
+        assert status == 2, said
+        assert re.search(r"^error: .*full\S* .*(File too large|make room)", said, re.MULTILINE), said
+        assert "Traceback" not in said
+    finish(COMMANDS[name], "full")
+    assert files("full") == whole.files
