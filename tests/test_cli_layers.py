@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import analognoise as an
 from analognoise.cli import main
 from analognoise.errors import ProfileError
-from analognoise.jobs.setup import load_placements
+from analognoise.jobs.placements import load_placements
 
 MINE = """
     import torch

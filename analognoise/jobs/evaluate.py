@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import RenderableType
 from torch import nn
 
 from analognoise.calibration import needs_calibration
 from analognoise.conversion import check_finite, convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import compensation_list, split_compensation
 from analognoise.devices.whatif import Changes
-from analognoise.errors import DataError, ResultsError
+from analognoise.errors import ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
-from analognoise.evaluation.lifetime import Lifetime, lifetime
+from analognoise.evaluation.lifetime import lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.report import DriftReport
@@ -29,117 +28,30 @@ from analognoise.evaluation.rows import Row
 from analognoise.evaluation.stopping import checked_precision
 from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.calibration import calibrate_all
+from analognoise.jobs.data import (
+    checked_data,
+    load_forward,
+    metric_of,
+    recalibration_inputs,
+    test_data,
+    try_batch,
+)
+from analognoise.jobs.evaluated import Evaluated
 from analognoise.jobs.folder import JobFolder, unasked
-from analognoise.jobs.output import Output, plain
-from analognoise.jobs.report import FILES, RESULTS_FILE, no_lifetime, write_summary
+from analognoise.jobs.placements import Placement, contents, load_placements
+from analognoise.jobs.report import FILES, RESULTS_FILE, write_summary
 from analognoise.jobs.setup import (
-    Placement,
     Say,
     WhatIf,
     build_model,
-    checked_data,
-    contents,
     either_trained,
-    load_data,
-    load_forward,
-    load_placements,
-    metric_of,
     torch_device,
     torch_threads,
-    try_batch,
     weights_of,
 )
 from analognoise.jobs.sharing import sharing
-from analognoise.jobs.single_chips import check_single_chips, with_single_chips
-from analognoise.report.numbers import one_value
+from analognoise.jobs.single_chips import check_single_chips
 from analognoise.tasks import Task
-from analognoise.units import format_time
-
-
-@dataclass(frozen=True)
-class Evaluated(Output):
-    """What a model does on chips.
-
-    Attributes:
-        reports: one per profile.
-        floor: share of the digital metric that the lifetimes are about; None takes 5 % worse than digital.
-        quantile: share of chips that may be worse than what is shown for single chips; None shows nothing.
-        yield_at: level whose yield is shown; None shows none.
-        folder: where everything was written, or None.
-    """
-
-    reports: tuple[DriftReport, ...]
-    floor: float | None
-    quantile: float | None
-    yield_at: float | None
-    folder: Path | None
-
-    def lifetime(self, report: DriftReport, quantile: float | None = None) -> Lifetime | None:
-        """How long the mean, or a quantile, stays good enough; None for a device on which nothing depends on
-        time, and where nothing can be relative to the digital metric.
-        """
-        if report.times == (0.0,) or report.digital <= 0:
-            return None
-        floor = self.floor if self.floor is not None else 0.95 if report.higher_is_better else 1.05
-        return report.lifetime(floor, quantile)
-
-    def _single_chips(self, report: DriftReport) -> tuple[pd.DataFrame, list[str]]:
-        settings = {
-            "quantile": self.quantile,
-            "yield_at": self.yield_at,
-            "higher_is_better": report.higher_is_better,
-            "confidence": report.confidence,
-        }
-        return with_single_chips(report.summary().frame, report.frame, settings)
-
-    def parts(self) -> Iterable[RenderableType]:
-        """A table per profile, and lifetimes below."""
-        for report in self.reports:
-            yield report.summary()
-            life = self.lifetime(report)
-            if life is not None:
-                level = one_value(report.metric, life.floor)
-                yield f"Lifetime, until the mean {report.metric} crosses {level}: {life}"
-                if self.quantile is not None:
-                    who = f"{100 * self.quantile:.4g} % of chips"
-                    yield f"Lifetime, until {who} cross {level}: {self.lifetime(report, self.quantile)}"
-            elif report.times != (0.0,):
-                yield no_lifetime(report.metric, report.digital)
-            yield from self._single_chips(report)[1]
-            yield ""
-        if self.folder is not None:
-            yield f"results: {self.folder}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        found = []
-        for report in self.reports:
-            life = self.lifetime(report)
-            frame = self._single_chips(report)[0]
-            found.append(
-                {
-                    "profile": report.rows[0].profile,
-                    "metric": report.metric,
-                    "digital": report.digital,
-                    "chips": report.chips,
-                    "seed": report.seed,
-                    "run_id": report.run_id,
-                    "reused_rows": report.reused,
-                    "over_time": plain(frame),
-                    "lifetime": None if life is None else plain(asdict(life)),
-                    "model": report.describe,
-                }
-            )
-            if self.quantile is not None and life is not None:
-                found[-1]["lifetime_of_quantile"] = plain(vars(self.lifetime(report, self.quantile)))
-            if report.sampling is not None:
-                found[-1]["sampling"] = report.sampling.to_dict()
-            if report.precision is not None:
-                reached = dict(
-                    zip(map(format_time, report.times), report.precision.reached(frame), strict=True)
-                )
-                found[-1]["precision"] = report.precision.to_dict() | {"reached": reached}
-        return {"evaluations": found, "folder": None if self.folder is None else str(self.folder)}
 
 
 def evaluate_model(
@@ -245,7 +157,7 @@ def evaluate_model(
         calibrating = None
         recalibrated = any(kind for _, kind in compensations)
         if recalibrated:
-            inputs = _calibration_data(found, calibration, compensation, seed, run is not None)
+            inputs = recalibration_inputs(found, calibration, compensation, seed, run is not None)
             calibrating = CalibrationData(inputs, torch_device(device), calibration_batches, run)
         variants = [
             _Variant(
@@ -314,57 +226,20 @@ def evaluate_model(
             )
             for variant in variants
         ]
-        result = Evaluated(tuple(reports), floor, quantile, yield_at, out)
         if folder is not None and store is not None:
             store.close()
-            rows = pd.concat([report.frame for report in reports], ignore_index=True)
-            reused = sum(report.reused for report in reports)
-            if reused:
-                say(f"evaluation: reused {reused} of {len(rows)} results in {out}")
-            known = {row.key for report in reports for row in report.rows}
-            others = [row for row in store.rows if row.key not in known]
-            if others:
-                say(f"evaluation: {unasked(others, rows['time_s'], max(report.chips for report in reports))}")
             settings = _settings(placements, found, model, data, weights, reports, device, threads)
             settings |= {"digital": list(digital), "floor": floor, **changed.to_dict()}
             settings |= {"quantile": quantile, "yield_at": yield_at}
-            if sampling != "full":
-                settings["sampling"] = {
-                    report.rows[0].profile: {**report.sampling.to_dict(), "text": report.sampling.sentence}
-                    for report in reports
-                    if report.sampling
-                }
-            if precision is not None:
-                settings["precision"] = {
-                    report.rows[0].profile: report.precision.to_dict()
-                    for report in reports
-                    if report.precision
-                }
+            settings |= _statistics(reports)
             if source is not None:
                 settings["calibration"] = source
             if calibrating is not None:
                 settings["recalibration"] = calibration or "training data of the task"
                 settings["calibration_batches"] = len(calibrating)
             settings["weights_file"] = None if weights is None else str(weights)
-            models = {report.rows[0].profile: report.describe for report in reports}
-            write_summary(folder.path, rows, settings, models)
-            folder.finish(settings, profiles=contents(placements), model={"profiles": models})
-    return result
-
-
-def test_data(task: Task | None, data: str | None, batch_size: int | None, own_forward: bool) -> Any:
-    """The user's test batches, or the task's.
-
-    Raises:
-        DataError: when there are none.
-    """
-    if data is not None:
-        return load_data(data, batch_size=batch_size, own_forward=own_forward)
-    if task is None:
-        raise DataError("--model needs test data: name your function with --data, as module:callable")
-    if task.test is None:
-        raise DataError(f"task {task.name!r} has no test data: name your own function with --data")
-    return task.test
+            _finish(folder, store, reports, settings, contents(placements), say)
+    return Evaluated(tuple(reports), floor, quantile, yield_at, out)
 
 
 @dataclass(frozen=True)
@@ -380,24 +255,6 @@ class _Variant:
     model: nn.Module
     times: tuple[float, ...]
     recalibration: dict[str, Any]
-
-
-def _calibration_data(
-    task: Task | None,
-    calibration: str | None,
-    compensation: str,
-    seed: int,
-    own_forward: bool,
-) -> Any:
-    """The user's calibration batches, or the task's training batches."""
-    if calibration is not None:
-        return load_data(calibration, seed=seed, own_forward=own_forward)
-    if task is None:
-        raise DataError(
-            f"drift compensation {compensation!r} needs inputs that are no test data: name your function "
-            "with --calibration, as module:callable"
-        )
-    return task.train(seed, task.batch_size)
 
 
 def _store(folder: JobFolder, runs: Sequence[DriftEvaluation]) -> ResultStore:
@@ -444,3 +301,38 @@ def _settings(
         "device": device,
         "threads": threads,
     }
+
+
+def _statistics(reports: Sequence[DriftReport]) -> dict[str, Any]:
+    """On how many samples and how precisely the profiles' chips were measured, where that was asked for."""
+    found: dict[str, Any] = {}
+    for report in reports:
+        name = report.rows[0].profile
+        if report.sampling is not None:
+            about = {**report.sampling.to_dict(), "text": report.sampling.sentence}
+            found.setdefault("sampling", {})[name] = about
+        if report.precision is not None:
+            found.setdefault("precision", {})[name] = report.precision.to_dict()
+    return found
+
+
+def _finish(
+    folder: JobFolder,
+    store: ResultStore[Row],
+    reports: Sequence[DriftReport],
+    settings: dict[str, Any],
+    profiles: dict[str, Any],
+    say: Say,
+) -> None:
+    """Write all files but the results, and say which of these were there already."""
+    rows = pd.concat([report.frame for report in reports], ignore_index=True)
+    reused = sum(report.reused for report in reports)
+    if reused:
+        say(f"evaluation: reused {reused} of {len(rows)} results in {folder.path}")
+    known = {row.key for report in reports for row in report.rows}
+    others = [row for row in store.rows if row.key not in known]
+    if others:
+        say(f"evaluation: {unasked(others, rows['time_s'], max(report.chips for report in reports))}")
+    models = {report.rows[0].profile: report.describe for report in reports}
+    write_summary(folder.path, rows, settings, models)
+    folder.finish(settings, profiles=profiles, model={"profiles": models})
