@@ -420,6 +420,15 @@ def test_a_run_is_finished_with_the_versions_it_began_with(copied, monkeypatch):
         run(copied)
 
 
+def test_models_that_cannot_be_stored_are_not_trained(tmp_path, no_work, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    size = sum(value.nbytes for value in get_task("digits").model(0).state_dict().values())
+    models = len(STEMS)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=models * size - 1))
+    with pytest.raises(ResultsError, match=f"models needs about .* MB for {models} models, and its disk has"):
+        run(tmp_path / "run")
+
+
 def test_a_folder_in_use_is_refused(copied):
     fcntl = pytest.importorskip("fcntl")
     handle = os.open(copied / "models", os.O_RDONLY)

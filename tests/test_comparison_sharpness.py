@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,24 @@ def test_it_is_added_to_what_is_there_and_changes_no_row(plain, measured):
     text = measured.paths["text"].read_text()
     assert "| method | sam | asam | samson | random | eigenvalue | trace |" in text
     assert json.dumps(measured.to_dict(), allow_nan=False)
+
+
+class Counting(ThreadPoolExecutor):
+    """Counts its tasks."""
+
+    given = 0
+
+    def submit(self, *args, **kwargs):
+        self.given += 1
+        return super().submit(*args, **kwargs)
+
+
+def test_an_executor_measures_the_same(plain, measured, tmp_path):
+    shutil.copytree(plain.folder, tmp_path / "run")
+    with Counting(2) as executor:
+        found = run(tmp_path / "run", sharpness=True, workers=None, executor=executor)
+    assert executor.given >= 5  # one to see that it is open, and the models
+    assert found.sharpness.equals(measured.sharpness)
 
 
 def test_values_are_those_of_the_stored_models(measured):

@@ -9,14 +9,18 @@ import multiprocessing
 import os
 import random
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from analognoise.cli import main
+from analognoise.evaluation.lock import held
 
 MINE = """
 import time
@@ -40,17 +44,20 @@ def slowly(model, batch):
     return model(batch[0])
 
 def task():
-    return an.Task("mine", "the largest of four", build, lambda seed, size: TensorBatches(X, Y, 32, seed=seed), None,
-                   data(), epochs=3, forward=slowly, n_classes=4)
+    def train(seed, size):
+        return TensorBatches(X, Y, 32, seed=seed)
+
+    return an.Task("mine", "the largest of four", build, train, None, data(), 3, forward=slowly, n_classes=4)
 """
 MODEL = "--model mine:build --data mine:data --forward mine:slowly --profile pcm-ibm --times 1s,1d"
 COMMANDS = {
     "evaluate": f"evaluate {MODEL} --chips 30",
     "precision": f"evaluate {MODEL} --chips 10 --precision 0.01 --max-chips 60",
     "sensitivity": f"sensitivity {MODEL} --chips 10",
-    "compare": "compare --task mine:task --profile pcm-ibm --methods sgd,clip --seeds 2 --times 1s,1d --chips 8 "
-    "--sharpness",
-    "faults": "faults --task mine:task --methods qat --bits 4 --rates 1e-2,1e-1 --chips 5 --seeds 2 --no-sharpness",
+    "compare": "compare --task mine:task --profile pcm-ibm --methods sgd,clip --seeds 2 --times 1s,1d "
+    "--chips 8 --sharpness",
+    "faults": "faults --task mine:task --methods qat --bits 4 --rates 1e-2,1e-1 --chips 5 --seeds 2 "
+    "--no-sharpness",
     "noise-sweep": "noise-sweep --task mine:task --methods sgd,noisy --sigmas 0.1:10:4 --repeats 3 --seeds 2",
 }
 SERVER = multiprocessing.get_context("forkserver")
@@ -117,11 +124,12 @@ def files(folder: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield
+    sys.modules.pop("mine", None)
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +182,19 @@ def test_a_disk_that_fills_up_is_told_and_what_is_there_is_gone_on_with(
         assert "Traceback" not in said
     finish(COMMANDS[name], "full")
     assert files("full") == whole.files
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_at_work_is_refused_and_left_alone(
+    name: str, wholes: Callable[[str], Whole], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = COMMANDS[name].split()
+    assert finish(COMMANDS[name], "out").files == wholes(name).files
+    place = Path("out", "models") if Path("out", "models").exists() else Path("out")
+    for words in ([*command, "--out", "out"], [*command, "--out", "out", "--force"], ["report", "out"]):
+        with held(place):
+            assert main(words) == 2
+        assert "another process is working in out: wait for it" in capsys.readouterr().err
+    assert files("out") == wholes(name).files
+    assert main(["report", "out"]) == 0
+    assert files("out") == wholes(name).files

@@ -17,6 +17,7 @@ from analognoise.comparison.outcome import Failure
 from analognoise.comparison.settings import Evaluation, Plan, Training
 from analognoise.comparison.sharpness import measure_all
 from analognoise.errors import ResultsError, TrainingError
+from analognoise.evaluation.lock import check_room
 from analognoise.evaluation.rows import AnyRow
 from analognoise.evaluation.store import ResultStore
 from analognoise.pool import enough, run_jobs, size_of
@@ -173,11 +174,19 @@ class _Run:
         if not jobs:
             return
         self.folder.check_versions()
+        self._check_room([job.training for job in jobs if isinstance(job, TrainJob)])
         try:
             self.store.claim(rows)
             run_jobs(jobs, enough(self.plan.workers, len(jobs)), self._found, self._finished)
         finally:
             self.store.close()
+
+    def _check_room(self, trainings: Sequence[Training]) -> None:
+        """Raise unless there is room for the models to come: a run of days should not end for want of it."""
+        if trainings:
+            state = trainings[0].build(self.plan.task).state_dict()
+            size = len(trainings) * sum(value.nbytes for value in state.values())
+            check_room(self.folder.models, size, f" for {len(trainings)} models")
 
     def measure_sharpness(self) -> None:
         """Measure what is missing of the models' sharpness."""

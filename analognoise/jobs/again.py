@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from analognoise.comparison import conclude, conclude_faults, conclude_noise
+from analognoise.comparison.folder import MODELS
 from analognoise.errors import ResultsError
+from analognoise.evaluation.lock import held
 from analognoise.jobs.compare import Compared
 from analognoise.jobs.folder import read_run
 from analognoise.jobs.output import Output
 from analognoise.jobs.report import evaluated_again
 from analognoise.jobs.sensitivity import rank_again
 
+# How each command's tables are made again, and what of its folder a run holds against other processes.
+_COMMANDS: dict[str, tuple[Callable[[Path, dict[str, Any]], Output], str]] = {
+    "compare": (lambda folder, _: Compared(conclude(folder)), MODELS),
+    "faults": (lambda folder, _: Compared(conclude_faults(folder)), MODELS),
+    "noise-sweep": (lambda folder, _: Compared(conclude_noise(folder)), MODELS),
+    "evaluate": (evaluated_again, ""),
+    "sensitivity": (rank_again, ""),
+}
+
 
 def report_again(folder: Path) -> Output:
     """Make summary, tables and pictures again from a folder's rows, and show them.
 
     Raises:
-        ResultsError: when the folder is not one of a command that measures, or a file is damaged.
+        ResultsError: when the folder is not one of a command that measures, another process works in it, or
+            a file is damaged.
     """
     run = read_run(folder) or {}
     job = run.get("job", "compare")
-    if job == "compare":
-        return Compared(conclude(folder))
-    if job == "faults":
-        return Compared(conclude_faults(folder))
-    if job == "noise-sweep":
-        return Compared(conclude_noise(folder))
-    if job == "evaluate":
-        return evaluated_again(folder, run)
-    if job == "sensitivity":
-        return rank_again(folder, run)
-    raise ResultsError(
-        f"folder {folder} holds a run of 'analognoise {job}': name one of compare, faults, noise-sweep, "
-        "evaluate or sensitivity"
-    )
+    if job not in _COMMANDS:
+        raise ResultsError(
+            f"folder {folder} holds a run of 'analognoise {job}': name one of compare, faults, noise-sweep, "
+            "evaluate or sensitivity"
+        )
+    again, lock = _COMMANDS[job]
+    # A run that is at work there would write the same files, and its rows are not complete.
+    with held(folder / lock, folder):
+        return again(folder, run)
