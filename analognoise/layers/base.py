@@ -21,7 +21,8 @@ from analognoise.crossbar.mapping import largest
 from analognoise.crossbar.net import net_weights
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
 from analognoise.layers.geometry import Geometry
-from analognoise.layers.periphery import LayerPeriphery, columns_of, matrix_product, no_autocast
+from analognoise.layers.periphery import LayerPeriphery
+from analognoise.layers.products import matrix_product, no_autocast, of_vectors
 from analognoise.layers.state import AnalogState
 from analognoise.layers.written import Written
 from analognoise.seeds import Stream
@@ -166,9 +167,13 @@ class AnalogLayer(nn.Module):
             )
         with no_autocast(input.device):
             given = input.to(torch.float64 if self.target(name).dtype == torch.float64 else torch.float32)
-            output = around.product(
-                self, name, lambda start, end: given[..., start:end], matrix_product, columns_of, columns
+            size = self.geometries(self)[name]
+            kept = 1 if size.groups == 1 else 2  # axes of a vector
+            products = of_vectors(
+                given.reshape(-1, *given.shape[given.dim() - kept :]), size.groups, size.columns
             )
+            output = around.product(self, name, products, columns)
+            output = output.view(*given.shape[: given.dim() - kept], *output.shape[1:])
         return output.to(input.dtype)
 
     def matrix_of(self, name: str, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ vectors must be made: the patches of the input.
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from analognoise.layers.periphery import no_autocast, with_bias
+from analognoise.crossbar.periphery import Products
+from analognoise.layers.products import no_autocast, with_bias
 
 if TYPE_CHECKING:
     from analognoise.layers.base import AnalogLayer
@@ -49,19 +51,17 @@ def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
     spatial, kernel = len(layer.kernel_size), layer.geometries(layer)["weight"].kernel
     groups, channels = layer.groups, layer.in_channels // layer.groups
     convolve = _CONVOLVE[spatial - 1]
-    first = 0  # row that the present part begins with
+    places = prod(given.shape[2:])
 
-    def take(start: int, end: int) -> Tensor:
-        nonlocal first
-        first = start
+    def take(inputs: Tensor, start: int, end: int) -> Tensor:
         from_, to = start // kernel, -(-end // kernel)
         if to - from_ == channels:
-            return given
-        return given.unflatten(1, (groups, channels))[:, :, from_:to].flatten(1, 2)
+            return inputs
+        return inputs.unflatten(1, (groups, channels))[:, :, from_:to].flatten(1, 2)
 
-    def multiply(inputs: Tensor, matrix: Tensor) -> Tensor:
+    def multiply(inputs: Tensor, matrix: Tensor, start: int) -> Tensor:
         rows = matrix.shape[2]
-        before, after = first % kernel, -(first + rows) % kernel
+        before, after = start % kernel, -(start + rows) % kernel
         if before or after:  # a kernel larger than a tile is torn
             matrix = functional.pad(matrix, (before, after))
         weights = matrix.reshape(layer.out_channels, -1, *layer.kernel_size)
@@ -70,7 +70,9 @@ def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
     def spread(factors: Tensor) -> Tensor:
         return factors.reshape(-1, *(1,) * spatial)
 
-    return layer.analog.periphery.product(layer, "weight", take, multiply, spread)
+    size = places * max(layer.in_channels, layer.out_channels // prod(layer.stride))
+    products = Products(given, size, take, multiply, spread, None)
+    return layer.analog.periphery.product(layer, "weight", products)
 
 
 def _by_patches(layer: AnalogLayer, given: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from analognoise.layers.base import AnalogLayer, Geometry
-from analognoise.layers.periphery import with_bias
+from analognoise.layers.products import with_bias
 from analognoise.layers.registry import register_analog_layer
 
 

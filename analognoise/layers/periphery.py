@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from analognoise.crossbar import Block, Reading
 from analognoise.crossbar.mapping import full_scale, largest, scales, to_devices
-from analognoise.crossbar.periphery import Frame, Magnitudes, Surroundings, weight_variance
+from analognoise.crossbar.periphery import Frame, Magnitudes, Products, Surroundings, weight_variance
 from analognoise.crossbar.periphery.converters import log_of, range_of
 from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError
 from analognoise.layers.geometry import Geometry
+from analognoise.layers.products import blocks
 from analognoise.seeds import Stream, nanoseconds
 
 SIDES = {"input": "dac", "output": "adc"}
@@ -141,57 +140,81 @@ class LayerPeriphery:
 
     # Products
 
-    def product(
-        self,
-        layer: Layer,
-        name: str,
-        take: Callable[[int, int], Tensor],
-        multiply: Callable[[Tensor, Tensor], Tensor],
-        spread: Callable[[Tensor], Tensor],
-        columns: slice = slice(None),
-    ) -> Tensor:
+    def product(self, layer: Layer, name: str, products: Products, columns: slice = slice(None)) -> Tensor:
         """Inputs times one matrix, part by part along the rows, each converted by itself and added digitally.
+
+        On a CPU large products are computed a block at a time, so that all steps of one find its numbers in
+        the cache.
 
         Args:
             layer: whose matrix it is.
             name: the weight Parameter.
-            take: the inputs of the rows from one number to another, float32 or float64.
-            multiply: inputs with a part ``[groups, columns, rows]`` of the matrix.
-            spread: brings ``[groups, columns, 1]`` into a shape that broadcasts to the outputs.
+            products: the inputs, and how the layer multiplies them.
             columns: the part of the columns that is asked for.
         """
         if self.watched is not None:
-            return self._watch(layer, name, take, multiply, spread, columns)
-        parts = self._parts(layer, name)
+            return self._watch(layer, name, products, columns)
+        parts = [part.of_columns(columns) for part in self._parts(layer, name)]
         if self.surroundings.noisy:
             if torch.compiler.is_compiling():
                 _count_uncompiled(self)
             else:
                 self._count()
-        total: Tensor | None = None
-        frame = self.frames[name]
-        rows = frame.rows if len(parts) == len(frame.rows) else ((frame.rows[0][0], frame.rows[-1][1]),)
-        for number, (start, end) in enumerate(rows):
-            part = parts[number] if columns == slice(None) else _columns(parts[number], columns)
-            tile = frame.tiles[number]
+        inputs, wide = products.inputs, parts[0].weights.shape[1]
+        high, narrow = blocks(products, wide)
+        columns_of_blocks = [slice(start, start + narrow) for start in range(0, wide, narrow)]
+        whole = high >= len(inputs) and narrow >= wide
+        cut = [parts] if narrow >= wide else [[p.of_columns(own) for p in parts] for own in columns_of_blocks]
+        output: Tensor | None = None
+        for across, start in enumerate(range(0, max(len(inputs), 1), high)):
+            some = inputs if whole else inputs[start : start + high]
+            steps = [self._converted(products, some, part) for part in parts]
+            for along, (own, place) in enumerate(zip(cut, columns_of_blocks, strict=True)):
+                block = None if whole else across * len(cut) + along
+                total: Tensor | None = None
+                for part, tile, given in zip(own, self.frames[name].tiles, steps, strict=False):
+                    draw = partial(self._drawn, layer, tile, block)
+                    total = self.surroundings.add(total, *given, part, products, draw)
+                assert total is not None, "a matrix has at least one row"
+                if whole:
+                    return total
+                if output is None:
+                    output = total.new_empty(
+                        len(inputs), wide if len(cut) > 1 else total.shape[1], *total.shape[2:]
+                    )
+                into = output[start : start + high]
+                (into[:, place] if len(cut) > 1 else into).copy_(total)
+        assert output is not None
+        return output
 
-            def draw(shape: torch.Size, device: torch.device, plane: int, tile: int = tile) -> Tensor:
-                if torch.compiler.is_compiling():
-                    return _draw_uncompiled(self, layer, tile, shape, device, plane)
-                return self._draw(layer, tile, shape, device, plane)
-
-            outputs = self.surroundings.multiply(take(start, end), part, multiply, spread, draw)
-            if total is None:
-                total = outputs
-            else:
-                total = total + outputs if outputs.requires_grad else total.add_(outputs)
-        assert total is not None, "a matrix has at least one row"
-        return total
+    def _converted(self, products: Products, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
+        rows = part.weights.shape[2]
+        return self.surroundings.converted(products.take(inputs, part.start, part.start + rows), part)
 
     def _count(self) -> None:
         self.calls += 1
 
-    def _draw(self, layer: Layer, tile: int, shape: torch.Size, device: torch.device, plane: int) -> Tensor:
+    def _drawn(
+        self,
+        layer: Layer,
+        tile: int,
+        block: int | None,
+        shape: tuple[int, ...],
+        device: torch.device,
+        plane: int,
+    ) -> Tensor:
+        """Standard normals for a product's part on a tile and after it, or for one block of that."""
+        draw = _draw_uncompiled if torch.compiler.is_compiling() else LayerPeriphery._draw
+        return draw(self, layer, tile, (plane,) if block is None else (plane, block), shape, device)
+
+    def _draw(
+        self,
+        layer: Layer,
+        tile: int,
+        place: tuple[int, ...],
+        shape: tuple[int, ...],
+        device: torch.device,
+    ) -> Tensor:
         state = layer.analog
         if layer.training:
             assert self.training is not None
@@ -200,7 +223,7 @@ class LayerPeriphery:
             assert state.tiles is not None
             time = None if state.time is None else nanoseconds(state.time)
             stream = state.tiles[tile].stream.at(process="product", time_ns=time)
-        return stream.at(step=(self.calls, plane)).normal(tuple(shape), device)
+        return stream.at(step=(self.calls, *place)).normal(shape, device)
 
     def _parts(self, layer: Layer, name: str) -> list[Prepared]:
         """The matrix with all factors folded in, kept as long as nothing of it changes."""
@@ -240,7 +263,7 @@ class LayerPeriphery:
             bounds = [self._bound(name, side, number, exact) for side in SIDES]
             cut = None if variance is None else variance[:, :, start:end].to(matrix.dtype)
             factors = scale[number].to(matrix.dtype)
-            parts.append(self.surroundings.prepare(matrix[:, :, start:end], factors, cut, *bounds))
+            parts.append(self.surroundings.prepare(start, matrix[:, :, start:end], factors, cut, *bounds))
         if len(parts) > 1 and self.surroundings.adds_only:
             return [joined(parts)]
         return parts
@@ -276,25 +299,17 @@ class LayerPeriphery:
 
     # Calibration
 
-    def _watch(
-        self,
-        layer: Layer,
-        name: str,
-        take: Callable[[int, int], Tensor],
-        multiply: Callable[[Tensor, Tensor], Tensor],
-        spread: Callable[[Tensor], Tensor],
-        columns: slice,
-    ) -> Tensor:
+    def _watch(self, layer: Layer, name: str, products: Products, columns: slice) -> Tensor:
         """The exact product; the ranges that its converters would need are noted."""
         assert self.watched is not None
         matrix, scale, _ = self._nominal(layer, name, layer.target(name))
         total: Tensor | None = None
         for number, (start, end) in enumerate(self.frames[name].rows):
-            inputs = take(start, end)
-            outputs = multiply(inputs, matrix[:, columns, start:end])
+            inputs = products.take(products.inputs, start, end)
+            outputs = products.multiply(inputs, matrix[:, columns, start:end], start)
             seen = {"input": inputs}
             if f"{name}.output" in self.ranges:
-                relative = outputs / spread(scale[number][:, columns])
+                relative = outputs / products.spread(scale[number][:, columns])
                 if self.surroundings.dynamic:
                     relative = relative / self.surroundings.peak(inputs)
                 seen["output"] = relative
@@ -323,41 +338,6 @@ class LayerPeriphery:
                 )
 
 
-def _columns(part: Prepared, columns: slice) -> Prepared:
-    variance = None if part.variance is None else part.variance[:, columns]
-    back = None if part.back is None else part.back[:, columns]
-    noise = part.noise
-    if isinstance(noise, Tensor) and noise.dim():
-        noise = noise[:, columns]
-    return Prepared(part.weights[:, columns], back, noise, variance, part.bound, part.out_bound)
-
-
 # What torch.compile leaves as it is; always to go through the wrapper would cost every eager product.
 _count_uncompiled = torch.compiler.disable(LayerPeriphery._count)
 _draw_uncompiled = torch.compiler.disable(LayerPeriphery._draw)
-
-
-def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Products with a periphery are computed in full precision: rounding is the converters' business."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
-def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
-    """``[..., rows]`` times ``[1, columns, rows]``, or ``[..., groups, rows]`` times ``[groups, …]``."""
-    if len(matrix) == 1:
-        return functional.linear(inputs, matrix[0])
-    return torch.einsum("...gr,gcr->...gc", inputs, matrix)
-
-
-def columns_of(factors: Tensor) -> Tensor:
-    """``[groups, columns, 1]`` in a shape that broadcasts to what :func:`matrix_product` gives."""
-    return factors.squeeze(-1) if len(factors) > 1 else factors.view(-1)
-
-
-def with_bias(outputs: Tensor, bias: Tensor | None) -> Tensor:
-    """Outputs of a product, which nobody else holds, and a bias that broadcasts to them."""
-    if bias is None:
-        return outputs
-    return outputs + bias if torch.is_grad_enabled() else outputs.add_(bias)

@@ -407,3 +407,60 @@ def test_a_range_from_data_must_be_there():
         analog(torch.randn(1, 3))
     with an.digital(analog):
         analog(torch.randn(1, 3))
+
+
+def in_blocks(monkeypatch, numbers):
+    """Products of more than twice so many numbers are computed in blocks of so many."""
+    monkeypatch.setattr("analognoise.layers.products._WHOLE", 2 * numbers)
+    monkeypatch.setattr("analognoise.layers.products._BLOCK", numbers)
+    monkeypatch.setattr("analognoise.layers.products._COLUMNS", 6)
+
+
+@pytest.mark.parametrize("periphery", PERIPHERIES.values(), ids=PERIPHERIES)
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(40, 14), (3, 9, 40)),
+        (nn.Linear(40, 2), (31, 40)),
+        (nn.Conv2d(6, 8, 3, 2, 1, groups=2), (7, 6, 9, 9)),
+        (nn.ConvTranspose1d(8, 6, 3, groups=2), (5, 8, 11)),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_products_in_blocks_are_the_whole_ones(layer, shape, periphery, monkeypatch):
+    torch.manual_seed(2)
+    x = torch.randn(shape)
+    analog = on_tiles(layer, periphery, rows=16)
+    with torch.no_grad():
+        whole = analog(x)
+        in_blocks(monkeypatch, 40)
+        assert torch.allclose(analog(x), whole, rtol=1e-5, atol=2e-5)
+        assert torch.allclose(torch.vmap(analog)(x.unsqueeze(0))[0], whole, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(16, 24, bias=False), nn.Conv1d(16, 24, 1, bias=False)], ids=str)
+def test_noise_of_blocks_is_independent_and_as_large_as_said(layer, monkeypatch):
+    in_blocks(monkeypatch, 4096)
+    nn.init.ones_(layer.weight)
+    analog = on_tiles(layer, {"out_noise": 0.1, "adc": {"bits": 24, "bound": 50.0}})
+    x = torch.zeros(4096, 16) if isinstance(layer, nn.Linear) else torch.zeros(256, 16, 16)
+    with torch.no_grad():
+        first = analog(x)
+        second = analog(x)
+        again = an.drift_to_(analog, 1.0)(x)
+        assert torch.equal(again, an.drift_to_(analog, 1.0)(x))
+    count = first.numel()
+    for noise in (first, second):
+        assert abs(noise.mean()) < 5 * 0.1 / math.sqrt(count)
+        assert abs(noise.std() / 0.1 - 1) < 5 / math.sqrt(2 * count)
+        # Blocks of the first axis, and of the columns, do not repeat one another.
+        parts = (
+            noise.reshape(4, -1)
+            if noise.dim() == 3
+            else torch.cat([*noise.view(8, -1, 4, 6).transpose(1, 2)])
+        )
+        parts = parts.reshape(len(parts), -1)
+        found = torch.corrcoef(parts) - torch.eye(len(parts))
+        assert found.abs().max() < 6 / math.sqrt(parts.shape[1])
+    assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1].abs() < 6 / math.sqrt(count)

@@ -14,7 +14,7 @@ element costs a multiplication, a rounding and a limit on each side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,31 @@ from analognoise.crossbar.periphery.converters import bit_planes, limited
 from analognoise.devices.periphery import Periphery
 
 Bound = float | Tensor
-Multiply = Callable[[Tensor, Tensor], Tensor]
-Draw = Callable[[torch.Size, torch.device, int], Tensor]
+Draw = Callable[[tuple[int, ...], torch.device, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Products:
+    """How a layer multiplies its inputs with its matrix.
+
+    Attributes:
+        inputs: float32 or float64; the first axis holds what is multiplied independently.
+        size: numbers that one entry of the first axis is, as input or as output, roughly.
+        take: of some of the inputs those of the rows from one number to another; where each vector has its
+            own bound, with the rows along the last axis.
+        multiply: inputs (in steps) times a part ``[groups, columns, rows]`` of the matrix that begins with
+            the given row.
+        spread: brings ``[groups, columns, 1]`` into a shape that broadcasts to the outputs.
+        onto: a multiple of a tensor plus a product ``[vectors, columns]``, in one go; the tensor is made by a
+            function of shape and device. None where the outputs are no matrix.
+    """
+
+    inputs: Tensor
+    size: int
+    take: Callable[[Tensor, int, int], Tensor]
+    multiply: Callable[[Tensor, Tensor, int], Tensor]
+    spread: Callable[[Tensor], Tensor]
+    onto: Callable[[Callable[[tuple[int, ...], torch.device], Tensor], float, Tensor, Tensor], Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,7 @@ class Prepared:
     """One part of a matrix along the rows, in steps of the converters.
 
     Attributes:
+        start: number of the part's first row.
         weights: ``[groups, columns, rows]``, output steps per input step.
         back: ``[groups, columns, 1]``, weight units per output step (times the bound of each vector, if it
             has one); None where outputs are in weight units already.
@@ -63,12 +87,24 @@ class Prepared:
         out_bound: of the outputs, in parts of a full input on a full weight; None for no limit.
     """
 
+    start: int
     weights: Tensor
     back: Tensor | None
     noise: Bound
     variance: Tensor | None
     bound: Bound | None
     out_bound: Bound | None
+
+    def of_columns(self, columns: slice) -> Prepared:
+        """The same of some columns."""
+        if columns == slice(None):
+            return self
+        variance = None if self.variance is None else self.variance[:, columns]
+        back = None if self.back is None else self.back[:, columns]
+        noise = self.noise
+        if isinstance(noise, Tensor) and noise.dim():
+            noise = noise[:, columns]
+        return replace(self, weights=self.weights[:, columns], back=back, noise=noise, variance=variance)
 
 
 def joined(parts: list[Prepared]) -> Prepared:
@@ -79,6 +115,7 @@ def joined(parts: list[Prepared]) -> Prepared:
     noise = torch.stack([torch.as_tensor(part.noise) ** 2 for part in parts]).sum(dim=0).sqrt()
     variances = [part.variance for part in parts if part.variance is not None]
     return Prepared(
+        parts[0].start,
         torch.cat([part.weights for part in parts], dim=2),
         None,
         noise,
@@ -110,6 +147,7 @@ class Surroundings:
 
     def prepare(
         self,
+        start: int,
         weights: Tensor,
         scale: Tensor,
         variance: Tensor | None,
@@ -119,6 +157,7 @@ class Surroundings:
         """A part of a matrix with the converters' steps folded in.
 
         Args:
+            start: number of the part's first row.
             weights: ``[groups, columns, rows]``.
             scale: weight units of the largest net weight, broadcast to ``[groups, columns, 1]``.
             variance: of the net weights at one product, where the largest is 1; None without read noise.
@@ -137,6 +176,7 @@ class Surroundings:
             factor = step * per_input / scale
             back = scale * last / step if bound is None else scale * bound * last / step
         return Prepared(
+            start,
             weights * factor,
             back,
             self.out_noise * step,
@@ -145,32 +185,49 @@ class Surroundings:
             out_bound,
         )
 
-    def multiply(
-        self,
-        inputs: Tensor,
-        part: Prepared,
-        product: Multiply,
-        spread: Callable[[Tensor], Tensor],
-        draw: Draw,
-    ) -> Tensor:
-        """The part's outputs in weight units, converted.
+    def converted(self, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
+        """The inputs of a part in steps of the DAC, and their bound.
 
         Args:
             inputs: of the part's rows; where each vector has its own bound the last axis is along the rows.
             part: what :meth:`prepare` gave.
-            product: multiplies inputs (in steps) with ``[groups, columns, rows]``.
-            spread: brings ``[groups, columns, 1]`` into a shape that broadcasts to the outputs.
-            draw: standard normals of a shape, for the given bit plane.
         """
         bound = self.peak(inputs) if part.bound is None else part.bound
-        steps = self._converted(inputs, bound)
+        if self.periphery.dac is None:
+            return inputs, bound
+        return limited(inputs * ((self.in_levels or 1) / bound), self.in_levels, 1.0), bound
+
+    def add(
+        self,
+        total: Tensor | None,
+        steps: Tensor,
+        bound: Bound,
+        part: Prepared,
+        products: Products,
+        draw: Draw,
+    ) -> Tensor:
+        """The part's outputs in weight units, converted and added to those of the parts before it.
+
+        Args:
+            total: the sum so far, which is overwritten where no gradient is wanted; None for the first part.
+            steps: inputs that :meth:`converted` gave, and
+            bound: their bound.
+            part: what :meth:`prepare` gave.
+            products: how the layer multiplies.
+            draw: standard normals of a shape, for the given bit plane.
+        """
         if not self.serial:
-            outputs = self._read(steps, part, product, spread, draw, 0)
+            outputs = self._read(steps, part, products, draw, 0)
         else:
-            outputs = self._read_bits(steps, part, product, spread, draw)
-        if part.back is not None:
-            outputs = _times(outputs, spread(part.back))
-        return outputs if part.bound is not None else _times(outputs, bound)
+            outputs = self._read_bits(steps, part, products, draw)
+        back = None if part.back is None else products.spread(part.back)
+        if part.bound is None:
+            outputs = _times(outputs, bound)
+        if total is None:
+            return outputs if back is None else _times(outputs, back)
+        if torch.is_grad_enabled():
+            return total + (outputs if back is None else outputs * back)
+        return total.add_(outputs) if back is None else total.addcmul_(outputs, back)
 
     def peak(self, inputs: Tensor) -> Tensor:
         """The largest absolute value of each vector; 1 for vectors of zeros, and of values so small that the
@@ -180,61 +237,48 @@ class Surroundings:
         smallest = torch.finfo(peak.dtype).tiny * (self.in_levels or 1)
         return peak.masked_fill_(peak < smallest, 1.0)
 
-    def _converted(self, inputs: Tensor, bound: Bound) -> Tensor:
-        if self.periphery.dac is None:
-            return inputs
-        return limited(inputs * ((self.in_levels or 1) / bound), self.in_levels, 1.0)
+    def _read(self, steps: Tensor, part: Prepared, products: Products, draw: Draw, plane: int) -> Tensor:
+        noise, onto = part.noise, products.onto
+        if self.noisy and not isinstance(noise, Tensor) and part.variance is None and onto is not None:
 
-    def _read(
-        self,
-        steps: Tensor,
-        part: Prepared,
-        product: Multiply,
-        spread: Callable[[Tensor], Tensor],
-        draw: Draw,
-        plane: int,
-    ) -> Tensor:
-        outputs = product(steps, part.weights)
-        if self.noisy:
-            with torch.no_grad():
-                normal = draw(outputs.shape, outputs.device, plane).to(outputs.dtype)
-                spread_of = self._spread_of_noise(steps, part, product, spread)
-            outputs = _added(outputs, normal, spread_of)
+            def normals(shape: tuple[int, ...], device: torch.device) -> Tensor:
+                return draw(shape, device, plane).to(steps.dtype)
+
+            outputs = onto(normals, noise, steps, part.weights)
+        else:
+            outputs = products.multiply(steps, part.weights, part.start)
+            if self.noisy:
+                with torch.no_grad():
+                    normal = draw(tuple(outputs.shape), outputs.device, plane).to(outputs.dtype)
+                    spread_of = self._spread_of_noise(steps, part, products)
+                outputs = _added(outputs, normal, spread_of)
         if self.periphery.adc is None:
             return outputs
         return limited(outputs, self.out_levels, part.out_bound)
 
-    def _spread_of_noise(
-        self, steps: Tensor, part: Prepared, product: Multiply, spread: Callable[[Tensor], Tensor]
-    ) -> Bound:
+    def _spread_of_noise(self, steps: Tensor, part: Prepared, products: Products) -> Bound:
         """Standard deviation of outputs' noise and of the devices' reading, to be drawn as one normal."""
-        fixed = spread(part.noise) if isinstance(part.noise, Tensor) and part.noise.dim() else part.noise
+        noise = part.noise
+        fixed = products.spread(noise) if isinstance(noise, Tensor) and noise.dim() else noise
         if part.variance is None:
             return fixed
-        variance = product(steps.square(), part.variance)
+        variance = products.multiply(steps.square(), part.variance, part.start)
         if self.out_noise:
             variance += fixed**2
         return variance.clamp_(min=0).sqrt_()
 
-    def _read_bits(
-        self,
-        steps: Tensor,
-        part: Prepared,
-        product: Multiply,
-        spread: Callable[[Tensor], Tensor],
-        draw: Draw,
-    ) -> Tensor:
+    def _read_bits(self, steps: Tensor, part: Prepared, products: Products, draw: Draw) -> Tensor:
         """Bit after bit, each a product by itself; the converted outputs are shifted and added digitally."""
         assert self.in_levels is not None
         with torch.no_grad():
             total: Tensor | None = None
             for number, plane in enumerate(bit_planes(steps.detach(), self.in_levels)):
-                outputs = self._read(plane, part, product, spread, draw, number).mul_(2**number)
+                outputs = self._read(plane, part, products, draw, number).mul_(2**number)
                 total = outputs if total is None else total.add_(outputs)
             assert total is not None
         if not torch.is_grad_enabled():
             return total
-        whole = product(steps, part.weights)
+        whole = products.multiply(steps, part.weights, part.start)
         return whole + (total - whole.detach())
 
     def _steps(self, out_bound: Bound | None) -> Bound:

@@ -1,0 +1,88 @@
+"""How layers multiply through a periphery: vectors times a matrix, and what such products share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from analognoise.crossbar.periphery import Products
+
+# Numbers of a block, and of the largest product that is left whole: a block stays in a core's cache through
+# all that is done to it, and memory of its size need not be asked for anew each time.
+_BLOCK = 1 << 18
+_WHOLE = 1 << 19
+_COLUMNS = 512  # of a block; a multiplication of fewer is slower
+
+
+def blocks(products: Products, columns: int) -> tuple[int, int]:
+    """How many entries of the first axis, and how many columns, are computed at once."""
+    inputs = products.inputs
+    count, whole = len(inputs), (max(len(inputs), 1), max(columns, 1))
+    if count * products.size <= _WHOLE or not inputs.is_cpu or _followed():
+        return whole
+    narrow = min(columns, _COLUMNS) if products.onto is not None else columns
+    return max(1, _BLOCK * columns // (products.size * narrow)), narrow
+
+
+def _followed() -> bool:
+    """Whether torch records or transforms what is computed: then it must come whole, nothing overwritten."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def of_vectors(inputs: Tensor, groups: int, columns: int) -> Products:
+    """Vectors ``[vectors, rows]``, or ``[vectors, groups, rows]``, times a matrix of so many columns."""
+    return Products(
+        inputs,
+        max(groups * columns, prod(inputs.shape[1:])),
+        lambda some, start, end: some[..., start:end],
+        lambda some, matrix, start: matrix_product(some, matrix),
+        _columns_of,
+        _onto if groups == 1 else None,
+    )
+
+
+def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
+    """``[..., rows]`` times ``[1, columns, rows]``, or ``[..., groups, rows]`` times ``[groups, …]``."""
+    if len(matrix) == 1:
+        return functional.linear(inputs, matrix[0])
+    return torch.einsum("...gr,gcr->...gc", inputs, matrix)
+
+
+def _columns_of(factors: Tensor) -> Tensor:
+    """``[groups, columns, 1]`` in a shape that broadcasts to what :func:`matrix_product` gives."""
+    return factors.squeeze(-1) if len(factors) > 1 else factors.view(-1)
+
+
+def _onto(
+    make: Callable[[tuple[int, ...], torch.device], Tensor], by: float, inputs: Tensor, matrix: Tensor
+) -> Tensor:
+    columns = matrix[0].t()
+    start = make((len(inputs), columns.shape[1]), inputs.device)
+    if _followed():
+        return torch.addmm(start, inputs, columns, beta=by)
+    return start.addmm_(inputs, columns, beta=by)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Products with a periphery are computed in full precision: rounding is the converters' business."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def with_bias(outputs: Tensor, bias: Tensor | None) -> Tensor:
+    """Outputs of a product, which nobody else holds, and a bias that broadcasts to them."""
+    if bias is None:
+        return outputs
+    return outputs + bias if torch.is_grad_enabled() else outputs.add_(bias)
