@@ -47,7 +47,7 @@ PLANNING_CHIPS = 4
 _STRATA, _SMALLEST = 16, 8
 _SHARE, _JUMP = 0.25, 2.0
 # Whatever changes the plan or the draws is a new version, and so another run.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,7 @@ class StratifiedSampling:
         counts = self._counts[time]
         chosen = drawn(self._strata, counts, derive_seed("sample", self.seed, chip))
         hits = self._over(chosen, (chip, time), _hits)
-        strata = self._strata[chosen]
-        shares = np.bincount(strata, hits, len(counts)) / counts
-        total = float(np.bincount(self._strata, minlength=len(counts)) @ shares)
+        total = estimated(self._strata, counts, chosen, hits)
         return total, float(len(self._strata)), total / len(self._strata)
 
     def _over(
@@ -264,6 +262,28 @@ def drawn(strata: NDArray[np.int64], counts: NDArray[np.int64], seed: int) -> ND
     chosen = np.zeros(len(strata), bool)
     chosen[order] = rank < np.repeat(counts, sizes)
     return chosen
+
+
+def estimated(
+    strata: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    hits: NDArray[np.bool_],
+) -> float:
+    """How many of all samples are hits, from those of the samples that were drawn.
+
+    Rounded to a millionth of a sample: chips alike but for the order of sums must not look as if they had a
+    spread, which would end an evaluation to a precision too early.
+
+    Args:
+        strata: of each sample.
+        counts: how many were drawn of each stratum.
+        chosen: whether each sample was drawn.
+        hits: of those that were.
+    """
+    sizes = np.bincount(strata, minlength=len(counts))
+    found = np.bincount(strata[chosen], hits, len(counts))
+    return round(float((sizes * found / counts).sum()), 6)
 
 
 def _scores(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:

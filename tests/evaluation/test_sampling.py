@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from analognoise.conversion import convert_to_analog
 from analognoise.errors import DataError
 from analognoise.evaluation.montecarlo import evaluate_drift
-from analognoise.evaluation.sampling import allocation, drawn, strata_by_margin
+from analognoise.evaluation.sampling import allocation, drawn, estimated, strata_by_margin
 
 Data = list[tuple[Tensor, Tensor]]
 
@@ -81,6 +81,19 @@ def test_plan_spares_what_does_not_change_and_keeps_the_variance_within_a_quarte
     assert gap.var() < 2 * hits[:4].mean(1).var(ddof=1) / 4
     same = np.repeat(right[None], 4, axis=0)
     assert allocation(strata, right, same).tolist() == sizes.tolist()
+
+
+def test_equal_shares_of_hits_are_equal_to_the_last_bit_whatever_the_strata() -> None:
+    """Else rounding, 30 · 2/7 + 30 · 1/7 not being 30 · 3/7, would pass for a spread of chips."""
+    rng = np.random.default_rng(0)
+    strata, counts = np.repeat(np.arange(6), 30), np.full(6, 7)
+    chosen = drawn(strata, counts, 1)
+    found: dict[int, set[float]] = {}
+    for _ in range(2000):
+        hits = rng.random(42) < rng.random()
+        found.setdefault(int(hits.sum()), set()).add(estimated(strata, counts, chosen, hits))
+    assert len(found) == 43
+    assert all(values == {round(30 * hits / 7, 6)} for hits, values in found.items())
 
 
 def test_mean_over_chips_is_that_of_all_samples(setting: tuple[nn.Module, Data]) -> None:
