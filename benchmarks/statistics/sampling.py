@@ -35,7 +35,7 @@ class Gain:
         of: see there.
         bias: difference of the means in standard errors of the difference, chip by chip.
         variance: between chips, times that of all samples.
-        seconds: of processor time of the evaluation of all times, planning included, times that of all samples.
+        seconds: processor time of the evaluation of all times, planning included, times that of all samples.
         gain: in time to a precision.
     """
 
