@@ -316,9 +316,9 @@ class SharpnessAware(WrappedOptimizer):
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def _divisors(self, weights: list[Tensor]) -> list[float]:
-        """What each weight tensor's scaling is divided by; 0 leaves the tensor where it is."""
-        return [1.0] * len(weights)
+    def _divisors(self, sizes: list[Tensor]) -> list[float]:
+        """What each weight tensor's scaling is divided by, from abs(w); 0 leaves the tensor where it is."""
+        return [1.0] * len(sizes)
 
     def _climb(self) -> bool:
         """Move the weights by ε, with the gradients as scratch; False if the norm is not finite.
@@ -338,13 +338,11 @@ class SharpnessAware(WrappedOptimizer):
         scales: list[Tensor] = []
         reciprocals = [1.0] * len(moved)
         if scaled:
-            clean = [climber.size for climber in scaled]
-            scales = list(torch._foreach_abs(clean))
+            scales = list(torch._foreach_abs([climber.size for climber in scaled]))
+            divisors = self._divisors(scales)
             torch._foreach_add_(scales, [c.group.get("eta", self._options["eta"]) for c in scaled])
             torch._foreach_mul_(head, scales)
-            reciprocals[: len(scaled)] = [
-                1.0 / divisor if divisor > _TINY else 0.0 for divisor in self._divisors(clean)
-            ]
+            reciprocals[: len(scaled)] = [1.0 / size if size > _TINY else 0.0 for size in divisors]
         total = math.hypot(*map(mul, norms(gradients, 2), reciprocals))
         if not math.isfinite(total):
             if not self._apart:
