@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from analognoise.devices.base import BaseCurve
+from analognoise.devices.contents import MIN_DRIFT_X
 from analognoise.devices.curves import Log
-from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
+from analognoise.devices.profile import DeviceProfile
 
 Level: TypeAlias = Tensor | float
 """A value for each device, or one number where it is the same for all."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from analognoise.devices.brackets import unclosed
+from analognoise.devices.contents import RANGE_UNKNOWN, clashes
 from analognoise.devices.laws import law_of
 from analognoise.devices.problems import Path, Trouble, dotted, more, troubles
-from analognoise.devices.profile import RANGE_UNKNOWN, DeviceProfile, clashes
+from analognoise.devices.profile import DeviceProfile
 from analognoise.devices.sections import Conductance
 from analognoise.errors import Finding, ProfileError
 

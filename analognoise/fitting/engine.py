@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
+from analognoise.devices.contents import MIN_DRIFT_X
+from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, ProfileError
 from analognoise.fitting.cells import FOLDS, Ages, Cells, Levels, Plan, Ratios, Summary, edges_of, summarise
 from analognoise.fitting.choice import Choice, Parts, choose, smooth

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from analognoise.devices.contents import MIN_DRIFT_X
 from analognoise.devices.curves import BaseCurve
 from analognoise.devices.physics import drift, drift_coefficients, program, read, relative_read_sigma
-from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
+from analognoise.devices.profile import DeviceProfile
 from analognoise.fitting.cells import Ages, Cells, Levels, Moments, Plan, Summary, ratio_of, summarise
 from analognoise.fitting.measurements import Floats, Integers
 from analognoise.seeds import Stream

@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analognoise.devices.base import BaseCurve
-from analognoise.devices.profile import MIN_DRIFT_X, DeviceProfile
+from analognoise.devices.contents import MIN_DRIFT_X
+from analognoise.devices.profile import DeviceProfile
 from analognoise.report.files import write_whole
 from analognoise.report.style import PALETTE
 from analognoise.units import format_time
