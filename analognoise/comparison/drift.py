@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 
 from analognoise.comparison.checks import Common, Variant, settle, whole_number
+from analognoise.comparison.drift_outcome import conclude
 from analognoise.comparison.jobs import Chips, EvaluateJob
-from analognoise.comparison.outcome import Comparison, conclude
+from analognoise.comparison.outcome import Comparison
 from analognoise.comparison.run import OnEvent, carry_out
 from analognoise.comparison.settings import Condition, Contender, Plan, Training, stem_of
 from analognoise.conversion import convert_to_analog, keeping_digital

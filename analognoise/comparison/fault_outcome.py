@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,22 +13,15 @@ from rich.markdown import Markdown
 
 from analognoise.comparison.fault_job import MemoryRow, variant_of
 from analognoise.comparison.folder import MODELS, read_record
-from analognoise.comparison.outcome import (
-    Comparison,
-    Stored,
-    page,
-    plain,
-    sharpness_picture,
-    stored,
-    with_failed,
-)
+from analognoise.comparison.outcome import Comparison, finish, picture, plain, summarised
+from analognoise.comparison.page import page
 from analognoise.comparison.settings import stem_of
 from analognoise.comparison.sharpness import correlations, sharpness_markdown
-from analognoise.evaluation.statistics import mean_interval, summarise_methods
+from analognoise.comparison.stored import Stored, stored
+from analognoise.evaluation.statistics import mean_interval
 from analognoise.report.layout import FAULTS, Layout
 from analognoise.report.numbers import one_value
-from analognoise.report.plot import save_figure
-from analognoise.report.table import grid, markdown_table, summary_csv, write_whole
+from analognoise.report.table import grid, markdown_table
 
 COMMAND, NOUN = "faults", "a comparison on faulty memories"
 ALL = "all models"
@@ -87,9 +79,6 @@ def conclude_faults(
     broken = {(failure.method, failure.profile) for failure in found.failed}
     pairs = zip(rows["method"], variants, strict=True)
     sound = found.sound(pd.Series([pair in broken for pair in pairs], index=rows.index, dtype=bool))
-    summary = summarise_methods(
-        sound, confidence=found.confidence, higher_is_better=found.higher_is_better, layout=FAULTS
-    )
     of = rows.groupby("faults", sort=False)[["bits", "sparsity"]].first()
     lacking = [
         (str(on), method)
@@ -97,14 +86,7 @@ def conclude_faults(
         for method, variant in broken
         if variant == variant_of(bits, choice)
     ]
-    summary = with_failed(summary, lacking, found.settings, FAULTS)
-    summary = summary.join(of, on="faults")
-    paths = found.paths
-    summary_csv(summary, paths["summary"])
-    metric = re.sub(r"\W+", "_", str(summary["metric"].iloc[0])).strip("_") or "metric"
-    paths["over_rate"] = save_figure(
-        found.path / f"{metric}_over_rate.png", summary, confidence=found.confidence
-    )
+    summary = summarised(found, sound, lacking).join(of, on="faults")
     models = _models(found)
     sharp = found.sharpness(rows.assign(variant=variants))
     if not sharp.table.empty:
@@ -115,20 +97,16 @@ def conclude_faults(
         related = pd.concat([sharp.related, related], ignore_index=True)
         text = sharpness_markdown(sharp.table, related, found.confidence, FAULTS)
         sharp = sharp._replace(related=related, text=text)
-    paths |= sharpness_picture(found.path, sharp.related, found.confidence, FAULTS)
-    write_whole(paths["text"], _text(found, summary, models, sharp.text).encode())
-    return FaultComparison(
-        found.path,
-        rows,
+    return finish(
+        FaultComparison,
+        found,
         summary,
-        found.failed,
-        paths,
-        found.run,
-        sharp.table,
-        sharp.related,
-        reused_models,
-        reused_rows,
-        models,
+        pictures={"over_rate": picture(found, summary, "rate")},
+        sharp=sharp,
+        text=_text(found, summary, models, sharp.text),
+        reused_models=reused_models,
+        reused_rows=reused_rows,
+        models=models,
     )
 
 

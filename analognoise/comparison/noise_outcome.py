@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from analognoise.comparison.outcome import (
-    Comparison,
-    Stored,
-    page,
-    plain,
-    sharpness_picture,
-    stored,
-    with_failed,
-)
+from analognoise.comparison.outcome import Comparison, finish, picture, plain, summarised
+from analognoise.comparison.page import page
+from analognoise.comparison.stored import Stored, stored
 from analognoise.errors import DataError
 from analognoise.evaluation.midpoint import fit_midpoint
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.statistics import better_when_higher, summarise_methods
 from analognoise.report.layout import NOISE, Layout
 from analognoise.report.midpoints import draw_midpoints, midpoint_tables
-from analognoise.report.plot import save_figure
-from analognoise.report.table import summary_csv, write_whole
+from analognoise.report.table import write_whole
 
 COMMAND, NOUN = "noise-sweep", "a sweep of noise levels"
 MODEL_COLUMNS = ("noise", "method", "training_seed", "mu", "low", "high", "slope", "sigma_min", "sigma_max")
@@ -91,40 +84,33 @@ def conclude_noise(
     )
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
-    summary = summarise_methods(
-        sound, confidence=found.confidence, higher_is_better=found.higher_is_better, layout=NOISE
-    )
-    summary = with_failed(summary, [*product(set(summary["noise"]), broken)], found.settings, NOISE)
+    summary = summarised(found, sound, product(set(sound["noise"]), broken))
     models = _models(sound, found.settings["chance"], found.confidence, found.higher_is_better)
     middle = _midpoints(models, found.confidence)
-    paths = found.paths | {"midpoints": found.path / "midpoints.csv"}
-    summary_csv(summary, paths["summary"])
-    write_whole(paths["midpoints"], middle.to_csv(index=False, lineterminator="\n").encode())
-    metric = re.sub(r"\W+", "_", str(summary["metric"].iloc[0])).strip("_") or "metric"
-    whole = summary[~summary["noise"].str.contains(" on ")]
-    paths["over_sigma"] = save_figure(
-        found.path / f"{metric}_over_sigma.png", whole, confidence=found.confidence
+    sharp = found.sharpness()
+    return finish(
+        NoiseSweep,
+        found,
+        summary,
+        pictures=_files(found, summary, middle),
+        sharp=sharp,
+        text=_text(found, summary, middle, sharp.text),
+        reused_models=reused_models,
+        reused_rows=reused_rows,
+        models=models,
+        midpoints=middle,
     )
+
+
+def _files(found: Stored, summary: pd.DataFrame, middle: pd.DataFrame) -> dict[str, Path]:
+    """The midpoints as a table, and the pictures, by what they are."""
+    paths = {"midpoints": found.path / "midpoints.csv"}
+    write_whole(paths["midpoints"], middle.to_csv(index=False, lineterminator="\n").encode())
+    paths["over_sigma"] = picture(found, summary[~summary["noise"].str.contains(" on ")], "sigma")
     if middle["noise"].str.contains(" on ").any():
         paths["by_layer"] = found.path / "midpoints.png"
         draw_midpoints(paths["by_layer"], middle, found.confidence)
-    sharp = found.sharpness()
-    paths |= sharpness_picture(found.path, sharp.related, found.confidence, NOISE)
-    write_whole(paths["text"], _text(found, summary, middle, sharp.text).encode())
-    return NoiseSweep(
-        found.path,
-        found.results,
-        summary,
-        found.failed,
-        paths,
-        found.run,
-        sharp.table,
-        sharp.related,
-        reused_models,
-        reused_rows,
-        models,
-        middle,
-    )
+    return paths
 
 
 def _models(

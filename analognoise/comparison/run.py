@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 from analognoise.comparison.folder import Folder
 from analognoise.comparison.jobs import TrainJob
-from analognoise.comparison.outcome import Failure
 from analognoise.comparison.settings import Evaluation, Plan, Training
 from analognoise.comparison.sharpness import measure_all
+from analognoise.comparison.stored import Failure
 from analognoise.errors import ResultsError, TrainingError
 from analognoise.evaluation.lock import check_room
 from analognoise.evaluation.rows import AnyRow
