@@ -114,7 +114,7 @@ class DriftReport:
         """The mean with its interval over drift time, and the digital metric, on ``ax`` or a new figure."""
         from analognoise.report.plot import plot_over_time  # matplotlib takes a while to load
 
-        return plot_over_time(self.summary().frame, ax)
+        return plot_over_time(self.summary().frame, ax, confidence=self.confidence)
 
     def at(self, time: str | float | None = None) -> np.ndarray:
         """The metric of the chips at a drift time, in their order.
