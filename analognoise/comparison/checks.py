@@ -152,7 +152,8 @@ def settle(
     lr: float | None,
     batch_size: int | None,
     confidence: float,
-    workers: int | Executor | None,
+    workers: int | None,
+    executor: Executor | None,
     digital: Iterable[str] = (),
 ) -> Common:
     """Check the arguments that every kind of comparison has; nothing is written.
@@ -160,13 +161,15 @@ def settle(
     Raises:
         AnalogNoiseError: of the class that fits, for the first thing that is wrong.
     """
+    if executor is not None and workers is not None:
+        raise DataError(f"workers={workers} and an executor are given: leave one of them out")
     if isinstance(chips, int) and chips > MOST_CHIPS:
         raise DataError(f"{unit} must be a whole number of at most {MOST_CHIPS}, found {chips}")
     for name, value in (
         (unit, chips),
         ("epochs", epochs),
         ("batch_size", batch_size),
-        ("workers", None if isinstance(workers, Executor) else workers),
+        ("workers", workers),
     ):
         if value is not None or name == unit:
             whole_number(name, value)

@@ -15,8 +15,9 @@ from analognoise.comparison.checks import Common, Variant, settle, whole_number
 from analognoise.comparison.drift_outcome import conclude
 from analognoise.comparison.jobs import Chips, EvaluateJob
 from analognoise.comparison.outcome import Comparison
+from analognoise.comparison.plan import Condition, Plan
 from analognoise.comparison.run import OnEvent, carry_out
-from analognoise.comparison.settings import Condition, Contender, Plan, Training, stem_of
+from analognoise.comparison.settings import Contender, Training, stem_of
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import compensation_list, name_chips, split_compensation, split_name
 from analognoise.description import describe
@@ -203,8 +204,6 @@ def compare(
         TrainingError: when every method's training failed.
         WorkerError: when an executor is shut down, or workers die of the same task again and again.
     """
-    if executor is not None and workers is not None:
-        raise DataError(f"workers={workers} and an executor are given: leave one of them out")
     whole_number("calibration_batches", calibration_batches)
     compensations = compensation_list(compensation)
     devices = _devices(profiles)
@@ -220,6 +219,7 @@ def compare(
         batch_size=batch_size,
         confidence=confidence,
         workers=workers,
+        executor=executor,
         digital=digital,
     )
     trainings = common.trainings(lambda contender: _variants(contender, devices))

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 from analognoise.comparison.checks import Variant, settle
 from analognoise.comparison.fault_job import FaultJob, Memory, MemoryRow, variant_of
-from analognoise.comparison.fault_outcome import FaultComparison, conclude_faults
+from analognoise.comparison.fault_outcome import COMMAND, NOUN, FaultComparison, conclude_faults
+from analognoise.comparison.plan import Condition, SweepPlan
 from analognoise.comparison.run import OnEvent, carry_out
-from analognoise.comparison.settings import Condition, Contender, Plan, Training, digest, stem_of
+from analognoise.comparison.settings import Contender, Training, stem_of
 from analognoise.comparison.sparse import SparsityChoice
 from analognoise.errors import DataError, MethodError, QuantizationError
 from analognoise.evaluation.faults import RATES
@@ -30,45 +31,20 @@ from analognoise.training.recipes import METHODS, Recipe, parse_method
 
 
 @dataclass(frozen=True, kw_only=True)
-class FaultPlan(Plan):
-    """A comparison on faulty memories; see :func:`compare_faults` for the fields.
+class FaultPlan(SweepPlan[Memory]):
+    """A comparison on faulty memories at some fault rates; see :func:`compare_faults` for the fields."""
 
-    Attributes:
-        memories: all conditions.
-        rates: probabilities of a bit.
-    """
-
-    memories: tuple[Memory, ...]
-    rates: tuple[float, ...]
-
-    command: ClassVar = "faults"
-    noun: ClassVar = "a comparison on faulty memories"
+    command: ClassVar = COMMAND
+    noun: ClassVar = NOUN
     row: ClassVar = MemoryRow
     layout: ClassVar = FAULTS
     subjects: ClassVar = "memories"
     extent: ClassVar = ("methods", "memories", "rates", "chips", "training_seeds", "trainings")
     pictures: ClassVar = ("*_over_rate.png", "sharpness.png")
 
-    @property
-    def conditions(self) -> tuple[Memory, ...]:
-        """The memories."""
-        return self.memories
-
-    @property
-    def subject_contents(self) -> dict[str, dict[str, Any]]:
-        """The memories, as plain values."""
-        return {
-            memory.name: {"digest": digest(memory.to_dict()), "content": memory.to_dict()}
-            for memory in self.memories
-        }
-
     def conditions_of(self, training: Training) -> tuple[Memory, ...]:
         """Those of the model's own bits and sparsity."""
-        return tuple(memory for memory in self.memories if memory.variant == training.variant)
-
-    def positions_of(self, condition: Condition) -> tuple[float, ...]:
-        """The rates."""
-        return self.rates
+        return tuple(memory for memory in self.swept if memory.variant == training.variant)
 
     def evaluation(
         self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
@@ -80,15 +56,11 @@ class FaultPlan(Plan):
             training=training,
             memory=condition,
             folder=folder,
-            rates=self.rates,
+            rates=self.positions,
             chips=self.chips,
             seed=self.evaluation_seed,
             known=tuple(row for row in known if isinstance(row, MemoryRow)),
         )
-
-    def subject_of(self, row: AnyRow) -> str:
-        """The memory's name."""
-        return row.condition
 
     def stems_of(self, row: AnyRow) -> set[str]:
         """The model of these bits and this sparsity."""
@@ -102,13 +74,6 @@ class FaultPlan(Plan):
             for name in _ASKED:
                 method["hyperparameters"].pop(name, None)
         return content
-
-    def asked(self) -> dict[str, Any]:
-        """Memories and rates."""
-        return {
-            "memories": {memory.name: digest(memory.to_dict()) for memory in self.memories},
-            "rates": list(self.rates),
-        }
 
 
 def compare_faults(
@@ -190,8 +155,6 @@ def compare_faults(
         Memory(width, choice.name, kind, code)
         for width, choice, kind, code in product(widths, choices, forms, codes)
     )
-    if executor is not None and workers is not None:
-        raise DataError(f"workers={workers} and an executor are given: leave one of them out")
     common = settle(
         task,
         methods,
@@ -203,6 +166,7 @@ def compare_faults(
         batch_size=batch_size,
         confidence=confidence,
         workers=workers,
+        executor=executor,
         digital=digital,
     )
     recipes = {contender.name: _quantizing(contender) for contender in common.contenders}
@@ -229,8 +193,8 @@ def compare_faults(
         trainings=trainings,
         test_data=tested.fingerprint,
         model={"class": type(common.build()).__name__, "stored": stored},
-        memories=memories,
-        rates=levels,
+        swept=memories,
+        positions=levels,
     )
     return carry_out(
         plan, out, conclude_faults, sharpness=sharpness, force=force, on_event=on_event, command=command

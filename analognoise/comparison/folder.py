@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from analognoise.comparison.jobs import FORMAT, write_json
-from analognoise.comparison.settings import Plan, Training
+from analognoise.comparison.plan import Plan
+from analognoise.comparison.settings import Training
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
 from analognoise.evaluation.row_text import format_rows, header_of

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from analognoise.comparison.checks import Common, Variant, settle
 from analognoise.comparison.noise_job import Noise, NoiseJob
-from analognoise.comparison.noise_outcome import NoiseSweep, conclude_noise
+from analognoise.comparison.noise_outcome import COMMAND, NOUN, NoiseSweep, conclude_noise
+from analognoise.comparison.plan import Condition, SweepPlan
 from analognoise.comparison.run import OnEvent, carry_out
-from analognoise.comparison.settings import Condition, Contender, Plan, Training, digest, stem_of
+from analognoise.comparison.settings import Contender, Training, stem_of
 from analognoise.computing.levels import LEVELS, check_fluctuation, noise_levels
 from analognoise.computing.noise import check_law
 from analognoise.computing.walking import order_of
@@ -27,47 +28,22 @@ from analognoise.training.recipes import Recipe, parse_method
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisePlan(Plan):
+class NoisePlan(SweepPlan[Noise]):
     """A comparison under noise on computations; see :func:`noise_sweep` for the fields.
 
     Attributes:
-        noises: all conditions.
-        sigmas: noise levels.
         chance: the metric of guessing, or None where it is not known.
     """
 
-    noises: tuple[Noise, ...]
-    sigmas: tuple[float, ...]
     chance: float | None
 
-    command: ClassVar = "noise-sweep"
-    noun: ClassVar = "a sweep of noise levels"
+    command: ClassVar = COMMAND
+    noun: ClassVar = NOUN
     row: ClassVar = NoiseRow
     layout: ClassVar = NOISE
     subjects: ClassVar = "noises"
     extent: ClassVar = ("methods", "noises", "sigmas", "repeats", "training_seeds", "trainings")
     pictures: ClassVar = ("*_over_sigma.png", "midpoints.png", "midpoints.csv", "sharpness.png")
-
-    @property
-    def conditions(self) -> tuple[Noise, ...]:
-        """The kinds of noise."""
-        return self.noises
-
-    @property
-    def subject_contents(self) -> dict[str, dict[str, Any]]:
-        """The kinds of noise, as plain values."""
-        return {
-            noise.name: {"digest": digest(noise.to_dict()), "content": noise.to_dict()}
-            for noise in self.noises
-        }
-
-    def conditions_of(self, training: Training) -> tuple[Noise, ...]:
-        """All of them."""
-        return self.noises
-
-    def positions_of(self, condition: Condition) -> tuple[float, ...]:
-        """The levels."""
-        return self.sigmas
 
     def evaluation(
         self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
@@ -79,26 +55,15 @@ class NoisePlan(Plan):
             training=training,
             noise=condition,
             folder=folder,
-            sigmas=self.sigmas,
+            sigmas=self.positions,
             repeats=self.chips,
             seed=self.evaluation_seed,
             known=tuple(row for row in known if isinstance(row, NoiseRow)),
         )
 
-    def subject_of(self, row: AnyRow) -> str:
-        """The noise's name."""
-        return row.condition
-
     def stems_of(self, row: AnyRow) -> set[str]:
         """The model of method and seed."""
         return {stem_of(row.method, row.training_seed)}
-
-    def asked(self) -> dict[str, Any]:
-        """Kinds of noise and levels."""
-        return {
-            "noises": {noise.name: digest(noise.to_dict()) for noise in self.noises},
-            "sigmas": list(self.sigmas),
-        }
 
     def options(self) -> dict[str, Any]:
         """The metric of guessing."""
@@ -175,8 +140,6 @@ def noise_sweep(
     if len(levels) < 3:
         raise DataError(f"sigmas has {len(levels)} level(s): a midpoint needs three or more")
     laws = _laws(kinds, multiplicative)
-    if executor is not None and workers is not None:
-        raise DataError(f"workers={workers} and an executor are given: leave one of them out")
     common = settle(
         task,
         methods,
@@ -189,6 +152,7 @@ def noise_sweep(
         batch_size=batch_size,
         confidence=confidence,
         workers=workers,
+        executor=executor,
     )
     noises = _noises(common, laws, layers, per_layer, wobble, multiplicative)
     trainings = common.trainings(lambda contender: [Variant(_digital(contender))])
@@ -201,8 +165,8 @@ def noise_sweep(
         trainings=trainings,
         test_data=tested.fingerprint,
         model={"class": type(common.build()).__name__},
-        noises=noises,
-        sigmas=levels,
+        swept=noises,
+        positions=levels,
         chance=1 / classes if chance is not None and classes else chance,
     )
     return carry_out(

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from analognoise.comparison.folder import Folder
 from analognoise.comparison.jobs import TrainJob
-from analognoise.comparison.settings import Evaluation, Plan, Training
+from analognoise.comparison.plan import Evaluation, Plan
+from analognoise.comparison.settings import Training
 from analognoise.comparison.sharpness import measure_all
 from analognoise.comparison.stored import Failure
 from analognoise.errors import ResultsError, TrainingError

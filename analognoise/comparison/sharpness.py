@@ -17,7 +17,8 @@ from scipy import stats
 
 from analognoise.comparison.folder import Folder, read_record
 from analognoise.comparison.jobs import Emit, task_of, write_json
-from analognoise.comparison.settings import Plan, Training
+from analognoise.comparison.plan import Plan
+from analognoise.comparison.settings import Training
 from analognoise.crossbar.compensation import split_name
 from analognoise.errors import AnalogNoiseError
 from analognoise.evaluation.statistics import better_when_higher
