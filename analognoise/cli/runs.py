@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import typer
-
 from analognoise import options as o
 from analognoise.cli.shared import (
+    carry_out,
     examples,
-    interruptible,
     new_app,
-    note,
     profile_list,
     seed_list,
-    show,
     split,
 )
 
@@ -56,30 +52,28 @@ def compare(
     """
     from analognoise.jobs.compare import compare_methods
 
-    with interruptible(resumable=True, replacing=out if force else None):
-        result = compare_methods(
-            task,
-            profiles=profile_list(profile),
-            changes=(changed or (), scale or (), periphery),
-            methods=split([methods]),
-            times=times,
-            chips=chips,
-            out=out,
-            seeds=seed_list(seeds),
-            epochs=epochs,
-            lr=lr,
-            workers=workers,
-            scheduler=scheduler,
-            compensation=compensation,
-            calibration_batches=calibration_batches,
-            digital=digital or (),
-            sharpness=sharpness,
-            force=force,
-            say=note,
-        )
-    show(result, as_json)
-    if result.comparison.failed:
-        raise typer.Exit(1)
+    carry_out(
+        compare_methods,
+        as_json,
+        resumable=True,
+        task=task,
+        profiles=profile_list(profile),
+        changes=(changed or (), scale or (), periphery),
+        methods=split([methods]),
+        times=times,
+        chips=chips,
+        out=out,
+        seeds=seed_list(seeds),
+        epochs=epochs,
+        lr=lr,
+        workers=workers,
+        scheduler=scheduler,
+        compensation=compensation,
+        calibration_batches=calibration_batches,
+        digital=digital or (),
+        sharpness=sharpness,
+        force=force,
+    )
 
 
 @app.command(
@@ -119,30 +113,30 @@ def train(
     """
     from analognoise.jobs.train import train_model
 
-    with interruptible(resumable=False):
-        result = train_model(
-            task=task,
-            model=model,
-            data=data,
-            validation=validation,
-            method=method,
-            weights=weights,
-            profile=profile,
-            digital=digital or (),
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            loss=loss,
-            metric=metric,
-            forward=forward,
-            seed=seed,
-            device=device,
-            threads=threads,
-            out=out,
-            force=force,
-            say=note,
-        )
-    show(result, as_json)
+    carry_out(
+        train_model,
+        as_json,
+        resumable=False,
+        task=task,
+        model=model,
+        data=data,
+        validation=validation,
+        method=method,
+        weights=weights,
+        profile=profile,
+        digital=digital or (),
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        loss=loss,
+        metric=metric,
+        forward=forward,
+        seed=seed,
+        device=device,
+        threads=threads,
+        out=out,
+        force=force,
+    )
 
 
 @app.command(
@@ -198,41 +192,41 @@ def evaluate(
     """
     from analognoise.jobs.evaluate import evaluate_model
 
-    with interruptible(resumable=out is not None, replacing=out if force else None):
-        result = evaluate_model(
-            profiles=profile_list(profile),
-            changes=(changed or (), scale or (), periphery),
-            task=task,
-            model=model,
-            data=data,
-            weights=weights,
-            times=times,
-            chips=chips,
-            precision=precision,
-            max_chips=max_chips,
-            sampling=sampling,
-            metric=metric,
-            forward=forward,
-            floor=floor,
-            quantile=quantile,
-            yield_at=yield_at,
-            seed=seed,
-            compensation=compensation,
-            calibration_batches=calibration_batches,
-            engine=engine,
-            collapse_pairs=collapse_pairs,
-            digital=digital or (),
-            calibration=calibration,
-            batch_size=batch_size,
-            device=device,
-            threads=threads,
-            workers=workers,
-            scheduler=scheduler,
-            out=out,
-            force=force,
-            say=note,
-        )
-    show(result, as_json)
+    carry_out(
+        evaluate_model,
+        as_json,
+        resumable=out is not None,
+        profiles=profile_list(profile),
+        changes=(changed or (), scale or (), periphery),
+        task=task,
+        model=model,
+        data=data,
+        weights=weights,
+        times=times,
+        chips=chips,
+        precision=precision,
+        max_chips=max_chips,
+        sampling=sampling,
+        metric=metric,
+        forward=forward,
+        floor=floor,
+        quantile=quantile,
+        yield_at=yield_at,
+        seed=seed,
+        compensation=compensation,
+        calibration_batches=calibration_batches,
+        engine=engine,
+        collapse_pairs=collapse_pairs,
+        digital=digital or (),
+        calibration=calibration,
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+        workers=workers,
+        scheduler=scheduler,
+        out=out,
+        force=force,
+    )
 
 
 @app.command(
@@ -276,29 +270,29 @@ def sensitivity(
     """
     from analognoise.jobs.sensitivity import rank_layers
 
-    with interruptible(resumable=True, replacing=out if force else None):
-        result = rank_layers(
-            profile=profile,
-            changes=(changed or (), scale or (), periphery),
-            task=task,
-            model=model,
-            data=data,
-            weights=weights,
-            times=times,
-            chips=chips,
-            metric=metric,
-            forward=forward,
-            seed=seed,
-            compensation=compensation,
-            digital=digital or (),
-            calibration=calibration,
-            batch_size=batch_size,
-            device=device,
-            threads=threads,
-            workers=workers,
-            scheduler=scheduler,
-            out=out,
-            force=force,
-            say=note,
-        )
-    show(result, as_json)
+    carry_out(
+        rank_layers,
+        as_json,
+        resumable=True,
+        profile=profile,
+        changes=(changed or (), scale or (), periphery),
+        task=task,
+        model=model,
+        data=data,
+        weights=weights,
+        times=times,
+        chips=chips,
+        metric=metric,
+        forward=forward,
+        seed=seed,
+        compensation=compensation,
+        digital=digital or (),
+        calibration=calibration,
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+        workers=workers,
+        scheduler=scheduler,
+        out=out,
+        force=force,
+    )

@@ -7,15 +7,18 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from analognoise.errors import DataError
+
+if TYPE_CHECKING:
+    from analognoise.jobs.output import Output  # pandas takes a while to load
 
 _MOST_SEEDS = 1000
 
@@ -145,3 +148,29 @@ def show(result: Any, as_json: bool) -> None:
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
         return
     result.show(Console(highlight=False))
+
+
+def carry_out(
+    job: Callable[..., Output],
+    as_json: bool,
+    *,
+    resumable: bool,
+    out: Path | None,
+    force: bool,
+    **settings: Any,
+) -> None:
+    """Run the job of a command and print what it found; exit status 1 where a part of it failed.
+
+    Args:
+        job: what the command does.
+        as_json: whether to print plain values.
+        resumable: whether a call that was interrupted can be gone on with.
+        out: the job's folder.
+        force: whether what another run left there is replaced.
+        settings: of the job, besides.
+    """
+    with interruptible(resumable, replacing=out if resumable and force else None):
+        result = job(out=out, force=force, **settings, say=note)
+    show(result, as_json)
+    if result.failed:
+        raise typer.Exit(1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from analognoise import options as o
-from analognoise.cli.shared import examples, interruptible, new_app, note, seed_list, show, split
+from analognoise.cli.shared import carry_out, examples, new_app, seed_list, split
 
 app = new_app()
 
@@ -46,30 +44,28 @@ def faults(
     """
     from analognoise.jobs.sweeps import compare_on_faults
 
-    with interruptible(resumable=True, replacing=out if force else None):
-        result = compare_on_faults(
-            task,
-            methods=split([methods]),
-            bits=bits,
-            sparsity=split([sparsity]),
-            rates=rates,
-            kinds=split([kinds]),
-            encodings=split([encoding]),
-            chips=chips,
-            out=out,
-            seeds=seed_list(seeds),
-            epochs=epochs,
-            lr=lr,
-            workers=workers,
-            scheduler=scheduler,
-            digital=digital or (),
-            sharpness=sharpness,
-            force=force,
-            say=note,
-        )
-    show(result, as_json)
-    if result.comparison.failed:
-        raise typer.Exit(1)
+    carry_out(
+        compare_on_faults,
+        as_json,
+        resumable=True,
+        task=task,
+        methods=split([methods]),
+        bits=bits,
+        sparsity=split([sparsity]),
+        rates=rates,
+        kinds=split([kinds]),
+        encodings=split([encoding]),
+        chips=chips,
+        out=out,
+        seeds=seed_list(seeds),
+        epochs=epochs,
+        lr=lr,
+        workers=workers,
+        scheduler=scheduler,
+        digital=digital or (),
+        sharpness=sharpness,
+        force=force,
+    )
 
 
 @app.command(
@@ -107,27 +103,25 @@ def noise_sweep(
     """
     from analognoise.jobs.sweeps import compare_under_noise
 
-    with interruptible(resumable=True, replacing=out if force else None):
-        result = compare_under_noise(
-            task,
-            methods=split([methods]),
-            sigmas=sigmas,
-            kinds=split([kinds]),
-            layers=None if layers is None else split([layers]),
-            per_layer=per_layer,
-            fluctuating=fluctuating,
-            multiplicative=multiplicative,
-            repeats=repeats,
-            out=out,
-            seeds=seed_list(seeds),
-            epochs=epochs,
-            lr=lr,
-            workers=workers,
-            scheduler=scheduler,
-            sharpness=sharpness,
-            force=force,
-            say=note,
-        )
-    show(result, as_json)
-    if result.comparison.failed:
-        raise typer.Exit(1)
+    carry_out(
+        compare_under_noise,
+        as_json,
+        resumable=True,
+        task=task,
+        methods=split([methods]),
+        sigmas=sigmas,
+        kinds=split([kinds]),
+        layers=None if layers is None else split([layers]),
+        per_layer=per_layer,
+        fluctuating=fluctuating,
+        multiplicative=multiplicative,
+        repeats=repeats,
+        out=out,
+        seeds=seed_list(seeds),
+        epochs=epochs,
+        lr=lr,
+        workers=workers,
+        scheduler=scheduler,
+        sharpness=sharpness,
+        force=force,
+    )

@@ -28,6 +28,11 @@ class Compared(Output):
 
     comparison: Comparison
 
+    @property
+    def failed(self) -> bool:
+        """Whether a training broke down."""
+        return bool(self.comparison.failed)
+
     def parts(self) -> Iterable[RenderableType]:
         """Where the files are; the tables come before, by :meth:`show`."""
         yield f"results: {self.comparison.folder} ({', '.join(self._names())})"

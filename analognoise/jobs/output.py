@@ -14,6 +14,11 @@ from rich.console import Console, RenderableType
 class Output(ABC):
     """Base of the jobs' results."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether a part of the job failed, though there are results."""
+        return False
+
     @abstractmethod
     def parts(self) -> Iterable[RenderableType]:
         """What people see, from top to bottom."""
