@@ -16,6 +16,7 @@ ORDER = [
     *(
         "errors",
         "compiled",
+        "allocator",
         "units",
         "seeds",
         "processes",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analognoise.allocator import keep_freed_memory
 from analognoise.chip import restart_products
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, tensors
@@ -97,6 +98,7 @@ class Passes:
         return until_it_fits(lambda: self._measure(place, reads, first), self.data, again)
 
     def _measure(self, place: object, reads: Reads | None, first: bool) -> tuple[float, float, float]:
+        keep_freed_memory()
         if first or self.draws or not self.data.cached:
             seed_all(derive_seed("evaluation", self.seed, place), self.device)
         model, forward, measure = self.model, self.forward, self.metric.measure

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from analognoise.allocator import keep_freed_memory
 from analognoise.calibration import learned_ranges
 from analognoise.conversion import check_finite
 from analognoise.devices.profile import DeviceProfile
@@ -209,6 +210,7 @@ def fit(
     batch: Any = None
 
     step = passes = 0
+    keep_freed_memory()
 
     def closure() -> Tensor:
         nonlocal passes
