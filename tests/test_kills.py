@@ -198,3 +198,9 @@ def test_a_folder_at_work_is_refused_and_left_alone(
     assert files("out") == wholes(name).files
     assert main(["report", "out"]) == 0
     assert files("out") == wholes(name).files
+
+
+def test_workers_leave_what_one_process_leaves_when_the_number_of_chips_grows(
+    wholes: Callable[[str], Whole],
+) -> None:
+    assert finish(COMMANDS["precision"], "shared", workers=2).files == wholes("precision").files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import queue
 import warnings
@@ -13,9 +12,10 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from analognoise.errors import DataError, WorkerError
+from analognoise.errors import WorkerError
+from analognoise.pool.executors import closed, size_of
 from analognoise.pool.processes import WorkerProcesses
-from analognoise.pool.scheduler import Attendance, capacity, is_dask
+from analognoise.pool.scheduler import Attendance, is_dask
 from analognoise.pool.travel import Shared, check_travel, dumps, perform, threads_set, versions
 from analognoise.pool.warned import Warned, say, this_process
 
@@ -82,49 +82,6 @@ def run_jobs(
                 job = waiting.popleft()
                 result = job.run(lambda payload, job=job: found(job, payload))  # type: ignore[misc]
                 waiting.extendleft(reversed(list(done(job, result))))
-
-
-def check_executor(executor: Any, threads: int = 1) -> None:
-    """Raise unless tasks can be given to an executor; its workers start on the way.
-
-    Args:
-        executor: what was given as one.
-        threads: of torch, in every task.
-
-    Raises:
-        DataError: when it is none, or its processes would hang.
-        WorkerError: when it is shut down or broken.
-    """
-    if not isinstance(executor, Executor):
-        raise DataError(
-            f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor, for example "
-            "ProcessPoolExecutor(4), or client.get_executor() of a Dask client"
-        )
-    context = getattr(executor, "_mp_context", None)
-    if threads > 1 and context is not None and context.get_start_method() == "fork":
-        # OpenMP's threads do not live on in a forked process, which then waits for them for ever.
-        raise DataError(
-            f"the {type(executor).__name__} forks its processes, and they would hang computing with "
-            f"{threads} threads of torch: give it mp_context=multiprocessing.get_context('spawn'), or call "
-            "torch.set_num_threads(1) before"
-        )
-    try:
-        executor.submit(os.getpid)
-    except (RuntimeError, BrokenExecutor) as error:
-        raise _closed(executor, error) from error
-
-
-def enough(workers: int | Executor, jobs: int) -> int | Executor:
-    """No more processes than there are jobs."""
-    return workers if isinstance(workers, Executor) else max(1, min(workers, jobs))
-
-
-def size_of(executor: Executor) -> int:
-    """How many tasks an executor runs at once, as far as it says."""
-    if is_dask(executor):
-        return max(1, capacity(executor))
-    count = getattr(executor, "count", getattr(executor, "_max_workers", None))
-    return count if isinstance(count, int) else os.cpu_count() or 1
 
 
 class _Running:
@@ -236,7 +193,7 @@ class _Dispatch:
             self._submit(number, shared)
             return
         except RuntimeError as error:
-            raise _closed(executor, error) from error
+            raise closed(executor, error) from error
         task.future = future
         future.add_done_callback(lambda future: self.inbox.put(("ended", number, future, None)))
 
@@ -305,7 +262,7 @@ class _Dispatch:
         """Go on in processes of our own where the user's executor broke: it takes nothing more."""
         count = size_of(self.executor)
         if is_dask(self.executor) or isinstance(self.executor, WorkerProcesses):
-            raise _closed(self.executor, error) from error
+            raise closed(self.executor, error) from error
         if getattr(self.executor, "_initializer", None) is not None or isinstance(error, BrokenThreadPool):
             raise WorkerError(
                 f"the {type(self.executor).__name__} is broken ({error}): either its initializer "
@@ -331,10 +288,3 @@ def _pickled(job: Job) -> bytes:
     except Exception:
         check_travel({f"job ({job.title})": job})
         raise
-
-
-def _closed(executor: Executor, error: BaseException) -> WorkerError:
-    return WorkerError(
-        f"the {type(executor).__name__} takes no tasks ({error}): give an executor that is open, and keep it "
-        "open until the call is over"
-    )
