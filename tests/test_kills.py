@@ -164,7 +164,7 @@ def test_a_killed_run_ends_as_one_left_alone(name: str, wholes: Callable[[str], 
 def test_kills_at_many_moments(name: str, workers: int, wholes: Callable[[str], Whole]) -> None:
     seconds = finish(COMMANDS[name], "shared", workers).seconds
     assert files("shared") == wholes(name).files
-    killed_until_done(COMMANDS[name], 12, workers, seconds, workers)
+    killed_until_done(COMMANDS[name], 8, workers, seconds, workers)
     assert files("killed") == wholes(name).files
 
 

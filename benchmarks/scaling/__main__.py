@@ -1,4 +1,4 @@
-"""How an evaluation grows with parameters, chips and drift times: ``python -m benchmarks.scaling``.
+"""How an evaluation grows with parameters, chips, drift times and workers: ``python -m benchmarks.scaling``.
 
 Processor time of one thread, which other load on the machine disturbs little; the median of several. The
 exponent is the slope of a line through the logarithms: 1 means that twice as much takes twice as long.
@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import analognoise as an
+from benchmarks.scaling.workers import by_workers
 
 REPEATS = 5
 
@@ -108,6 +109,7 @@ def main() -> None:
     torch.set_num_threads(1)
     by_parameters()
     by_chips_and_times()
+    by_workers()
 
 
 if __name__ == "__main__":
