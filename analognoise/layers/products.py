@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from analognoise.crossbar.periphery import Products
 
-# Numbers of a block: it stays in a core's cache through all that is done to it, and memory of its size need
-# not be asked for anew each time.
+# Numbers of a block, and of the largest product that is left whole: a block stays in a core's cache through
+# all that is done to it, and memory of its size need not be asked for anew each time.
 _BLOCK = 1 << 18
+_WHOLE = 1 << 19
 _COLUMNS = 512  # of a block; a multiplication of fewer is slower
 
 
@@ -24,7 +25,7 @@ def blocks(products: Products, columns: int) -> tuple[int, int]:
     inputs = products.inputs
     count = inputs.shape[0]
     whole = max(count, 1), max(columns, 1)
-    if count * products.size <= _BLOCK or not inputs.is_cpu or _followed():
+    if count * products.size <= _WHOLE or not inputs.is_cpu or _followed():
         return whole
     narrow = min(columns, _COLUMNS) if products.onto is not None else columns
     return max(1, _BLOCK * columns // (products.size * narrow)), narrow

@@ -410,7 +410,8 @@ def test_a_range_from_data_must_be_there():
 
 
 def in_blocks(monkeypatch, numbers):
-    """Products of more than so many numbers are computed in blocks of so many."""
+    """Products of more than twice so many numbers are computed in blocks of so many."""
+    monkeypatch.setattr("analognoise.layers.products._WHOLE", 2 * numbers)
     monkeypatch.setattr("analognoise.layers.products._BLOCK", numbers)
     monkeypatch.setattr("analognoise.layers.products._COLUMNS", 6)
 
