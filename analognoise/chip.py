@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.conversion import analog_layers, require_analog
-from analognoise.crossbar import conductances_all, program_all
+from analognoise.crossbar import program_all, read_all
 from analognoise.errors import ConversionError
 from analognoise.layers import AnalogLayer
 from analognoise.seeds import Stream
@@ -95,9 +95,9 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     layers = _ready_to_drift(model, [seconds])
     with torch.inference_mode(False), torch.no_grad():
         tiles = chain.from_iterable(layer.analog.tiles or () for layer in layers.values())
-        conductances = conductances_all(tiles, seconds)
+        readings = read_all(tiles, seconds)
         for layer in layers.values():
-            layer.drift_to_(seconds, conductances)
+            layer.drift_to_(seconds, readings)
     return model
 
 

@@ -16,7 +16,7 @@ import hashlib
 import operator
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -61,11 +61,12 @@ class Stream:
 
     def at(self, **changes: object) -> Stream:
         """The same stream with some parts of its key replaced."""
-        if not changes.keys() <= self.__dict__.keys():
+        parts = self.__dict__ | changes
+        if len(parts) > len(self.__dict__):
             raise TypeError(f"a stream has no {', '.join(changes.keys() - self.__dict__.keys())}")
         # dataclasses.replace takes several times as long, for every tile and time.
         other = object.__new__(Stream)
-        other.__dict__.update(self.__dict__, **changes)
+        other.__dict__.update(parts)
         return other
 
     def key(self, chunk: int = 0) -> int:
@@ -112,6 +113,20 @@ class Stream:
     def uniform(self) -> float:
         """One uniform number in [0, 1)."""
         return (self.key() >> 75) / (1 << 53)
+
+
+def normals(streams: Sequence[Stream], sizes: Sequence[int]) -> Tensor:
+    """As many numbers of each stream as are asked for, one after the other, on the processor; each as by
+    :meth:`Stream.normal`.
+    """
+    found = torch.empty(sum(sizes))
+    generator = _spare(found.device)
+    for stream, part in zip(streams, found.split_with_sizes(sizes), strict=True):
+        if part.numel() <= _CHUNK:  # calls count where streams are short
+            part.normal_(generator=_start(generator, stream.key()))
+        else:
+            stream.normal_(part)
+    return found
 
 
 class _Spare(threading.local):

@@ -3,16 +3,17 @@
 from analognoise.crossbar.compensation import COMPENSATIONS
 from analognoise.crossbar.mapping import Block, split
 from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading
-from analognoise.crossbar.together import Request, conductances_all, program_all
+from analognoise.crossbar.together import Programmed, Request, program_all, read_all
 
 __all__ = [
     "COMPENSATIONS",
     "Block",
     "CrossbarTile",
+    "Programmed",
     "ProgrammedTile",
     "Reading",
     "Request",
-    "conductances_all",
     "program_all",
+    "read_all",
     "split",
 ]

@@ -152,12 +152,20 @@ def scales(weights: Tensor, profile: DeviceProfile, layer_max: Tensor | None = N
         profile: gives the conductance range and the kind of scale.
         layer_max: :func:`largest` of the whole layer, for scale "layer".
     """
+    return scales_of(tops(weights, profile, layer_max), profile)
+
+
+def tops(weights: Tensor, profile: DeviceProfile, layer_max: Tensor | None = None) -> Tensor:
+    """The absolute weights of a block that map to g_max; arguments and shape as of :func:`scales`."""
     if profile.mapping.scale == "layer" and layer_max is not None:
-        top = layer_max.reshape(1, 1, 1)
-    elif profile.mapping.scale == "column":
-        top = largest(weights, profile, dim=2)
-    else:
-        top = largest(weights, profile).reshape(1, 1, 1)
+        return layer_max.reshape(1, 1, 1)
+    if profile.mapping.scale == "column":
+        return largest(weights, profile, dim=2)
+    return largest(weights, profile).reshape(1, 1, 1)
+
+
+def scales_of(top: Tensor, profile: DeviceProfile) -> Tensor:
+    """Weight units per conductance unit where ``top`` is the largest weight; 1 where that is zero."""
     return torch.where(top > 0, top / full_scale(profile), torch.ones_like(top))
 
 
@@ -175,20 +183,18 @@ def to_devices(weights: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor
         it where the offset is digital.
     """
     mapping, (g_min, g_max) = profile.mapping, (profile.conductance.g_min, profile.conductance.g_max)
-    if mapping.cell in (None, "pair") and not (mapping.pairs or g_min):
-        pair = weights.new_empty((2, *weights.shape))
-        torch.div(weights, scale, out=pair[0])
-        torch.neg(pair[0], out=pair[1])
-        return pair.clamp_(0, g_max)  # at the top for the same reason as below
-    relative = weights / scale
     if mapping.cell not in (None, "pair"):
-        middle = (g_min + g_max) / 2
+        relative, middle = weights / scale, (g_min + g_max) / 2
         if mapping.cell == "offset-column":
             relative = functional.pad(relative, (0, 0, 0, 1))
         return relative.add_(middle).clamp_(g_min, g_max).unsqueeze_(0)
-    pair = torch.stack((relative, -relative)).clamp_(min=0)
+    pair = weights.new_empty((2, *weights.shape))
+    write_net(weights, scale, pair)
+    if not mapping.pairs:
+        return to_range(pair, profile)
+    pair.clamp_(min=0)
     if len(mapping.significances) == 1:
-        pairs = pair.div_(mapping.pairs[0]) if mapping.pairs else pair
+        pairs = pair.div_(mapping.pairs[0])
     elif mapping.share == "equal":
         pairs = (pair / sum(mapping.significances)).repeat(len(mapping.significances), 1, 1, 1)
     else:
@@ -197,10 +203,27 @@ def to_devices(weights: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor
             parts.append(((pair - filled) / significance).clamp_(0, g_max - g_min))
             filled += significance * (g_max - g_min)
         pairs = torch.cat(parts)
-    if g_min:
-        pairs += g_min
+    return to_range(pairs, profile)
+
+
+def write_net(weights: Tensor, scale: Tensor, pair: Tensor) -> None:
+    """Write w / s and -w / s, which :func:`to_range` makes the conductances of a pair, into ``pair``, ``[2,
+    groups, columns, rows]``.
+    """
+    plus, minus = pair.unbind()
+    torch.div(weights, scale, out=plus)
+    torch.neg(plus, out=minus)
+
+
+def to_range(net: Tensor, profile: DeviceProfile) -> Tensor:
+    """Conductances from what they are above g_min, or below it where the other device of the pair holds the
+    weight; in place.
+    """
+    g_min, g_max = profile.conductance.g_min, profile.conductance.g_max
     # Rounding in w / s may overshoot the largest conductance by one unit in the last place.
-    return pairs.clamp_(max=g_max)
+    if not g_min:
+        return net.clamp_(0, g_max)
+    return net.clamp_(min=0).add_(g_min).clamp_(max=g_max)
 
 
 def to_weights(devices: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor:

@@ -79,11 +79,14 @@ class CrossbarTile:
         """Scale and target conductances ``[devices, groups, columns, rows]`` of the weights, as for
         :meth:`program`.
         """
-        if weights.ndim == 2:
-            weights = weights.unsqueeze(0)
-        weights = weights.detach().float()
+        weights = as_block(weights)
         scale = scales(weights, self.profile, layer_max)
         return scale, to_devices(weights, scale, self.profile)
+
+
+def as_block(weights: Tensor) -> Tensor:
+    """Weights as they are mapped: ``[groups, columns, rows]``, float32, without gradients."""
+    return (weights if weights.ndim == 3 else weights.unsqueeze(0)).detach().float()
 
 
 class Reading(NamedTuple):
@@ -155,6 +158,13 @@ class ProgrammedTile:
         kept = _levels_kept and state.numel() <= _SMALL
         self._level = law_of(profile).level(state, coefficients) if kept else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Small tiles that were programmed together share their memory, which each would take along whole.
+        return {
+            key: value.clone() if isinstance(value, Tensor) and _is_part(value) else value
+            for key, value in vars(self).items()
+        }
+
     @property
     def reference(self) -> Tensor:
         """The read-out right after programming, which drift is compensated by."""
@@ -162,6 +172,10 @@ class ProgrammedTile:
             self.reading(None)
         assert self._reference is not None
         return self._reference
+
+    @reference.setter
+    def reference(self, value: Tensor) -> None:
+        self._reference = value
 
     @property
     def programmed(self) -> Tensor:
@@ -263,3 +277,7 @@ class ProgrammedTile:
 
     def _with_faults(self, conductances: Tensor) -> Tensor:
         return conductances if self.faults is None else self.faults.put(conductances)
+
+
+def _is_part(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() > tensor.nbytes

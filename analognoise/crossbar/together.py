@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
+from math import prod
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile
+from analognoise.crossbar.compensation import factor, read_out
+from analognoise.crossbar.mapping import scales_of, to_range, tops, write_net
+from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading, as_block
 from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
-from analognoise.seeds import Stream, nanoseconds
+from analognoise.seeds import Stream, nanoseconds, normals
 
 _SMALL = 1 << 16  # devices of a tile that others join
 _TOGETHER = 1 << 17  # devices that are computed at once: they stay in the cache
 _GRAIN = 32  # floats that torch's kernels take in one go: two registers of 512 bits
 
 T = TypeVar("T")
+Shape = Sequence[int]
 
 
 class Request(NamedTuple):
@@ -35,92 +40,146 @@ class Request(NamedTuple):
     layer_max: Tensor | None
 
 
-def program_all(requests: Iterable[Request]) -> Iterator[ProgrammedTile]:
+class Programmed(NamedTuple):
+    """A programmed tile, and what it computes with right after; None where the tile is to be asked."""
+
+    tile: ProgrammedTile
+    reading: Reading | None
+
+
+def program_all(requests: Iterable[Request]) -> Iterator[Programmed]:
     """The programmed tile of each request, in their order."""
-    for profile, group in _groups(requests, lambda request: _joins(request.tile, request.weights)):
+    for profile, group in _groups(requests, _joins):
         if profile is None:
-            yield from (request.tile.program(*request[1:]) for request in group)
+            yield from (Programmed(request.tile.program(*request[1:]), None) for request in group)
             continue
-        prepared = [request.tile.targets(request.weights, request.layer_max) for request in group]
-        targets = [target for _, target in prepared]
-        streams = [request.stream for request in group]
-        state, coefficients = law_of(profile).write(_joined(targets), partial(_normals, targets, streams))
-        states = _apart(state, targets)
-        exponents = [None] * len(group) if coefficients is None else _apart(coefficients, targets)
-        for request, (scale, _), own, nu in zip(group, prepared, states, exponents, strict=True):
-            yield ProgrammedTile(profile, request.tile.compensation, own, nu, scale, request.stream)
+        scales, target, shapes = _targets(group, profile)
+        law = law_of(profile)
+        draw = partial(_normals, [request.stream for request in group], shapes, None)
+        state, coefficients = law.write(target, draw)
+        states = _split(state, shapes)
+        exponents = [None] * len(group) if coefficients is None else _split(coefficients, shapes)
+        tiles = [
+            ProgrammedTile(profile, request.tile.compensation, own, nu, scale, request.stream)
+            for request, own, nu, scale in zip(group, states, exponents, scales, strict=True)
+        ]
+        yield from map(Programmed, tiles, _readings(tiles, law.programmed(state, coefficients), None))
 
 
-def conductances_all(tiles: Iterable[ProgrammedTile], seconds: float) -> Iterator[Tensor | None]:
-    """:meth:`ProgrammedTile.conductances_at` a drift time for each tile, in their order; None for one that
-    does better to compute them by itself.
+def read_all(tiles: Iterable[ProgrammedTile], seconds: float) -> Iterator[Reading | None]:
+    """:meth:`ProgrammedTile.reading` at a drift time of each tile, in their order; None for one that does
+    better by itself.
     """
     for profile, group in _groups(tiles, _drifts_with_others):
         if profile is None:
-            yield from (None for _ in group)
+            yield from repeat(None, len(group))
             continue
-        states = [tile.state for tile in group]
+        shapes = [tile.state.shape for tile in group]
+        draw = partial(_normals, [tile.stream for tile in group], shapes, nanoseconds(seconds))
         exponents = [tile.coefficients for tile in group if tile.coefficients is not None]
-        streams = [tile.stream.at(time_ns=nanoseconds(seconds)) for tile in group]
         nu = _joined(exponents) if exponents else None
-        draw = partial(_normals, states, streams)
-        now = law_of(profile).conductances(_joined(states), nu, seconds, draw)
-        yield from (part.view(own.shape) for part, own in zip(_split(now, states), states, strict=True))
+        now = law_of(profile).conductances(_joined([tile.state for tile in group]), nu, seconds, draw)
+        yield from _readings(group, now, seconds)
+
+
+def _targets(group: Sequence[Request], profile: DeviceProfile) -> tuple[list[Tensor], Tensor, list[Shape]]:
+    """The scale of each tile, and the targets of all in one dimension with the shape of each."""
+    blocks = [as_block(request.weights) for request in group]
+    shapes: list[Shape] = [(2, *block.shape) for block in blocks]
+    top = [tops(block, profile, request.layer_max) for block, request in zip(blocks, group, strict=True)]
+    scales = _split(scales_of(_joined(top), profile), [part.shape for part in top])
+    net = torch.empty(sum(map(prod, shapes)))
+    for block, scale, pair in zip(blocks, scales, _split(net, shapes), strict=True):
+        write_net(block, scale, pair)
+    return scales, to_range(net, profile), shapes
+
+
+def _readings(tiles: Sequence[ProgrammedTile], devices: Tensor, seconds: float | None) -> Iterator[Reading]:
+    """What :meth:`ProgrammedTile.reading` makes of conductances, given one tile after the other."""
+    profile, compensation = tiles[0].profile, tiles[0].compensation
+    pairs = _split(devices, [tile.state.shape for tile in tiles])
+    if profile.surroundings is not None or not _one_pair(profile):
+        return (tile.reading(seconds, pair) for tile, pair in zip(tiles, pairs, strict=True))
+    scales = [tile.scale for tile in tiles]
+    weights = [torch.sub(*pair.unbind()) for pair in pairs]
+    torch._foreach_mul_(weights, scales)
+    now = [read_out(net, compensation) for net in weights]
+    if seconds is None:
+        for tile, value in zip(tiles, now, strict=True):
+            tile.reference = value
+    elif compensation != "none":
+        alphas = factor(_joined([tile.reference for tile in tiles]), _joined(now))
+        alpha = _split(alphas, [value.shape for value in now])
+        torch._foreach_mul_(weights, alpha)
+        scales = list(torch._foreach_mul(scales, alpha))
+    return map(Reading, weights, scales, repeat(None))
 
 
 def _groups(
-    items: Iterable[T], profile_of: Callable[[T], tuple[DeviceProfile | None, int]]
+    items: Iterable[T], profile_of: Callable[[T], tuple[DeviceProfile | None, str, int]]
 ) -> Iterator[tuple[DeviceProfile | None, list[T]]]:
-    """Neighbours of one profile, not too many at once; None for what stays alone."""
+    """Neighbours of one profile and compensation, not too many at once; None for what stays alone."""
     group: list[T] = []
-    shared, total = None, 0
+    shared, common, total = None, "", 0
     for item in items:
-        profile, devices = profile_of(item)
-        if group and (profile is None or profile is not shared or total + devices > _TOGETHER):
+        profile, compensation, devices = profile_of(item)
+        other = profile is not shared or compensation != common
+        if group and (profile is None or other or total + devices > _TOGETHER):
             yield shared, group
             group, total = [], 0
         group.append(item)
-        shared, total = profile, total + devices
+        shared, common, total = profile, compensation, total + devices
     if group:
         yield shared, group
 
 
-def _joins(tile: CrossbarTile, weights: Tensor) -> tuple[DeviceProfile | None, int]:
-    """Whose law a tile can be programmed by together with others, and how many devices it has."""
+def _joins(request: Request) -> tuple[DeviceProfile | None, str, int]:
+    """Whose law a tile can be programmed by together with others, its compensation, and how many devices it
+    has.
+    """
+    tile, weights = request.tile, request.weights
     if type(tile) is not CrossbarTile:
-        return None, 0
+        return None, "", 0
     profile, devices = tile.profile, 2 * weights.numel()
-    pairs = profile.mapping.cell in (None, "pair") and not profile.mapping.pairs
-    plain = pairs and profile.law is None and profile.faults is None and not tile.collapse_pairs
+    plain = profile.law is None and profile.faults is None and not tile.collapse_pairs
     fits = weights.is_cpu and devices <= _SMALL and devices % _GRAIN == 0
-    return (profile if plain and fits else None), devices
+    return (profile if _one_pair(profile) and plain and fits else None), tile.compensation, devices
 
 
-def _drifts_with_others(tile: ProgrammedTile) -> tuple[DeviceProfile | None, int]:
+def _drifts_with_others(tile: ProgrammedTile) -> tuple[DeviceProfile | None, str, int]:
     if type(tile) is not ProgrammedTile:
-        return None, 0
-    devices = tile.state.numel()
+        return None, "", 0
+    profile, devices = tile.profile, tile.state.numel()
     fits = tile.state.is_cpu and tile.drawn_on.type == "cpu" and devices <= _SMALL and devices % _GRAIN == 0
-    plain = tile.profile.law is None and tile.faults is None
-    return (tile.profile if plain and fits else None), devices
+    plain = profile.law is None and tile.faults is None
+    return (profile if plain and fits else None), tile.compensation, devices
 
 
-def _normals(likes: Sequence[Tensor], streams: Sequence[Stream], process: str) -> Tensor:
-    """The numbers of each stream, as many as each tensor has elements, one after the other."""
-    found = torch.empty(sum(like.numel() for like in likes))
-    for part, stream in zip(_split(found, likes), streams, strict=True):
-        stream.at(process=process).normal_(part)
-    return found
+def _one_pair(profile: DeviceProfile) -> bool:
+    return profile.mapping.cell in (None, "pair") and not profile.mapping.pairs
+
+
+def _normals(streams: Sequence[Stream], shapes: Sequence[Shape], time_ns: int | None, process: str) -> Tensor:
+    """Standard normals of every tile for a process."""
+    streams = [stream.at(process=process, time_ns=time_ns) for stream in streams]
+    return normals(streams, [prod(shape) for shape in shapes])
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    """All numbers in one dimension; not copied where they lie one after the other, as :func:`program_all`
+    leaves them.
+    """
+    first, end = tensors[0], tensors[0].data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != end or not tensor.is_contiguous():
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        end += tensor.nbytes
+    memory = first.untyped_storage()
+    if end > memory.data_ptr() + memory.nbytes():  # neighbours by chance
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return first.as_strided(((end - first.data_ptr()) // first.element_size(),), (1,))
 
 
-def _split(flat: Tensor, likes: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return flat.split([like.numel() for like in likes])
-
-
-def _apart(flat: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of a tensor, each with memory of its own."""
-    return [part.clone().view(like.shape) for part, like in zip(_split(flat, likes), likes, strict=True)]
+def _split(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    parts = flat.split_with_sizes([prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -16,7 +16,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from analognoise.crossbar import CrossbarTile, ProgrammedTile, Request, program_all, split
+from analognoise.crossbar import (
+    CrossbarTile,
+    Programmed,
+    ProgrammedTile,
+    Reading,
+    Request,
+    program_all,
+    split,
+)
 from analognoise.crossbar.mapping import largest
 from analognoise.crossbar.net import net_weights
 from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
@@ -280,13 +288,12 @@ class AnalogLayer(nn.Module):
         Raises:
             ModelError: when the weights hold NaN or inf, or have no data (``meta`` device).
         """
-        return list(program_all(self.requests(stream)))
+        self.check_programmable()
+        return [tile for tile, _ in program_all(self.requests(stream))]
 
     def requests(self, stream: Stream) -> Iterator[Request]:
-        """What each tile of the layer is to be programmed with, looked at when it is asked for.
-
-        Raises:
-            ModelError: as :meth:`program_tiles`.
+        """What each tile of the layer is to be programmed with, looked at when it is asked for; the weights
+        were checked.
         """
         state = self._analognoise
         stream = stream.at(layer=state.name)
@@ -299,6 +306,7 @@ class AnalogLayer(nn.Module):
         Raises:
             ModelError: as :meth:`program_tiles`.
         """
+        self.check_programmable()
         state = self._analognoise
         stream = stream.at(layer=state.name)
         found = self.empty_weights()
@@ -314,7 +322,6 @@ class AnalogLayer(nn.Module):
         matrices, top = {}, {}
         for name, geometry in self.geometries(self).items():
             weight = gathered(self.target(name)).contiguous()  # channels_last has no matrix view
-            check_values(state.name, weight)
             matrices[name] = self.matrix(name, weight, geometry)
             top[name] = largest(weight.float(), state.profile) if by_layer else None
         for name, block in state.placed:
@@ -354,27 +361,28 @@ class AnalogLayer(nn.Module):
             for name, target in self.targets().items()
         }
 
-    def program_(self, programmed: Iterator[ProgrammedTile]) -> None:
+    def program_(self, programmed: Iterator[Programmed]) -> None:
         """Put the next of these tiles on the layer, as many as it has; see :func:`analognoise.program_`."""
         state = self._analognoise
-        state.tiles = [next(programmed) for _ in state.placed]
+        fresh = [next(programmed) for _ in state.placed]
+        state.tiles = [tile for tile, _ in fresh]
         self.note_written()
-        self._write(None)
+        self._write(None, (reading for _, reading in fresh))
 
     def note_written(self) -> None:
         """Remember which state of the Parameters is on the tiles."""
         state = self._analognoise
         state.written = Written(self.targets()) if state.watched else None
 
-    def drift_to_(self, seconds: float, conductances: Iterator[Tensor | None]) -> None:
+    def drift_to_(self, seconds: float, readings: Iterator[Reading | None]) -> None:
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`.
 
         Args:
             seconds: drift time.
-            conductances: of the next tiles at that time; None for one that computes them by itself.
+            readings: of the next tiles at that time; None for one that is read by itself.
         """
         self._warn_if_stale()
-        self._write(seconds, conductances)
+        self._write(seconds, readings)
 
     def weights_through(self, times: Sequence[float]) -> list[dict[str, Tensor]]:
         """The weights that :meth:`drift_to_` each of several times would give, by Parameter; nothing of the
@@ -424,16 +432,14 @@ class AnalogLayer(nn.Module):
                 )
             check_values(state.name, gathered(target))
 
-    def _write(self, seconds: float | None, conductances: Iterator[Tensor | None] | None = None) -> None:
+    def _write(self, seconds: float | None, readings: Iterator[Reading | None] | None = None) -> None:
         state = self._analognoise
         assert state.tiles is not None
         if not state.weights:
             state.weights = self.empty_weights()
         placed = zip(self._parts(state.weights), state.placed, state.tiles, strict=True)
         for part, (name, block), tile in placed:
-            devices = None if conductances is None else next(conductances)
-            reading = tile.reading(seconds) if devices is None else tile.reading(seconds, devices)
-            del devices
+            reading = (next(readings) if readings else None) or tile.reading(seconds)
             part.copy_(reading.weights)
             if state.periphery is not None:
                 state.periphery.note(name, block, reading)
@@ -491,7 +497,7 @@ def check_values(layer: str, weight: Tensor) -> None:
             f"layer {layer!r} cannot be programmed: its weight is on the 'meta' device and holds no values"
         )
     wide, weight = weight.dtype == torch.float64, weight.float()  # devices are computed in float32
-    if torch.isfinite(weight.sum()):  # NaN and inf survive a sum; much faster than a look at each
+    if math.isfinite(weight.sum()):  # NaN and inf survive a sum; much faster than a look at each
         return
     finite = torch.isfinite(weight)
     if not finite.all():

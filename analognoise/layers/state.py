@@ -16,6 +16,7 @@ class AnalogState:
     Attributes:
         name: qualified name of the layer at conversion; part of every random key.
         placed: for each tile, the Parameter and the part of it that the tile holds.
+        parameters: names of the weight Parameters on tiles.
         tiles: the programmed tiles, or None before programming.
         weights: the weights that eval mode computes with, by Parameter, of its shape and type; rewritten in
             place at each programming and drift, so that compiled code and CUDA graphs go on reading the right
@@ -31,6 +32,7 @@ class AnalogState:
         self.name = name
         self.tile = tile
         self.placed = placed
+        self.parameters = tuple(dict.fromkeys(name for name, _ in placed))
         self.tiles: list[ProgrammedTile] | None = None
         self.weights: dict[str, Tensor] = {}
         self.time: float | None = None
@@ -38,11 +40,6 @@ class AnalogState:
         self.periphery: LayerPeriphery | None = None
         self.written: Written | None = None
         self.watched = True
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the weight Parameters on tiles."""
-        return tuple(dict.fromkeys(name for name, _ in self.placed))
 
     @property
     def profile(self) -> DeviceProfile:

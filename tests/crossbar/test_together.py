@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
 import analognoise as an
-from analognoise.crossbar import CrossbarTile, Request, conductances_all, program_all
+from analognoise.crossbar import CrossbarTile, Request, program_all, read_all
 from analognoise.seeds import Stream
 
 # Whole vectors of devices, a rest at the end, several groups, more than one set of operations holds.
 SHAPES = [(1, 16, 27), (1, 10, 64), (1, 3, 7), (4, 16, 18), *[(1, 128, 200)] * 4, (1, 300, 400), (1, 64, 64)]
+NOISY = an.load_profile("pcm-ibm").replace({"periphery": {"w_noise": 0.02}})
 FAULTY = an.load_profile("pcm-ibm").replace({"faults": {"stuck_at_g_min": 0.1}})
 
 
@@ -22,44 +25,48 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def requests(profiles):
+def requests(profiles, compensation="global"):
     draw = torch.Generator().manual_seed(3)
     for number, shape in enumerate(SHAPES):
-        tile = CrossbarTile(profiles[number % len(profiles)])
+        tile = CrossbarTile(profiles[number % len(profiles)], compensation)
         yield Request(tile, torch.randn(shape, generator=draw), Stream(1, "", "layer", tile=number), None)
 
 
-@pytest.mark.parametrize("names", [[name] for name in an.list_profiles()] + [["pcm-ibm", "ideal"]])
+def same(one, other):
+    return (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("names", [[name] for name in an.list_profiles()] + [["pcm-ibm", "ideal"], [NOISY]])
+@pytest.mark.parametrize("compensation", ["global", "column", "none"])
 @torch.no_grad()
-def test_together_as_each_by_itself(names):
+def test_together_as_each_by_itself(names, compensation):
     profiles = [an.load_profile(name) for name in names]
-    alone = [request.tile.program(*request[1:]) for request in requests(profiles)]
-    together = list(program_all(requests(profiles)))
-    for one, other in zip(alone, together, strict=True):
+    alone = [request.tile.program(*request[1:]) for request in requests(profiles, compensation)]
+    together = list(program_all(requests(profiles, compensation)))
+    for one, (other, reading) in zip(alone, together, strict=True):
         assert torch.equal(one.state, other.state)
-        assert (one.coefficients is None) == (other.coefficients is None)
-        if one.coefficients is not None:
-            assert torch.equal(one.coefficients, other.coefficients)
+        assert torch.equal(one.scale, other.scale)
+        assert same(one.coefficients, other.coefficients)
         assert torch.equal(one.reference, other.reference)
-        assert other.state.untyped_storage().nbytes() == other.state.nbytes  # as a file needs it
+        assert all(map(same, one.reading(None), reading or other.reading(None)))
+        sent = pickle.loads(pickle.dumps(other))  # without the memory of the others
+        for held in (sent.state, sent.scale, sent.reference):
+            assert held.untyped_storage().nbytes() == held.nbytes
+        assert torch.equal(sent.state, other.state)
     first, last = profiles[0].valid_times
     for seconds in (first, min(last, 3600.0)):
-        found = list(conductances_all(together, seconds))
-        assert any(devices is not None for devices in found)
-        for tile, devices in zip(alone, found, strict=True):
-            if devices is not None:
-                assert torch.equal(devices, tile.conductances_at(seconds))
+        found = list(read_all([tile for tile, _ in together], seconds))
+        assert any(reading is not None for reading in found)
+        for tile, reading in zip(alone, found, strict=True):
+            assert reading is None or all(map(same, reading, tile.reading(seconds)))
 
 
 @torch.no_grad()
 def test_what_has_faults_or_ends_within_a_vector_stays_alone():
-    tiles = list(program_all(requests([FAULTY])))
-    assert any(tile.faults is not None for tile in tiles)
-    assert list(conductances_all([t for t in tiles if t.faults is not None], 1.0)).count(None) == sum(
-        tile.faults is not None for tile in tiles
-    )
-    plain = list(program_all(requests([an.load_profile("pcm-ibm")])))
-    apart = [
-        shape for shape, found in zip(SHAPES, conductances_all(plain, 1.0), strict=True) if found is None
-    ]
+    tiles = [tile for tile, _ in program_all(requests([FAULTY]))]
+    faulty = [tile for tile in tiles if tile.faults is not None]
+    assert faulty
+    assert list(read_all(faulty, 1.0)) == [None] * len(faulty)
+    plain = [tile for tile, _ in program_all(requests([an.load_profile("pcm-ibm")]))]
+    apart = [shape for shape, found in zip(SHAPES, read_all(plain, 1.0), strict=True) if found is None]
     assert apart == [(1, 3, 7), (1, 300, 400)]
