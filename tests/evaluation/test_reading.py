@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import analognoise as an
 from analognoise.chip import digital
 from analognoise.conversion import analog_layers, convert_to_analog
 from analognoise.errors import DataError
 from analognoise.evaluation import drift
 from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.evaluation.reading import find_idle
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 BATCHES = [(x, torch.arange(20) % 3) for x in X.split(20)]
@@ -291,3 +293,44 @@ def test_large_batches(kind: type[nn.Module], not_read: tuple) -> None:
         warnings.simplefilter("ignore" if not_read else "error")
         report = evaluate_drift(make(kind), [(X, torch.arange(40) % 3)], times=[60.0], chips=2, metric="loss")
     assert report.not_read == not_read
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_tiles_are_put_back_to_the_last_bit(dtype: torch.dtype) -> None:
+    model = an.convert_to_analog(nn.Linear(9, 70, bias=False).to(dtype), "pcm-ibm")
+    an.drift_to_(an.program_(model), "1d").eval()
+    layers = analog_layers(model)
+    now = next(iter(layers.values())).analog.weights["weight"]
+    with torch.no_grad():
+        now[0, :3] = torch.tensor([0.0, -0.0, 1e-6])
+    before, seen = now.clone(), []
+
+    def compute() -> list[torch.Tensor]:
+        seen.append(now.clone())
+        return [now.abs().sum(0)]
+
+    expected = [before.abs().sum(0)]
+    assert find_idle(layers, compute, expected) == []
+    assert torch.equal(now.view(torch.uint8), before.view(torch.uint8))
+    assert len(seen) == 1  # a layer that shows needs no second look, and no copy
+    moved = seen[0] != before
+    assert moved.float().mean() > 0.99
+    ratio = (seen[0] / before)[moved & (before.abs() > 1e-3)].double()
+    assert 0.5 <= ratio.min() < 0.8
+    assert 1.2 < ratio.max() <= 2
+
+    def broken() -> list[torch.Tensor]:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        find_idle(layers, broken, expected)
+    assert torch.equal(now.view(torch.uint8), before.view(torch.uint8))
+    assert find_idle(layers, lambda: expected, expected) == [""]
+
+
+def test_a_layer_of_zeros_is_not_called_idle() -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    nn.init.zeros_(layer.weight)
+    model = an.program_(an.convert_to_analog(layer, "ideal")).eval()
+    x = torch.ones(2, 4)
+    assert find_idle(analog_layers(model), lambda: [model(x)], [torch.zeros(2, 3)]) == []
