@@ -25,6 +25,7 @@ from analognoise.seeds import Stream, nanoseconds, normals
 
 _SMALL = 1 << 16  # devices of a tile that others join
 _TOGETHER = 1 << 17  # devices that are computed at once: they stay in the cache
+_OF_ONE_THREAD = 1 << 15  # of which torch gives no part to another thread: parts end within a vector
 _GRAIN = 32  # floats that torch's kernels take in one go: two registers of 512 bits
 
 T = TypeVar("T")
@@ -121,10 +122,11 @@ def _groups(
     """Neighbours of one profile and compensation, not too many at once; None for what stays alone."""
     group: list[T] = []
     shared, common, total = None, "", 0
+    most = _TOGETHER if torch.get_num_threads() == 1 else _OF_ONE_THREAD
     for item in items:
         profile, compensation, devices = profile_of(item)
         other = profile is not shared or compensation != common
-        if group and (profile is None or other or total + devices > _TOGETHER):
+        if group and (profile is None or other or total + devices > most):
             yield shared, group
             group, total = [], 0
         group.append(item)

@@ -110,7 +110,8 @@ def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None)
         ones = ones.view(kernel, 1, *layer.kernel_size).repeat(layer.out_channels, *(1,) * (spatial + 1))
         fold = _TRANSPOSED[spatial - 1]
         sizes: Any = (layer.stride, layer.padding, padding, layer.out_channels, layer.dilation)
-        output = fold(products, ones, layer.bias, *sizes)
+        bias = None if layer.bias is None else layer.bias.to(given.dtype)
+        output = fold(products, ones, bias, *sizes)
     output = output.to(input.dtype)
     return output if batched else output.squeeze(0)
 

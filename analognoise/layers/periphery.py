@@ -16,7 +16,7 @@ from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError
 from analognoise.layers.geometry import Geometry
-from analognoise.layers.products import blocks
+from analognoise.layers.products import blocks, followed
 from analognoise.seeds import Stream, nanoseconds
 
 SIDES = {"input": "dac", "output": "adc"}
@@ -161,6 +161,8 @@ class LayerPeriphery:
             else:
                 self._count()
         inputs, wide = products.inputs, parts[0].weights.shape[1]
+        if layer.training or followed():
+            return self._whole(layer, name, products, parts)
         high, narrow = blocks(products, wide)
         columns_of_blocks = [slice(start, start + narrow) for start in range(0, wide, narrow)]
         whole = high >= len(inputs) and narrow >= wide
@@ -173,7 +175,7 @@ class LayerPeriphery:
                 block = None if whole else across * len(cut) + along
                 total: Tensor | None = None
                 for part, tile, given in zip(own, self.frames[name].tiles, steps, strict=False):
-                    draw = partial(self._drawn, layer, tile, block)
+                    draw = partial(self._draw, layer, tile, block)
                     total = self.surroundings.add(total, *given, part, products, draw)
                 assert total is not None, "a matrix has at least one row"
                 if whole:
@@ -187,6 +189,20 @@ class LayerPeriphery:
         assert output is not None
         return output
 
+    def _whole(self, layer: Layer, name: str, products: Products, parts: list[Prepared]) -> Tensor:
+        """A product in one go, with the noise that it has in blocks; training knows no blocks."""
+        wide = parts[0].weights.shape[1]
+        in_blocks = self.surroundings.noisy and not layer.training
+        high, narrow = blocks(products, wide) if in_blocks else (len(products.inputs), wide)
+        drawn = _draw_all_uncompiled if torch.compiler.is_compiling() else LayerPeriphery._draw_all
+        total: Tensor | None = None
+        for part, tile in zip(parts, self.frames[name].tiles, strict=False):
+            draw = partial(drawn, self, layer, tile, high, narrow if narrow < wide else None)
+            given = self._converted(products, products.inputs, part)
+            total = self.surroundings.add(total, *given, part, products, draw)
+        assert total is not None, "a matrix has at least one row"
+        return total
+
     def _converted(self, products: Products, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
         rows = part.weights.shape[2]
         return self.surroundings.converted(products.take(inputs, part.start, part.start + rows), part)
@@ -194,7 +210,27 @@ class LayerPeriphery:
     def _count(self) -> None:
         self.calls += 1
 
-    def _drawn(
+    def _draw_all(
+        self,
+        layer: Layer,
+        tile: int,
+        high: int,
+        narrow: int | None,
+        shape: tuple[int, ...],
+        device: torch.device,
+        plane: int,
+    ) -> Tensor:
+        """Normals of a whole product as its blocks have them: whether gradients are wanted changes none."""
+        if high >= shape[0] and narrow is None:
+            return self._draw(layer, tile, None, shape, device, plane)
+        found = torch.empty(shape, device=device)
+        rows = found.split(high)
+        parts = [part for row in rows for part in (row.split(narrow, dim=1) if narrow else [row])]
+        for block, part in enumerate(parts):
+            part.copy_(self._draw(layer, tile, block, tuple(part.shape), device, plane))
+        return found
+
+    def _draw(
         self,
         layer: Layer,
         tile: int,
@@ -204,18 +240,7 @@ class LayerPeriphery:
         plane: int,
     ) -> Tensor:
         """Standard normals for a product's part on a tile and after it, or for one block of that."""
-        draw = _draw_uncompiled if torch.compiler.is_compiling() else LayerPeriphery._draw
-        return draw(self, layer, tile, (plane,) if block is None else (plane, block), shape, device)
-
-    def _draw(
-        self,
-        layer: Layer,
-        tile: int,
-        place: tuple[int, ...],
-        shape: tuple[int, ...],
-        device: torch.device,
-    ) -> Tensor:
-        state = layer.analog
+        state, place = layer.analog, (plane,) if block is None else (plane, block)
         if layer.training:
             assert self.training is not None
             stream = self.training.at(layer=state.name, tile=tile)
@@ -243,7 +268,8 @@ class LayerPeriphery:
             or kept[1] != states
             or any(a is not b for a, b in zip(kept[0], tensors, strict=True))
         ):
-            kept = self._cache[name] = tensors, states, self._prepare(name, *chip, exact=True)
+            with torch.inference_mode(False), torch.no_grad():  # kept for products with gradients, too
+                kept = self._cache[name] = tensors, states, self._prepare(name, *chip, exact=True)
         return kept[2]
 
     def _of(self, name: str) -> list[Tensor]:
@@ -340,4 +366,4 @@ class LayerPeriphery:
 
 # What torch.compile leaves as it is; always to go through the wrapper would cost every eager product.
 _count_uncompiled = torch.compiler.disable(LayerPeriphery._count)
-_draw_uncompiled = torch.compiler.disable(LayerPeriphery._draw)
+_draw_all_uncompiled = torch.compiler.disable(LayerPeriphery._draw_all)

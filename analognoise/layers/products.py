@@ -25,13 +25,13 @@ def blocks(products: Products, columns: int) -> tuple[int, int]:
     inputs = products.inputs
     count = inputs.shape[0]
     whole = max(count, 1), max(columns, 1)
-    if count * products.size <= _WHOLE or not inputs.is_cpu or _followed():
+    if count * products.size <= _WHOLE or not inputs.is_cpu:
         return whole
     narrow = min(columns, _COLUMNS) if products.onto is not None else columns
     return max(1, _BLOCK * columns // (products.size * narrow)), narrow
 
 
-def _followed() -> bool:
+def followed() -> bool:
     """Whether torch records or transforms what is computed: then it must come whole, nothing overwritten."""
     return (
         torch.is_grad_enabled()
@@ -70,7 +70,7 @@ def _onto(
 ) -> Tensor:
     columns = matrix[0].t()
     start = make((len(inputs), columns.shape[1]), inputs.device)
-    if _followed():
+    if followed():
         return torch.addmm(start, inputs, columns, beta=by)
     return start.addmm_(inputs, columns, beta=by)
 

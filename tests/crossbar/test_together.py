@@ -70,3 +70,17 @@ def test_what_has_faults_or_ends_within_a_vector_stays_alone():
     plain = [tile for tile, _ in program_all(requests([an.load_profile("pcm-ibm")]))]
     apart = [shape for shape, found in zip(SHAPES, read_all(plain, 1.0), strict=True) if found is None]
     assert apart == [(1, 3, 7), (1, 300, 400)]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@torch.no_grad()
+def test_threads_split_no_tile_otherwise_than_by_itself(threads):
+    torch.set_num_threads(threads)
+    profiles = [an.load_profile("pcm-ibm")]
+    found = [tile for tile, _ in program_all(requests(profiles))]
+    alone = [request.tile.program(*request[1:]) for request in requests(profiles)]
+    for one, other in zip(found, alone, strict=True):
+        assert torch.equal(one.state, other.state)
+        assert same(one.coefficients, other.coefficients)
+    for tile, reading in zip(found, read_all(found, 3600.0), strict=True):
+        assert reading is None or all(map(same, reading, tile.reading(3600.0)))

@@ -330,6 +330,25 @@ def test_half_precision_and_autocast_leave_the_converters_exact():
     double = on_tiles(copy.deepcopy(layer).double(), periphery)
     torch.testing.assert_close(double(x.double()).float(), expected)
 
+    spread = nn.ConvTranspose1d(4, 3, 2)
+    given = torch.randn(2, 4, 5)
+    found = on_tiles(copy.deepcopy(spread).half(), periphery)(given.half())
+    assert found.dtype == torch.half
+    assert (found - on_tiles(spread, periphery)(given)).abs().max() < 4 * step  # of four input channels
+
+
+def test_what_inference_mode_left_behind_takes_gradients():
+    torch.manual_seed(0)
+    x = torch.randn(3, 6)
+    analog = on_tiles(nn.Linear(6, 5), {"dac": {"bits": 8, "range": "fixed", "bound": 3.0}})
+    with torch.inference_mode():
+        expected = analog(x)
+    found = analog(x.requires_grad_())
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    inside = x.detach().abs() <= 3.0
+    assert torch.allclose(x.grad, analog.analog.weights["weight"].sum(0) * inside, rtol=1e-5)
+
 
 def test_copies_and_compiled_models_compute_the_same():
     torch.manual_seed(0)
@@ -437,6 +456,28 @@ def test_products_in_blocks_are_the_whole_ones(layer, shape, periphery, monkeypa
         in_blocks(monkeypatch, 40)
         assert torch.allclose(analog(x), whole, rtol=1e-5, atol=2e-5)
         assert torch.allclose(torch.vmap(analog)(x.unsqueeze(0))[0], whole, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(16, 24, bias=False), nn.Conv1d(16, 24, 1, bias=False)], ids=str)
+def test_noise_is_the_same_with_gradients_and_compiled(layer, monkeypatch):
+    torch.manual_seed(4)
+    x = torch.randn(40, 16) if isinstance(layer, nn.Linear) else torch.randn(40, 16, 3)
+    noisy = [
+        {"out_noise": 0.1},
+        {"out_noise": 0.1, "w_noise": 0.1},
+        PERIPHERIES["bit-serial"] | {"out_noise": 0.1},
+    ]
+    for periphery in noisy:
+        analog = on_tiles(layer, periphery, rows=16)
+        in_blocks(monkeypatch, 90)
+        compiled = torch.compile(analog, backend="eager")
+        with torch.no_grad():
+            outputs = [an.drift_to_(analog, 1.0)(x)]
+            an.drift_to_(analog, 1.0)
+            outputs.append(compiled(x))
+        outputs.append(an.drift_to_(analog, 1.0)(x.clone().requires_grad_()).detach())
+        for output in outputs[1:]:
+            assert torch.allclose(output, outputs[0], rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(16, 24, bias=False), nn.Conv1d(16, 24, 1, bias=False)], ids=str)
