@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from analognoise.conversion import analog_layers, require_analog
 from analognoise.crossbar import program_all, read_all
 from analognoise.errors import ConversionError
-from analognoise.layers import AnalogLayer
+from analognoise.layers import AnalogLayer, note_written, warn_if_stale
 from analognoise.seeds import Stream
 from analognoise.units import parse_time
 
@@ -51,6 +51,7 @@ def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
         programmed = program_all(chain.from_iterable(layer.requests(stream) for layer in layers.values()))
         for layer in layers.values():
             layer.program_(programmed)
+        note_written(layers.values())
     return model
 
 
@@ -94,6 +95,7 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     seconds = parse_time(time)
     layers = _ready_to_drift(model, [seconds])
     with torch.inference_mode(False), torch.no_grad():
+        warn_if_stale(layers.values())
         tiles = chain.from_iterable(layer.analog.tiles or () for layer in layers.values())
         readings = read_all(tiles, seconds)
         for layer in layers.values():

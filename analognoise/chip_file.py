@@ -23,7 +23,7 @@ from analognoise.crossbar.mapping import devices_of
 from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
-from analognoise.layers import AnalogLayer
+from analognoise.layers import AnalogLayer, note_written
 from analognoise.layers.base import gathered
 from analognoise.seeds import Stream
 
@@ -346,5 +346,5 @@ def _put(layer: AnalogLayer, saved: _Layer, tiles: list[ProgrammedTile]) -> None
     if state.periphery is not None:
         for key, values in saved.ranges.items():
             state.periphery.set_range(key, torch.tensor(values))
-    layer.note_written()
+    note_written([layer])
     layer._write(saved.time)

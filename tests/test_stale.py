@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 import analognoise as an
 from analognoise.conversion import analog_layers
 from analognoise.errors import ChipError, ConversionError, ModelError, NotProgrammedError, StaleChipWarning
-from analognoise.layers.written import checksum
+from analognoise.layers.written import checksum, checksums
 
 X = torch.ones(2, 4)
 
@@ -150,7 +150,7 @@ def test_an_evaluation_leaves_the_watch_on() -> None:
 def test_checksum(count: int, dtype: torch.dtype) -> None:
     weights = torch.randn(count, generator=torch.Generator().manual_seed(count)).to(dtype)
     same = checksum(weights)
-    assert torch.equal(checksum(weights.clone()), same)
+    assert checksum(weights.clone()) == same
     signs = weights.clone()
     signs[1:5:2] *= -1
     others = [-weights, signs, 2 * weights, weights.flip(0), torch.zeros_like(weights)] if count > 1 else []
@@ -159,8 +159,28 @@ def test_checksum(count: int, dtype: torch.dtype) -> None:
         one[count // 2] = torch.nextafter(one[count // 2].float(), torch.tensor(9.0)) + 1
         others.append(one)
         shifted = torch.cat((weights[:1], weights))[1:]  # a view that starts within a word
-        assert torch.equal(checksum(shifted), same)
-    assert all(not torch.equal(checksum(other), same) for other in others)
+        assert checksum(shifted) == same
+    assert all(checksum(other) != same for other in others)
+
+
+def test_a_copy_of_a_chip_drifts_by_itself() -> None:
+    model = chip()
+    before = [layer.analog.copy_weights() for layer in analog_layers(model).values()]
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        an.drift_to_(twin, "1y")
+        for layer, other, kept in zip(
+            analog_layers(model).values(), analog_layers(twin).values(), before, strict=True
+        ):
+            assert torch.equal(layer.analog.weights["weight"], kept["weight"])
+            assert not torch.equal(other.analog.weights["weight"], kept["weight"])
+
+
+def test_checksums_together_are_those_of_each():
+    draw = torch.Generator().manual_seed(0)
+    sizes = (0, 2, 7, 432, 1 << 15, (1 << 16) - 2, 1 << 16, (1 << 16) + 2, 64)
+    weights = [torch.randn(size, generator=draw) for size in sizes]
+    weights += [weights[4].view(32, -1).t(), weights[3].half(), weights[4].double(), weights[3][::4]]
+    assert checksums(weights) == [checksum(tensor) for tensor in weights]
 
 
 def test_a_compiled_model_is_not_compiled_anew_when_it_is_trained_and_programmed() -> None:

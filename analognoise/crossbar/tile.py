@@ -86,7 +86,10 @@ class CrossbarTile:
 
 def as_block(weights: Tensor) -> Tensor:
     """Weights as they are mapped: ``[groups, columns, rows]``, float32, without gradients."""
-    return (weights if weights.ndim == 3 else weights.unsqueeze(0)).detach().float()
+    block = weights if weights.ndim == 3 else weights.unsqueeze(0)
+    if block.dtype is torch.float32 and not block.requires_grad:
+        return block
+    return block.detach().float()
 
 
 class Reading(NamedTuple):

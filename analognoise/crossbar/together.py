@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import pairwise, repeat
 from math import prod
 from typing import NamedTuple, TypeVar
 
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from analognoise.crossbar.compensation import factor, read_out
-from analognoise.crossbar.mapping import scales_of, to_range, tops, write_net
+from analognoise.crossbar.mapping import scales_of, to_range, tops
 from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading, as_block
 from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.seeds import Stream, nanoseconds, normals
 
 _SMALL = 1 << 16  # devices of a tile that others join
-_TOGETHER = 1 << 17  # devices that are computed at once: they stay in the cache
+_TOGETHER = 1 << 20  # devices that are mapped, and read, at once: by operations that round in one way only
+_IN_CACHE = 1 << 17  # devices of which the law is computed at once: they stay in the cache
 _OF_ONE_THREAD = 1 << 15  # of which torch gives no part to another thread: parts end within a vector
 _GRAIN = 32  # floats that torch's kernels take in one go: two registers of 512 bits
 
@@ -56,15 +57,22 @@ def program_all(requests: Iterable[Request]) -> Iterator[Programmed]:
             continue
         scales, target, shapes = _targets(group, profile)
         law = law_of(profile)
-        draw = partial(_normals, [request.stream for request in group], shapes, None)
-        state, coefficients = law.write(target, draw)
-        states = _split(state, shapes)
-        exponents = [None] * len(group) if coefficients is None else _split(coefficients, shapes)
+        states: list[Tensor] = []
+        exponents: list[Tensor | None] = []
+        devices = []
+        pieces = _pieces(shapes)
+        sizes = [sum(map(prod, shapes[piece])) for piece in pieces]
+        for piece, own in zip(pieces, target.split_with_sizes(sizes), strict=True):
+            draw = partial(_normals, [request.stream for request in group[piece]], shapes[piece], None)
+            state, nu = law.write(own, draw)
+            states += _split(state, shapes[piece])
+            exponents += [None] * len(shapes[piece]) if nu is None else _split(nu, shapes[piece])
+            devices.append(law.programmed(state, nu))
         tiles = [
-            ProgrammedTile(profile, request.tile.compensation, own, nu, scale, request.stream)
-            for request, own, nu, scale in zip(group, states, exponents, scales, strict=True)
+            ProgrammedTile(profile, request.tile.compensation, state, nu, scale, request.stream)
+            for request, state, nu, scale in zip(group, states, exponents, scales, strict=True)
         ]
-        yield from map(Programmed, tiles, _readings(tiles, law.programmed(state, coefficients), None))
+        yield from map(Programmed, tiles, _readings(tiles, devices, None))
 
 
 def read_all(tiles: Iterable[ProgrammedTile], seconds: float) -> Iterator[Reading | None]:
@@ -75,12 +83,15 @@ def read_all(tiles: Iterable[ProgrammedTile], seconds: float) -> Iterator[Readin
         if profile is None:
             yield from repeat(None, len(group))
             continue
-        shapes = [tile.state.shape for tile in group]
-        draw = partial(_normals, [tile.stream for tile in group], shapes, nanoseconds(seconds))
-        exponents = [tile.coefficients for tile in group if tile.coefficients is not None]
-        nu = _joined(exponents) if exponents else None
-        now = law_of(profile).conductances(_joined([tile.state for tile in group]), nu, seconds, draw)
-        yield from _readings(group, now, seconds)
+        law, shapes = law_of(profile), [tile.state.shape for tile in group]
+        devices = []
+        for piece in _pieces(shapes):
+            own = group[piece]
+            draw = partial(_normals, [tile.stream for tile in own], shapes[piece], nanoseconds(seconds))
+            exponents = [tile.coefficients for tile in own if tile.coefficients is not None]
+            nu = _joined(exponents) if exponents else None
+            devices.append(law.conductances(_joined([tile.state for tile in own]), nu, seconds, draw))
+        yield from _readings(group, devices, seconds)
 
 
 def _targets(group: Sequence[Request], profile: DeviceProfile) -> tuple[list[Tensor], Tensor, list[Shape]]:
@@ -89,20 +100,30 @@ def _targets(group: Sequence[Request], profile: DeviceProfile) -> tuple[list[Ten
     shapes: list[Shape] = [(2, *block.shape) for block in blocks]
     top = [tops(block, profile, request.layer_max) for block, request in zip(blocks, group, strict=True)]
     scales = _split(scales_of(_joined(top), profile), [part.shape for part in top])
-    net = torch.empty(sum(map(prod, shapes)))
-    for block, scale, pair in zip(blocks, scales, _split(net, shapes), strict=True):
-        write_net(block, scale, pair)
+    # The weights of each tile twice, over its scales, once with the other sign: as of a pair's devices.
+    flat = [block.reshape(-1) for block in blocks]
+    net = torch.cat([half for block in flat for half in (block, block)])
+    torch._foreach_div_(_split(net, shapes), scales)
+    torch._foreach_neg_(_halves(net, shapes)[1::2])
     return scales, to_range(net, profile), shapes
 
 
-def _readings(tiles: Sequence[ProgrammedTile], devices: Tensor, seconds: float | None) -> Iterator[Reading]:
-    """What :meth:`ProgrammedTile.reading` makes of conductances, given one tile after the other."""
+def _readings(
+    tiles: Sequence[ProgrammedTile], devices: Sequence[Tensor], seconds: float | None
+) -> Iterator[Reading]:
+    """What :meth:`ProgrammedTile.reading` makes of conductances, given one tile after the other in the
+    pieces of :func:`_pieces`.
+    """
     profile, compensation = tiles[0].profile, tiles[0].compensation
-    pairs = _split(devices, [tile.state.shape for tile in tiles])
+    shapes = [tile.state.shape for tile in tiles]
+    held = list(zip(devices, [shapes[piece] for piece in _pieces(shapes)], strict=True))
     if profile.surroundings is not None or not _one_pair(profile):
+        pairs = [pair for flat, own in held for pair in _split(flat, own)]
         return (tile.reading(seconds, pair) for tile, pair in zip(tiles, pairs, strict=True))
     scales = [tile.scale for tile in tiles]
-    weights = [torch.sub(*pair.unbind()) for pair in pairs]
+    halves = [half for flat, own in held for half in _halves(flat, own)]
+    nets = torch._foreach_sub(halves[::2], halves[1::2])
+    weights = [net.view(shape[1:]) for net, shape in zip(nets, shapes, strict=True)]
     torch._foreach_mul_(weights, scales)
     now = [read_out(net, compensation) for net in weights]
     if seconds is None:
@@ -122,11 +143,10 @@ def _groups(
     """Neighbours of one profile and compensation, not too many at once; None for what stays alone."""
     group: list[T] = []
     shared, common, total = None, "", 0
-    most = _TOGETHER if torch.get_num_threads() == 1 else _OF_ONE_THREAD
     for item in items:
         profile, compensation, devices = profile_of(item)
         other = profile is not shared or compensation != common
-        if group and (profile is None or other or total + devices > most):
+        if group and (profile is None or other or total + devices > _TOGETHER):
             yield shared, group
             group, total = [], 0
         group.append(item)
@@ -185,3 +205,21 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 def _split(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
     parts = flat.split_with_sizes([prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _halves(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """The first and the second device of the pairs of each tile, in one dimension."""
+    return flat.split_with_sizes([half for shape in shapes for half in (prod(shape) // 2,) * 2])
+
+
+def _pieces(shapes: Sequence[Shape]) -> list[slice]:
+    """Which tiles the law is computed of at once."""
+    ends, total = [0], 0
+    most = _IN_CACHE if torch.get_num_threads() == 1 else _OF_ONE_THREAD
+    for place, shape in enumerate(shapes):
+        size = prod(shape)
+        if total and total + size > most:
+            ends.append(place)
+            total = 0
+        total += size
+    return [slice(*edge) for edge in pairwise([*ends, len(shapes)])]

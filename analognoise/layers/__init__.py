@@ -27,6 +27,7 @@ from analognoise.layers.registry import (
     registered_names,
 )
 from analognoise.layers.state import AnalogState
+from analognoise.layers.watch import note_written, warn_if_stale
 
 __all__ = [
     "AnalogBilinear",
@@ -49,7 +50,9 @@ __all__ = [
     "Geometry",
     "analog_class",
     "known_base",
+    "note_written",
     "register_analog_layer",
     "registered_for",
     "registered_names",
+    "warn_if_stale",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +32,7 @@ from analognoise.layers.geometry import Geometry
 from analognoise.layers.periphery import LayerPeriphery
 from analognoise.layers.products import matrix_product, no_autocast, of_vectors
 from analognoise.layers.state import AnalogState
-from analognoise.layers.written import Written
+from analognoise.layers.written import Sum, local_sums
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
@@ -236,7 +236,7 @@ class AnalogLayer(nn.Module):
                 return state.weights[name].to(target.dtype)
             if not state.written.same_look(name, target):
                 self._check_place(name, target)
-                self._warn_if_stale(name)
+                self.warn_if_stale({name: target}, local_sums([target]))
         return state.weights[name]
 
     def train(self, mode: bool = True) -> Any:
@@ -254,18 +254,24 @@ class AnalogLayer(nn.Module):
 
     def is_stale(self) -> bool:
         """Whether the weights hold other numbers than those that were programmed, as far as is known."""
+        targets = self.targets()
+        return not self._holds(targets, local_sums(list(targets.values())))
+
+    def _holds(self, targets: dict[str, nn.Parameter], sums: Iterable[tuple[bool, Sum]]) -> bool:
         written = self._analognoise.written
-        return written is not None and not all(
-            written.same_values(name, target) for name, target in self.targets().items()
+        return written is None or all(
+            written.same_values(name, target, found)
+            for (name, target), found in zip(targets.items(), sums, strict=True)
         )
 
-    def _warn_if_stale(self, *names: str) -> None:
+    def warn_if_stale(self, targets: dict[str, nn.Parameter], sums: Iterable[tuple[bool, Sum]]) -> None:
+        """Warn once when these Parameters of the layer, with these :func:`local_sums`, do not hold what was
+        programmed.
+        """
         state = self._analognoise
-        written = state.written
-        if written is None or written.told:
-            return
-        if not all(written.same_values(name, self.target(name)) for name in names or state.parameters):
-            written.told = True
+        if not self._holds(targets, sums):
+            assert state.written is not None
+            state.written.told = True
             warnings.warn(
                 f"layer {state.name!r}: its weights have changed since the chip was programmed, "
                 "so the chip is stale; call analognoise.program_ again",
@@ -366,13 +372,7 @@ class AnalogLayer(nn.Module):
         state = self._analognoise
         fresh = [next(programmed) for _ in state.placed]
         state.tiles = [tile for tile, _ in fresh]
-        self.note_written()
         self._write(None, (reading for _, reading in fresh))
-
-    def note_written(self) -> None:
-        """Remember which state of the Parameters is on the tiles."""
-        state = self._analognoise
-        state.written = Written(self.targets()) if state.watched else None
 
     def drift_to_(self, seconds: float, readings: Iterator[Reading | None]) -> None:
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`.
@@ -381,7 +381,6 @@ class AnalogLayer(nn.Module):
             seconds: drift time.
             readings: of the next tiles at that time; None for one that is read by itself.
         """
-        self._warn_if_stale()
         self._write(seconds, readings)
 
     def weights_through(self, times: Sequence[float]) -> list[dict[str, Tensor]]:
@@ -419,13 +418,9 @@ class AnalogLayer(nn.Module):
         state = self._analognoise
         for name, geometry in self.geometries(self).items():
             target = self.target(name)
-            blocks = [block for parameter, block in state.placed if parameter == name]
-            ends = [
-                max((edge[1] for edge in edges), default=0)
-                for edges in zip(*((b.groups, b.columns, b.rows) for b in blocks), strict=True)
-            ]
+            ends = state.sizes.get(name, [])  # nothing of an empty one
             sizes = [geometry.groups, geometry.columns, geometry.rows]
-            if target.numel() != math.prod(sizes) or (blocks and ends != sizes):
+            if target.numel() != math.prod(sizes) or (ends and ends != sizes):
                 raise ModelError(
                     f"layer {state.name!r} cannot be programmed: its {name!r} of shape {list(target.shape)} "
                     f"is not what went on tiles, [groups, columns, rows] = {ends}: convert the model again"
@@ -436,8 +431,11 @@ class AnalogLayer(nn.Module):
         state = self._analognoise
         assert state.tiles is not None
         if not state.weights:
+            state.views = None  # lets go of the memory before
             state.weights = self.empty_weights()
-        placed = zip(self._parts(state.weights), state.placed, state.tiles, strict=True)
+        if state.views is None or state.views[0] is not state.weights:
+            state.views = state.weights, self._parts(state.weights)
+        placed = zip(state.views[1], state.placed, state.tiles, strict=True)
         for part, (name, block), tile in placed:
             reading = (next(readings) if readings else None) or tile.reading(seconds)
             part.copy_(reading.weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from analognoise.crossbar import Block, CrossbarTile, ProgrammedTile
@@ -17,6 +19,7 @@ class AnalogState:
         name: qualified name of the layer at conversion; part of every random key.
         placed: for each tile, the Parameter and the part of it that the tile holds.
         parameters: names of the weight Parameters on tiles.
+        sizes: groups, columns and rows of each of them.
         tiles: the programmed tiles, or None before programming.
         weights: the weights that eval mode computes with, by Parameter, of its shape and type; rewritten in
             place at each programming and drift, so that compiled code and CUDA graphs go on reading the right
@@ -33,6 +36,13 @@ class AnalogState:
         self.tile = tile
         self.placed = placed
         self.parameters = tuple(dict.fromkeys(name for name, _ in placed))
+        self.sizes = {
+            name: [
+                max(ends)
+                for ends in zip(*(_ends(block) for own, block in placed if own == name), strict=True)
+            ]
+            for name in self.parameters
+        }
         self.tiles: list[ProgrammedTile] | None = None
         self.weights: dict[str, Tensor] = {}
         self.time: float | None = None
@@ -40,6 +50,11 @@ class AnalogState:
         self.periphery: LayerPeriphery | None = None
         self.written: Written | None = None
         self.watched = True
+        # Which weights the views of each tile were taken of, and the views.
+        self.views: tuple[dict[str, Tensor], list[Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "views": None}
 
     @property
     def profile(self) -> DeviceProfile:
@@ -95,3 +110,7 @@ class AnalogState:
 
     def _of_periphery(self) -> dict[str, Tensor]:
         return {} if self.periphery is None else self.periphery.tensors
+
+
+def _ends(block: Block) -> tuple[int, int, int]:
+    return block.groups[1], block.columns[1], block.rows[1]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 _CHUNK = 1 << 15  # words that the cache holds
 _ODD = np.arange(1, 2 * _CHUNK + 1, 2, dtype=np.int64)
+
+Sum: TypeAlias = "int | Tensor"
+"""A checksum; of weights on another device it stays there until it is compared."""
 
 
 class Written:
@@ -23,6 +26,7 @@ class Written:
 
     Args:
         targets: the weight Parameters, by name, as they were programmed.
+        sums: of each of them, :func:`local_sums`.
 
     Attributes:
         sharded: whether the Parameters are split over processes; each looks at its own part, and at none
@@ -30,8 +34,8 @@ class Written:
         told: whether the user was warned.
     """
 
-    def __init__(self, targets: Mapping[str, Tensor]) -> None:
-        self._sums = {name: _local_sum(target) for name, target in targets.items()}
+    def __init__(self, targets: Mapping[str, Tensor], sums: Sequence[tuple[bool, Sum]]) -> None:
+        self._sums = dict(zip(targets, sums, strict=True))
         self._seen = {name: _identity(target) for name, target in targets.items()}
         # What the same weights are in each type that they were cast to.
         self._as = {(name, target.dtype): self._sums[name] for name, target in targets.items()}
@@ -53,12 +57,12 @@ class Written:
         seen = _identity(target)
         return seen is None or self._seen.get(name) == seen
 
-    def same_values(self, name: str, target: Tensor) -> bool:
-        """Whether the weights hold the numbers that were programmed."""
+    def same_values(self, name: str, target: Tensor, found: tuple[bool, Sum]) -> bool:
+        """Whether the weights, whose :func:`local_sums` was found, hold the numbers that were programmed."""
         sharded, expected = self._sums[name]
-        if sharded != hasattr(target, "to_local"):
+        if sharded != found[0]:
             return True  # a sharded Parameter is whole, and another object, while its layer computes
-        same = bool(torch.equal(expected.to(target.device), _local_sum(target)[1]))
+        same = int(expected) == int(found[1])
         if same:
             self._seen[name] = _identity(target)
         return same
@@ -74,7 +78,7 @@ class Written:
         for name, target in targets.items():
             own, now = _local(before[name]), _local(target)
             if torch.equal(own.to(now.device, now.dtype), now):
-                self._sums[name] = self._as.setdefault((name, target.dtype), _local_sum(target))
+                self._sums[name] = self._as.setdefault((name, target.dtype), local_sums([target])[0])
         self._seen = {}
 
 
@@ -90,8 +94,10 @@ def _identity(target: Tensor) -> tuple[int, int, int] | None:
     return id(target), version, place
 
 
-def _local_sum(target: Tensor) -> tuple[bool, Tensor]:
-    return hasattr(target, "to_local"), checksum(_local(target))
+def local_sums(targets: Sequence[Tensor]) -> list[tuple[bool, Sum]]:
+    """Of each Parameter whether it is split over processes, and the checksum of what this process has."""
+    sharded = [hasattr(target, "to_local") for target in targets]
+    return list(zip(sharded, checksums([_local(target) for target in targets]), strict=True))
 
 
 def _local(target: Tensor) -> Tensor:
@@ -99,13 +105,33 @@ def _local(target: Tensor) -> Tensor:
     return weights.to_local() if hasattr(weights, "to_local") else weights
 
 
-def checksum(weights: Tensor) -> Tensor:
-    """A number (int64, on the tensor's device) of all bits of a tensor and of their order: other weights have
-    another one, but for a rare coincidence.
+def checksums(weights: Sequence[Tensor]) -> list[Sum]:
+    """:func:`checksum` of several tensors without gradients; small ones are copied into one."""
+    sums: dict[int, Sum] = {}
+    group: list[int] = []
+    size = 0
+    for place, tensor in enumerate(weights):
+        # in whole words, which lie in the sum one after the other
+        if tensor.is_cpu and tensor.dtype is torch.float32 and tensor.numel() % 2 == 0:
+            if size + tensor.numel() > 2 * _CHUNK:
+                sums |= zip(group, _sums_together([weights[other] for other in group]), strict=True)
+                group, size = [], 0
+            if tensor.numel() <= 2 * _CHUNK:
+                group.append(place)
+                size += tensor.numel()
+                continue
+        sums[place] = checksum(tensor)
+    sums |= zip(group, _sums_together([weights[other] for other in group]), strict=True)
+    return [sums[place] for place in range(len(weights))]
+
+
+def checksum(weights: Tensor) -> Sum:
+    """A number of 64 bits of all bits of a tensor and of their order: other weights have another one, but for
+    a rare coincidence.
     """
     flat = weights.contiguous().reshape(-1).view(torch.uint8)
     if flat.is_cpu:
-        return torch.tensor(_sum_of_bytes(flat.numpy()), dtype=torch.int64)
+        return _sum_of_bytes(flat.numpy())
     if flat.storage_offset() % 8:
         flat = flat.clone()
     whole = flat.numel() - flat.numel() % 8
@@ -121,6 +147,19 @@ def checksum(weights: Tensor) -> Tensor:
     return total
 
 
+def _sums_together(weights: Sequence[Tensor]) -> Iterator[int]:
+    if not weights:
+        return
+    words = torch.cat([tensor.reshape(-1) for tensor in weights]).view(torch.int64).numpy()
+    mixed = words >> 32
+    mixed ^= words
+    start = 0
+    for tensor in weights:
+        count = tensor.numel() // 2
+        yield _wrapped(31 * 8 * count + int(mixed[start : start + count].dot(_ODD[:count])))
+        start += count
+
+
 def _sum_of_bytes(array: np.ndarray) -> int:
     """:func:`checksum` by NumPy: of a small layer the calls, not the numbers, are what takes time."""
     total, whole = array.size, array.size - array.size % 8
@@ -132,7 +171,12 @@ def _sum_of_bytes(array: np.ndarray) -> int:
         total = 31 * total + int(mixed.dot(_ODD[: mixed.size]))
     if whole < array.size:
         total = 31 * total + sum((2 * place + 1) * byte for place, byte in enumerate(array[whole:].tolist()))
-    return (total + (1 << 63)) % (1 << 64) - (1 << 63)  # what 64 bits hold of it
+    return _wrapped(total)
+
+
+def _wrapped(total: int) -> int:
+    """What 64 bits hold of it."""
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 @lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import analognoise as an
-from analognoise.crossbar import CrossbarTile, Request, program_all, read_all
+from analognoise.crossbar import CrossbarTile, Request, program_all, read_all, together
 from analognoise.seeds import Stream
 
 # Whole vectors of devices, a rest at the end, several groups, more than one set of operations holds.
@@ -59,6 +59,20 @@ def test_together_as_each_by_itself(names, compensation):
         assert any(reading is not None for reading in found)
         for tile, reading in zip(alone, found, strict=True):
             assert reading is None or all(map(same, reading, tile.reading(seconds)))
+
+
+@torch.no_grad()
+def test_how_many_are_taken_together_changes_nothing(monkeypatch):
+    profile = an.load_profile("pcm-ibm")
+    tiles = [tile for tile, _ in program_all(requests([profile]))]
+    drifted = list(read_all(tiles, 3600.0))
+    for mapped, in_cache in ((1 << 16, 1 << 17), (1 << 20, 1 << 12), (1 << 12, 1 << 12)):
+        monkeypatch.setattr(together, "_TOGETHER", mapped)
+        monkeypatch.setattr(together, "_IN_CACHE", in_cache)
+        others = [tile for tile, _ in program_all(requests([profile]))]
+        assert all(torch.equal(one.state, other.state) for one, other in zip(tiles, others, strict=True))
+        for one, other in zip(drifted, read_all(others, 3600.0), strict=True):
+            assert (one is None and other is None) or all(map(same, one, other))
 
 
 @torch.no_grad()
