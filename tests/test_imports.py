@@ -23,6 +23,7 @@ ORDER = [
         "progress",
         "printing",
         "batches",
+        "halving",
         "pool",
         "metrics",
         "devices",

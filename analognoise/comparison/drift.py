@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from analognoise.comparison.checks import Common, Variant, settle, whole_number
 from analognoise.comparison.drift_outcome import conclude
@@ -20,15 +21,16 @@ from analognoise.comparison.run import OnEvent, carry_out
 from analognoise.comparison.settings import Contender, Training, stem_of
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import compensation_list, name_chips, split_compensation, split_name
-from analognoise.description import describe
+from analognoise.description import Description, describe
 from analognoise.devices.catalog import load_profile, split_profiles
 from analognoise.devices.profile import DeviceProfile, drift_times
 from analognoise.errors import AnalogNoiseError, DataError, ProfileError
 from analognoise.evaluation.calibration import CalibrationData
-from analognoise.evaluation.cost import compensation_cost, described
+from analognoise.evaluation.cost import CompensationCost, compensation_cost, described
 from analognoise.evaluation.metrics import default_forward
 from analognoise.evaluation.recalibration import Recalibration
 from analognoise.evaluation.rows import AnyRow, Row
+from analognoise.halving import in_parts
 from analognoise.report.layout import DRIFT
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method
@@ -286,9 +288,15 @@ def _model(
         tile, kind = split_compensation(name)
         analog = convert_to_analog(model, profile, filter_fn=chosen, compensation=tile)
         correction = Recalibration(analog, kind, calibrating, forward, 0) if kind and calibrating else None
-        try:
+
+        def look(
+            batch: Any, analog: nn.Module = analog, correction: Recalibration | None = correction
+        ) -> tuple[Description, CompensationCost]:
             description = describe(analog, batch, forward=forward)
-            cost = compensation_cost(analog, description, batch, correction)
+            return description, compensation_cost(analog, description, batch, correction)
+
+        try:
+            description, cost = in_parts(look, batch)[0]
         except AnalogNoiseError:
             raise
         except Exception as problem:

@@ -13,6 +13,7 @@ from analognoise.batches import tensors, to_device
 from analognoise.chip import evaluating
 from analognoise.errors import DataError
 from analognoise.evaluation.metrics import Forward, default_forward
+from analognoise.halving import in_parts
 from analognoise.seeds import rng_preserved
 
 
@@ -40,12 +41,16 @@ def refuse_broken(
     device = next(model.parameters(), torch.empty(0)).device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     run = forward or default_forward
+
+    def measures_finite(batch: Any) -> bool:
+        return all(math.isfinite(float(number)) for number in measure(run(model, batch), batch))
+
     try:
         with rng_preserved(0), torch.no_grad(), evaluating(model):
             for number, given in enumerate(data):
                 batch = to_device(given, device, copy=True)
                 bad = sum(_bad(tensor) for tensor in tensors(batch))
-                if not bad or all(math.isfinite(float(part)) for part in measure(run(model, batch), batch)):
+                if not bad or all(in_parts(measures_finite, batch)):
                     continue
                 raise DataError(
                     f"{what}, batch {number}: {bad} value{'s are' if bad > 1 else ' is'} NaN or infinite, "

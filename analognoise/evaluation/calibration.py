@@ -14,8 +14,8 @@ from torch import Tensor
 from analognoise.batches import Batch, tensors, to_device
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, generators_preserved, update_digest
-from analognoise.evaluation.halving import InParts
 from analognoise.evaluation.metrics import LABELS, Forward, default_forward
+from analognoise.halving import InParts
 from analognoise.seeds import rng_preserved
 
 

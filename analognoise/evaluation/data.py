@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from analognoise.batches import Batch, tensors, to_device
 from analognoise.errors import DataError
-from analognoise.evaluation.halving import InParts
+from analognoise.halving import InParts
 from analognoise.seeds import rng_preserved
 
 __all__ = ["CACHE_BYTES", "Batch", "EvaluationData", "tensors", "to_device", "update_digest"]

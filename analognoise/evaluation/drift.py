@@ -26,7 +26,6 @@ from analognoise.errors import DataError, ModelError, ResultsError, nearest
 from analognoise.evaluation.blocks import Place, measure_blocks
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
-from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.evaluation.passes import Passes
@@ -42,6 +41,7 @@ from analognoise.evaluation.surroundings import (
     Buffers,
     left_as_found,
 )
+from analognoise.halving import until_it_fits
 from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.progress import Advance, progress_bar
 from analognoise.seeds import derive_seed

@@ -11,10 +11,10 @@ from analognoise.allocator import keep_freed_memory
 from analognoise.chip import restart_products
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, tensors
-from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
 from analognoise.evaluation.reading import Reads
 from analognoise.evaluation.surroundings import At, Buffers, random_states, seed_all
+from analognoise.halving import until_it_fits
 from analognoise.seeds import derive_seed
 
 

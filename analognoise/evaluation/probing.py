@@ -11,10 +11,10 @@ from analognoise.chip import drift_to_, program_, restart_products
 from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import EvaluationData, to_device
-from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward, default_forward
 from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
+from analognoise.halving import until_it_fits
 from analognoise.seeds import derive_seed, rng_preserved
 
 # Each layer's tiles are given other weights once, on one batch: not worth it for many layers.

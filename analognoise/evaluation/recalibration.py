@@ -27,10 +27,10 @@ from analognoise.conversion import analog_layers
 from analognoise.crossbar.compensation import RECALIBRATIONS
 from analognoise.errors import DataError, nearest
 from analognoise.evaluation.calibration import CalibrationData
-from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import Forward
 from analognoise.evaluation.moments import Moments
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
+from analognoise.halving import until_it_fits
 from analognoise.layers import AnalogLayer
 from analognoise.seeds import derive_seed
 

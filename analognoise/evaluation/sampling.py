@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from analognoise.batches import Batch, samples_in
 from analognoise.chip import digital, restart_products
 from analognoise.errors import DataError
-from analognoise.evaluation.halving import until_it_fits
 from analognoise.evaluation.metrics import IGNORE_INDEX, Metric, labels_of, logits_of
 from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.surroundings import At, seed_all
+from analognoise.halving import until_it_fits
 from analognoise.metrics import NotFiniteError
 from analognoise.seeds import derive_seed
 from analognoise.units import format_time

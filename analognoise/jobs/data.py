@@ -12,6 +12,7 @@ from analognoise.chip import evaluating
 from analognoise.errors import AnalogNoiseError, DataError
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
+from analognoise.halving import in_parts
 from analognoise.jobs.setup import torch_device
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, load_callable, load_data
@@ -60,6 +61,7 @@ def try_batch(
     what: str,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     use: Callable[[Any, Any], Any] | None = None,
+    whole: bool = False,
 ) -> None:
     """Let the model compute one batch, so that what does not fit is found before anything is written.
 
@@ -69,6 +71,7 @@ def try_batch(
         what: what the data are, in the message.
         forward: as for :func:`analognoise.evaluate_drift`.
         use: what is done with ``(output, batch)``, for example the metric.
+        whole: whether the batch must fit in memory; otherwise parts of it may.
 
     Raises:
         DataError: when anything goes wrong.
@@ -77,10 +80,17 @@ def try_batch(
     try:
         with rng_preserved(0), torch.no_grad(), evaluating(model):
             where = next(model.parameters(), torch.empty(0)).device
-            batch = to_device(batch, where, copy=True)
-            output = (forward or default_forward)(model, batch)
-            if use is not None:
-                use(output, batch)
+
+            def compute(part: Any) -> None:
+                part = to_device(part, where, copy=True)
+                output = (forward or default_forward)(model, part)
+                if use is not None:
+                    use(output, part)
+
+            if whole:
+                compute(batch)
+            else:
+                in_parts(compute, batch)
     except AnalogNoiseError as error:
         raise DataError(f"{what}, first batch: {error}") from error
     except Exception as error:

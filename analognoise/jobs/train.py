@@ -186,7 +186,7 @@ def train_model(
             refuse_broken(network, fixed, own.measure, named, own.forward)
         first = on_device(_first_batch(batches, seed), place)
         named = f"training data {data!r}" if data else "the task's training data"
-        try_batch(network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b))
+        try_batch(network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b), whole=True)
         settings = {
             "task": found.name if found else None,
             "model": _code(model),

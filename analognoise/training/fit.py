@@ -17,6 +17,7 @@ from analognoise.calibration import learned_ranges
 from analognoise.conversion import check_finite
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, ModelError, TrainingError
+from analognoise.halving import InParts
 from analognoise.metrics import Metric as Measured
 from analognoise.metrics import NotFiniteError, final_value
 from analognoise.processes import Processes, unwrapped
@@ -207,6 +208,7 @@ def fit(
     run = forward or default_forward
     at_once = device.type == "cpu" and processes.count == 1
     history = History(measured_as, trained=model)
+    memory = InParts()
     batch: Any = None
 
     step = passes = 0
@@ -270,7 +272,9 @@ def fit(
                 measured = None
                 if validation is not None:
                     try:
-                        sums = measure(model, validation, metric=metric, loss=loss, forward=forward)
+                        sums = measure(
+                            model, validation, metric=metric, loss=loss, forward=forward, memory=memory
+                        )
                     except NotFiniteError as error:
                         raise TrainingError(diverged(recipe, epoch, f"validation data, {error}")) from error
                     except DataError as error:

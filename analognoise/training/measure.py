@@ -18,6 +18,7 @@ from analognoise import metrics
 from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
 from analognoise.errors import AnalogNoiseError, DataError
+from analognoise.halving import InParts, until_it_fits
 from analognoise.metrics import IGNORE_INDEX, LABELS, add_up, default_forward, final_value
 from analognoise.seeds import rng_preserved
 
@@ -68,6 +69,7 @@ def measure(
     metric: Metric = "accuracy",
     loss: Loss = functional.cross_entropy,
     forward: Callable[[nn.Module, Any], Any] | None = None,
+    memory: InParts | None = None,
 ) -> Measure:
     """A metric of the digital weights in eval mode; mode and buffers are left as found.
 
@@ -81,6 +83,8 @@ def measure(
         metric: as for :func:`fit`.
         loss: as for :func:`fit`.
         forward: as for :func:`fit`.
+        memory: keeps from one pass to the next how many samples fit in memory at once; the others of a larger
+            batch follow in parts.
 
     Raises:
         NotFiniteError: when the model's output holds NaN or infinite values, or the perplexity is too large
@@ -91,19 +95,26 @@ def measure(
     measured = metrics.Metric.of(metric)
     run = forward or default_forward
     device = next(model.parameters()).device
-    sums: list[float] = []
-    counts: list[float] = []
+    memory = memory or InParts()
+
+    def measured_parts() -> tuple[list[float], list[float]]:
+        sums: list[float] = []
+        counts: list[float] = []
+        for number, given in enumerate(data):
+            for part in memory.parts([given]):
+                try:
+                    batch = to_device(part, device)
+                    output = run(model, batch)
+                    added, size = measure_batch(output, batch, metric, loss)
+                    sums.append(float(added))
+                    counts.append(float(size))
+                except DataError as error:
+                    raise DataError(f"batch {number}: {error}") from error
+        return sums, counts
+
     # A DataLoader moves the global generator at each pass: measuring must not change what is trained next.
     with rng_preserved(), digital(model), evaluating(model):
-        for number, batch in enumerate(data):
-            try:
-                batch = to_device(batch, device)
-                output = run(model, batch)
-                part, size = measure_batch(output, batch, metric, loss)
-                sums.append(float(part))
-                counts.append(float(size))
-            except DataError as error:
-                raise DataError(f"batch {number}: {error}") from error
+        sums, counts = until_it_fits(measured_parts, memory, lambda: None)
     if not sums:
         raise DataError("the validation data gave no batch: give data that can be iterated many times")
     add_up(measured, sums, counts)  # checks every part

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 import analognoise as an
 from analognoise.batches import is_out_of_memory, parts_of
+from analognoise.cli import main
 from analognoise.errors import DataError
 
 ALLOCATOR = (
@@ -208,3 +211,89 @@ def test_training_is_not_halved_but_says_what_to_do(recipe: str) -> None:
         an.fit(model, batches(20), recipe=recipe, epochs=1, lr=0.1)
     for parameter, clean in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, clean)
+
+
+def trained(most: int) -> tuple[Small, an.History]:
+    small = Small(most)
+    return small, an.fit(small, batches(10), recipe="sgd", epochs=3, lr=0.05, validation=batches(50))
+
+
+def test_validation_data_are_halved_once_for_all_epochs() -> None:
+    _, whole = trained(50)
+    with pytest.warns(UserWarning, match=r"memory for a batch of 50 samples: .* at most 25") as said:
+        small, history = trained(25)
+    assert len(said) == 1
+    assert small.seen.count(50) == 1
+    assert history.validation == whole.validation
+
+
+def test_a_validation_sample_that_does_not_fit_is_told() -> None:
+    class Never(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            self.most = 50 if self.training else 0
+            return super().forward(x)
+
+    with pytest.raises(DataError, match=r"validation data, there is not enough memory .* a single sample"):
+        an.fit(Never(50), batches(10), recipe="sgd", epochs=1, lr=0.05, validation=batches(50))
+
+
+TASK = """
+import torch
+from torch import nn
+import analognoise as an
+
+X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
+X[0] = float("nan")
+Y = X[:, :3].argmax(1)
+
+class Small(nn.Module):
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.net = most, nn.Linear(6, 3)
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.net(torch.nan_to_num(x))
+
+def build(most=20):
+    torch.manual_seed(0)
+    return Small(most)
+
+def data():
+    return [(X, Y)]
+
+def train(seed=0, batch_size=16):
+    return list(zip(X.split(16), Y.split(16)))
+
+def task(most=20):
+    return an.Task("small", "", lambda seed: build(most), train, data(), data(), 1, n_classes=3)
+"""
+MODEL = "--model mine:build --data mine:data --profile pcm-ibm --chips 2"
+COMMANDS = {
+    "evaluate": f"evaluate {MODEL} --times 1d",
+    "sensitivity": f"sensitivity {MODEL}",
+    "train": "train --model mine:build --data mine:train --validation mine:data --epochs 2",
+    "compare": "compare --task mine:task --profile pcm-ibm --methods sgd --chips 2 --seeds 2 --times 1d "
+    "--workers 1",
+    "faults": "faults --task mine:task --methods qat --bits 4 --rates 1e-2 --chips 2 --seeds 2 --workers 1 "
+    "--sparsity none --no-sharpness",
+    "noise-sweep": "noise-sweep --task mine:task --methods sgd --sigmas 0.1:10:3 --repeats 2 --seeds 2 "
+    "--workers 1",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_halves_what_it_measures(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        status = main([*COMMANDS[name].split(), "--out", "out"])
+    finally:
+        sys.modules.pop("mine", None)
+    said = capsys.readouterr().err
+    assert status == 0, said
+    assert "not enough memory for a batch of 48 samples" in said

@@ -14,6 +14,26 @@ from analognoise.errors import DataError
 Found = TypeVar("Found")
 
 
+def in_parts(compute: Callable[[Batch], Found], batch: Batch) -> list[Found]:
+    """What ``compute`` gives for a batch, or for its parts where memory does not suffice for the whole.
+
+    Nothing is said of it: this is for trying what :func:`until_it_fits` will do in earnest.
+
+    Args:
+        compute: leaves nothing behind where memory does not suffice.
+        batch: the whole.
+
+    Raises:
+        DataError: when a batch cannot be halved.
+    """
+    data = InParts()
+
+    def compute_all() -> list[Found]:
+        return [compute(part) for part in data.parts([batch])]
+
+    return _until_it_fits(compute_all, data, lambda: None)[0]
+
+
 class InParts:
     """Data whose batches can be given in smaller parts.
 
@@ -83,21 +103,7 @@ def until_it_fits(
     Raises:
         DataError: when a batch cannot be halved.
     """
-    largest = 0
-    while True:
-        try:
-            found = work()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        else:
-            break
-        # Out of the handler, which keeps the pass and its tensors alive.
-        largest = max(largest, data.halve(reason))
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        again()
+    found, largest = _until_it_fits(work, data, again)
     if largest:
         warnings.warn(
             f"there is not enough memory for a {data.name} of {largest} samples: all are computed in parts "
@@ -105,3 +111,22 @@ def until_it_fits(
             stacklevel=3,
         )
     return found
+
+
+def _until_it_fits(
+    work: Callable[[], Found], data: InParts, again: Callable[[], object]
+) -> tuple[Found, int]:
+    """What ``work`` gives, and the samples of the largest batch that was too large; 0 if none was."""
+    largest = 0
+    while True:
+        try:
+            return work(), largest
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        # Out of the handler, which keeps the pass and its tensors alive.
+        largest = max(largest, data.halve(reason))
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        again()
