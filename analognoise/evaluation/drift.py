@@ -215,9 +215,9 @@ class DriftEvaluation:
                     self._judge(self._probe.read(*first[0]), buffers)
                     self._plan(times, buffers)
                 judged = True
+                if store is not None and (pending or store.cut_short):
+                    store.claim(len(pending))
                 if pending:
-                    if store is not None:
-                        store.claim(len(pending))
                     self._measure(pending, rows, ideal, buffers, watched, store, advance, executor)
                 wanted = _wanted(times, chips, rows, precision)
                 if all(place in rows for place in wanted):

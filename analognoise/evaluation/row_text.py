@@ -121,6 +121,7 @@ def parse_rows(
     lines = raw[:whole].split(b"\n")[:-1]
     rows: list[Any] = []
     seen: dict[tuple[str, int, float], int] = {}
+    first: dict[str, tuple[int, Any]] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
             row = _parse_line(line, kind)
@@ -138,11 +139,13 @@ def parse_rows(
                 f"already, in line {seen[row.key]}"
             )
         seen[row.key] = number
+        if differs := _difference(row, *first.setdefault(row.run_id, (number, row))):
+            raise ResultsError(f"{path}, line {number}: {differs}; restore the file or delete it")
         rows.append(row)
     if whole < len(raw):
         warnings.warn(
             f"{path}: the last line (line {len(lines) + 1}) was cut short by a kill and is dropped; its "
-            "result is computed again",
+            "result is computed again where it is asked for",
             stacklevel=3,
         )
     return rows, whole
@@ -177,7 +180,29 @@ def _parse_line(line: bytes, kind: type[AnyRow]) -> AnyRow:
         raise ValueError(f"{kind.AXIS} is {found[kind.AXIS]:g}, expected a number that is not negative")
     if not found["count"] > 0:
         raise ValueError(f"count is {found['count']:g}, expected more than 0")
+    total, count, value = found["sum"], found["count"], found["value"]
+    if not _makes(found["metric"], total / count, value):
+        raise ValueError(
+            f"value is {value!r}, which the sum {total!r} over the count {count!r} does not make"
+        )
     return kind(**found)
+
+
+def _makes(metric: str, mean: float, value: float) -> bool:
+    if metric != "perplexity":
+        return value == mean
+    # Machines may differ in the last bits of an exponential.
+    return value > 0 and math.isclose(math.log(value), mean, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _difference(row: AnyRow, number: int, first: AnyRow) -> str:
+    """In words, what tells a row from the first of the same run that all of its rows have in common."""
+    varying = {"chip", row.AXIS, "sum", "count", "value"}
+    for name in column_types(type(row)):
+        here, there = getattr(row, name), getattr(first, name)
+        if name not in varying and here != there:
+            return f"{name} is {here!r}, but {there!r} in line {number} of the same run"
+    return ""
 
 
 def _number(name: str, text: str) -> float:

@@ -45,12 +45,14 @@ class ResultStore(Generic[R]):
 
     Attributes:
         rows: what the file holds, in its order.
+        cut_short: whether it ends with a half line, which the next :meth:`append` or :meth:`claim` removes.
 
     Raises:
         ResultsError: when the file holds something that is not a row, a row twice, or rows of another run.
     """
 
     run_id: str | None = None
+    cut_short = False
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class ResultStore(Generic[R]):
             raw = self.path.read_bytes()
             self.rows, self._length = parse_rows(self.path, raw, run_id, difference, kind)
             self._size = len(raw)
+            self.cut_short = self._length < self._size
         self._index = {row.key: row for row in self.rows}
 
     def __len__(self) -> int:
@@ -164,6 +167,7 @@ class ResultStore(Generic[R]):
             if os.fstat(file.fileno()).st_size != self._size:
                 raise ResultsError(f"{self.path} was changed by another process since it was read: run again")
             file.truncate(self._length)
+            self.cut_short = False
         except BaseException:
             file.close()
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from analognoise.errors import DataError, WorkerError
@@ -18,7 +18,7 @@ def check_executor(executor: Any, threads: int = 1) -> None:
         threads: of torch, in every task.
 
     Raises:
-        DataError: when it is none, or its processes would hang.
+        DataError: when it is none, gives no futures, or its processes would hang.
         WorkerError: when it is shut down or broken.
     """
     if not isinstance(executor, Executor):
@@ -35,9 +35,14 @@ def check_executor(executor: Any, threads: int = 1) -> None:
             "torch.set_num_threads(1) before"
         )
     try:
-        executor.submit(os.getpid)
-    except (RuntimeError, BrokenExecutor) as error:
+        given = executor.submit(os.getpid)
+    except Exception as error:  # Dask's client has a class of its own for being closed
         raise closed(executor, error) from error
+    if not isinstance(given, Future):
+        raise DataError(
+            f"the submit of the {type(executor).__name__} returned a {type(given).__name__}, expected a "
+            "concurrent.futures.Future: give an executor that keeps to that interface"
+        )
 
 
 def enough(workers: int | Executor, jobs: int) -> int | Executor:

@@ -192,7 +192,7 @@ class _Dispatch:
             self._replace(error)
             self._submit(number, shared)
             return
-        except RuntimeError as error:
+        except Exception as error:
             raise closed(executor, error) from error
         task.future = future
         future.add_done_callback(lambda future: self.inbox.put(("ended", number, future, None)))

@@ -677,3 +677,13 @@ def test_own_metric_that_is_better_when_smaller(batches: list) -> None:
     assert up.summary().frame["worst"].to_numpy() == pytest.approx(up.values.min(axis=0))
     assert down.summary().frame["worst"].to_numpy() == pytest.approx(up.values.max(axis=0))
     assert "errors counts as better when larger" in str(up.summary())
+
+
+def test_a_half_line_goes_also_where_nothing_is_missing(batches: list, tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    run(make(), batches, chips=2, out=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"half")
+    with pytest.warns(UserWarning, match="cut short"):
+        run(make(), batches, chips=2, out=path)
+    assert path.read_bytes() == whole

@@ -29,25 +29,24 @@ COLUMNS = tuple(HEADER.strip().split(","))
 
 
 def row(chip: int = 0, time_s: float = 1.0, **changes: object) -> Row:
-    base = Row(
-        "run1", "pcm-ibm", "sam+clip:rho=0.1", 3, chip, time_s, "accuracy", 331.0, 360.0, 331 / 360, 0.95
-    )
-    return replace(base, **changes)
+    base = Row("run1", "pcm-ibm", "sam+clip:rho=0.1", 3, chip, time_s, "accuracy", 331.0, 360.0, 0.0, 0.95)
+    changed = replace(base, **changes)
+    return changed if "value" in changes else replace(changed, value=changed.sum / changed.count)
 
 
 def block(chip: int) -> list[Row]:
-    return [row(chip, t, value=0.9 + chip / 7 - t / 1e9) for t in (1.0, 3600.0, 86400.0)]
+    return [row(chip, t, sum=330 + chip / 7 - t / 1e9) for t in (1.0, 3600.0, 86400.0)]
 
 
 def test_columns_and_exact_numbers(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    with ResultStore(path, "run1") as store:
-        store.append([row(), row(time_s=0.1 + 0.2, sum=1e-300, training_seed=None, method="")])
+    with ResultStore(path) as store:
+        store.append([row(), row(0, 0.1 + 0.2, run_id="run2", sum=9e-299, training_seed=None, method="")])
     lines = path.read_text().splitlines()
     assert lines[0] == ("run_id,profile,method,training_seed,chip,time_s,metric,sum,count,value,digital")
     assert lines[1] == "run1,pcm-ibm,sam+clip:rho=0.1,3,0,1,accuracy,331,360,0.9194444444444444,0.95"
-    assert lines[2] == "run1,pcm-ibm,,,0,0.30000000000000004,accuracy,1e-300,360,0.9194444444444444,0.95"
-    assert ResultStore(path, "run1").rows == store.rows  # every number comes back to the last bit
+    assert lines[2] == "run2,pcm-ibm,,,0,0.30000000000000004,accuracy,9e-299,360,2.5e-301,0.95"
+    assert ResultStore(path).rows == store.rows  # every number comes back to the last bit
 
 
 def test_numpy_numbers_are_plain_numbers(tmp_path: Path) -> None:
@@ -67,13 +66,13 @@ def test_names_with_commas_and_quotes_come_back(tmp_path: Path) -> None:
 
 def test_frame_types(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    ResultStore(path).append([row(), row(1, training_seed=None)])
+    ResultStore(path).append([row(), row(1, run_id="run2", training_seed=None)])
     frame = read_results(path)
     assert tuple(frame.columns) == COLUMNS
     assert frame["training_seed"].iloc[0] == 3
     assert frame["training_seed"].isna().iloc[1]
     assert frame["value"].dtype == frame["time_s"].dtype == np.float64
-    pd.testing.assert_frame_equal(frame, rows_to_frame([row(), row(1, training_seed=None)]))
+    pd.testing.assert_frame_equal(frame, rows_to_frame([row(), row(1, run_id="run2", training_seed=None)]))
     assert list(rows_to_frame([]).columns) == list(COLUMNS)
 
 
@@ -167,8 +166,9 @@ def test_a_killed_writer_leaves_a_file_to_go_on_with(tmp_path: Path) -> None:
     assert len(store) >= 2 * reported  # what was reported is on the disk
     assert [r.chip for r in store.rows[::2]] == list(range(len(store.rows[::2])))
     known = list(store.rows)
-    store.append([row(10**6)])
-    assert ResultStore(path, "run1").rows == [*known, row(10**6)]
+    more = replace(known[-1], chip=10**6)
+    store.append([more])
+    assert ResultStore(path, "run1").rows == [*known, more]
 
 
 @pytest.mark.parametrize(
@@ -358,3 +358,48 @@ def test_a_claim_holds_the_file_and_leaves_no_empty_one(tmp_path: Path) -> None:
         with pytest.raises(ResultsError, match="another process is writing"):
             ResultStore(path, "run1").claim()
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("0.9194444444444444", "0.9194444444444445", "value is 0.9194444444444445, which the sum 331.0 over"),
+        ("331", "332", "value is 0.9194444444444444, which the sum 332.0 over the count 360.0 does not make"),
+        ("360", "390", "value is 0.9194444444444444, which the sum 331.0 over the count 390.0"),
+        ("pcm-ibm", "pcm-ibn", "profile is 'pcm-ibn', but 'pcm-ibm' in line 2 of the same run"),
+        (",3,", ",4,", "training_seed is 4, but 3 in line 2"),
+        ("0.95", "0.96", "digital is 0.96, but 0.95 in line 2"),
+    ],
+)
+def test_a_changed_digit_is_found(tmp_path: Path, old: str, new: str, told: str) -> None:
+    path = tmp_path / "results.csv"
+    ResultStore(path).append([row(0), row(1)])
+    *before, last, end = path.read_text().split("\n")
+    damaged = "\n".join([*before, last.replace(old, new, 1), end])
+    path.write_text(damaged)
+    with pytest.raises(ResultsError, match=rf"line 3: {told}"):
+        ResultStore(path)
+    assert path.read_text() == damaged
+
+
+def test_the_value_of_a_perplexity_is_an_exponential(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    ResultStore(path).append([row(metric="perplexity", value=math.exp(331 / 360))])
+    assert len(ResultStore(path)) == 1
+    path.write_text(path.read_text().replace(",331,", ",332,"))
+    with pytest.raises(ResultsError, match=r"line 2: value is 2\.5"):
+        ResultStore(path)
+
+
+def test_a_half_line_goes_also_where_nothing_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    ResultStore(path).append([row()])
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"run1,pcm")
+    with pytest.warns(UserWarning, match="cut short"):
+        store = ResultStore[Row](path)
+    assert store.cut_short
+    store.claim()
+    assert not store.cut_short
+    store.close()
+    assert path.read_bytes() == whole

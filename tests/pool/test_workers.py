@@ -199,6 +199,18 @@ def test_errors_in_workers_are_told_here(batches: Any) -> None:
         measured(network(), batches, forward=odd_later, executor=executor)
 
 
+class Disconnected(Executor):
+    """As Dask's, whose client's error is no RuntimeError."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        raise Exception("Client is closed")
+
+
+class NoFutures(Executor):
+    def submit(self, *_: Any, **__: Any) -> Any:
+        return "later"
+
+
 def test_executors_that_cannot_work_are_told_before_anything_is(batches: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     closed = ThreadPoolExecutor(1)
@@ -207,6 +219,10 @@ def test_executors_that_cannot_work_are_told_before_anything_is(batches: Any, tm
         measured(network(), batches, path, executor=closed)
     with pytest.raises(DataError, match=r"executor is a int: give a concurrent\.futures\.Executor"):
         measured(network(), batches, path, executor=4)
+    with pytest.raises(WorkerError, match=r"Disconnected takes no tasks \(Client is closed\)"):
+        measured(network(), batches, path, executor=Disconnected())
+    with pytest.raises(DataError, match=r"submit of the NoFutures returned a str, expected a concurrent"):
+        measured(network(), batches, path, executor=NoFutures())
     model = network()
     model.first.guard = threading.Lock()
     words = r"the model cannot be sent to workers: at 'first' \(attribute 'guard', a lock\)"
