@@ -712,7 +712,7 @@ def test_profiles_by_file_and_object(tmp_path):
 def test_a_disk_without_room_is_told_before_the_work(tmp_path, no_work, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=500)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ResultsError, match=r"results\.csv needs about .* rows, and its disk has 0\.0005 MB"):
+    with pytest.raises(ResultsError, match=r"models needs about .* 4 models, and its disk has 0\.0005 MB"):
         run(tmp_path / "out")
     assert not (tmp_path / "out" / "results.csv").exists()
     with pytest.raises(ResultsError, match=r"cannot write .*nowhere.run\.json: No such file"):
