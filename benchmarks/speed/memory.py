@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from analognoise.conversion import analog_layers
 
 def most_allocated(work: Callable[[], object]) -> int:
     """Bytes of tensors that are live at the most while something runs, beyond the start."""
+    gc.collect()  # what goes meanwhile would count as given back
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     assert record.profiler is not None

@@ -27,7 +27,7 @@ _8BIT = {
     "adc": {"bits": 8, "range": "fixed", "bound": 10.0},
     "out_noise": 0.04,
 }
-_STEP_LIMITS = {"W1": (1.3, 2.0)}
+_STEP_LIMITS = {"W1": (1.3, 2.0), "W2": (1.15, 1.5), "W3": (1.15, 1.5)}
 ROWS = ("pass", "programming", "training", "memory", "evaluation", "evaluation, 8 bits")
 
 
@@ -136,14 +136,14 @@ def training(name: str, work: Workload, repeats: int) -> list[Figure]:
         "aihwkit": _stepper(tile, peer.optimizer(tile, **options), batch),
     }
     seconds = medians(f"{name} training", steps, repeats)
-    noise, profile = _STEP_LIMITS.get(name, (1.15, 1.5))
-    limits = {"noise": noise, "profile-noise:draw=net": profile}
+    noise, profile = _STEP_LIMITS.get(name, (None, None))
+    limits = {"noise": noise, "profile-noise": None, "profile-noise:draw=net": profile}
     return [
         Figure(
             f"step: {label}",
             name,
             seconds[label] / seconds["plain"],
-            None if label == "profile-noise" else limits.get(label, 2.05),
+            limits.get(label, 2.05),
             seconds["aihwkit"] / seconds["plain"] if label == "noise" else None,
         )
         for label in steps
