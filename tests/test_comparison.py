@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from analognoise.cli import main
 from analognoise.comparison import Comparison, Contender, Event, compare, conclude
@@ -390,7 +393,16 @@ def test_rows_that_are_not_of_the_run_are_named(copied):
     path = copied / "results.csv"
     path.write_text(path.read_text().replace("sgd,1,2,", "sam,1,2,"))
     with pytest.raises(
-        ResultsError, match=r"a row that is not of this run .*method sam, training seed 1, chip 2"
+        ResultsError, match=r"results\.csv, line \d+: method is 'sam', but 'sgd' in line \d+ of the same run"
+    ):
+        run(copied)
+
+
+def test_rows_that_no_job_asked_for_are_named(copied):
+    path = copied / "results.csv"
+    path.write_text(path.read_text().replace("sgd,1,", "sam,1,"))
+    with pytest.raises(
+        ResultsError, match=r"a row that is not of this run .*method sam, training seed 1, chip 0"
     ):
         run(copied)
 
@@ -442,6 +454,7 @@ def test_a_folder_in_use_is_refused(copied):
 
 OWN = """
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from dataclasses import replace
 from analognoise.tasks import TensorBatches, get_task
@@ -719,3 +732,31 @@ def test_a_disk_without_room_is_told_before_the_work(tmp_path, no_work, monkeypa
         write_json(tmp_path / "nowhere" / "run.json", {})
     with pytest.raises(ResultsError, match=r"cannot write .*nowhere.m\.safetensors: No such file"):
         save_weights(torch.nn.Linear(2, 2), tmp_path / "nowhere" / "m.safetensors")
+
+
+RELOADED = """
+import torch
+from safetensors.torch import load_file
+import analognoise as an
+
+X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+
+def data(*_):
+    return [(X, X[:, :2].argmax(1))]
+
+def task():
+    return an.Task("own", "", lambda seed: torch.nn.Linear(4, WIDE), data, data(), data(), 1, n_classes=2)
+"""
+
+
+def test_a_task_is_loaded_anew_for_each_comparison(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for wide in (2, 3):
+        sys.modules.pop("own_task", None)
+        (tmp_path / "own_task.py").write_text(RELOADED.replace("WIDE", str(wide)))
+        importlib.invalidate_caches()
+        asked = {"methods": ["sgd"], "profiles": "ideal", "seeds": [0], "chips": 2, "workers": 1}
+        compare("own_task:task", out=tmp_path / str(wide), **asked)
+        stored = load_file(tmp_path / str(wide) / "models" / "sgd-seed0.safetensors")
+        assert stored["weight"].shape == (wide, 4)
+    sys.modules.pop("own_task")

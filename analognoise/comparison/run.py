@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from analognoise.comparison.folder import Folder
-from analognoise.comparison.jobs import TrainJob
+from analognoise.comparison.jobs import TrainJob, named_task
 from analognoise.comparison.plan import Evaluation, Plan
 from analognoise.comparison.settings import Training
 from analognoise.comparison.sharpness import measure_all
@@ -84,6 +84,7 @@ def carry_out(
         TrainingError: when every training failed.
         AnalogNoiseError: when a worker process dies.
     """
+    named_task.cache_clear()  # a module may have been loaded anew since an earlier comparison of this process
     folder = Folder(Path(out), plan, force)
     with folder.opened(sys.argv if command is None else command):
         run = _Run(plan, folder, on_event)
