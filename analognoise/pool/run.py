@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import queue
 import warnings
 from collections import deque
@@ -16,7 +15,7 @@ from analognoise.errors import WorkerError
 from analognoise.pool.executors import closed, size_of
 from analognoise.pool.processes import WorkerProcesses
 from analognoise.pool.scheduler import Attendance, is_dask
-from analognoise.pool.travel import Shared, check_travel, dumps, perform, threads_set, versions
+from analognoise.pool.travel import Shared, check_travel, dumps, loads_at_home, perform, threads_set, versions
 from analognoise.pool.warned import Warned, say, this_process
 
 # A task that takes its worker with it takes three.
@@ -214,7 +213,7 @@ class _Dispatch:
         if error is not None:
             self._failed(number, task, error)
             return None
-        kind, payload, warned = pickle.loads(future.result())
+        kind, payload, warned = loads_at_home(future.result())
         for item in warned:
             if item not in self._warned:
                 self._warned.add(item)

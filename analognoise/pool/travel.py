@@ -8,6 +8,7 @@ that finds it missing says so, and is sent again with it.
 from __future__ import annotations
 
 import contextlib
+import io
 import pickle
 import platform
 import socket
@@ -19,9 +20,10 @@ from typing import Any
 
 import cloudpickle
 import torch
+from cloudpickle import cloudpickle as parts
 
 from analognoise.errors import DataError, WorkerError
-from analognoise.pool.warned import warnings_kept
+from analognoise.pool.warned import this_process, warnings_kept
 
 # How many shared things a worker keeps: what it works on now, and what came before.
 _KEPT = 2
@@ -85,6 +87,30 @@ class Shared:
 def dumps(thing: Any) -> bytes:
     """A thing as bytes; what a script or notebook defines goes along by value."""
     return bytes(cloudpickle.dumps(thing))
+
+
+class _AtHome(pickle.Unpickler):
+    """Reads what may come from this very process, and leaves the classes that are here as they are.
+
+    cloudpickle gives those of a script or notebook anew what they hold, methods with copies of their globals.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        with parts._DYNAMIC_CLASS_TRACKER_LOCK:
+            self._known = set(parts._DYNAMIC_CLASS_TRACKER_BY_CLASS)
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return self._filled if found is parts._class_setstate else found
+
+    def _filled(self, kind: type, state: Any) -> type:
+        return kind if kind in self._known else parts._class_setstate(kind, state)
+
+
+def loads_at_home(content: bytes) -> Any:
+    """The thing of :func:`dumps`, in the process whose classes it may use."""
+    return _AtHome(content).load()
 
 
 def check_travel(things: Mapping[str, Any]) -> None:
@@ -180,7 +206,7 @@ def perform(
         ``("error", exception, warnings)``, pickled.
     """
     with warnings_kept(home) as warned:
-        kind, payload = _performed(job, shared, threads, expected, emit)
+        kind, payload = _performed(job, shared, threads, expected, emit, home == this_process())
     return dumps((kind, payload, warned))
 
 
@@ -190,16 +216,18 @@ def _performed(
     threads: int,
     expected: Mapping[str, str],
     emit: Callable[[Any], None] | None,
+    at_home: bool,
 ) -> tuple[str, Any]:
+    loads = loads_at_home if at_home else pickle.loads
     try:
         _check_versions(expected)
         with _LOADING:
             for key, content in shared.items():
                 if key not in _HELD.values:
-                    _HELD.values[key] = pickle.loads(content)
+                    _HELD.values[key] = loads(content)
                 while len(_HELD.values) > _KEPT:
                     _HELD.values.popitem(last=False)
-            work = pickle.loads(job)
+            work = loads(job)
     except WorkerError as error:
         return "error", error
     except Exception as error:
@@ -232,7 +260,7 @@ def _check_versions(expected: Mapping[str, str]) -> None:
 def _portable(error: Exception) -> Exception:
     """The error, or one that says the same where it does not survive the way."""
     try:
-        again = pickle.loads(dumps(error))
+        again = loads_at_home(dumps(error))
     except Exception:
         again = None
     if type(again) is type(error) and str(again) == str(error):
