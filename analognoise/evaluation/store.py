@@ -177,7 +177,8 @@ class ResultStore(Generic[R]):
     def close(self) -> None:
         """Close the file; a later append opens it again."""
         if self._file is not None:
-            if self._length == 0:
+            # Asked of the file: an interrupt between a write and its count leaves rows that are not counted.
+            if os.fstat(self._file.fileno()).st_size == 0:
                 self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None

@@ -403,3 +403,21 @@ def test_a_half_line_goes_also_where_nothing_is_missing(tmp_path: Path) -> None:
     assert not store.cut_short
     store.close()
     assert path.read_bytes() == whole
+
+
+def test_an_interrupt_while_the_first_rows_are_written_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.csv"
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    store: ResultStore[Row] = ResultStore(path, "run1")
+    store.claim()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(block(0))
+    store.close()
+    assert ResultStore(path, "run1").rows == block(0)
