@@ -19,6 +19,7 @@ ORDER = [
         "allocator",
         "units",
         "seeds",
+        "files",
         "processes",
         "progress",
         "printing",

@@ -19,7 +19,7 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
 from analognoise.evaluation.row_text import format_rows, header_of
 from analognoise.evaluation.rows import AnyRow
-from analognoise.report.table import write_whole
+from analognoise.files import write_whole
 from analognoise.tasks.weights import file_digest
 
 RUN, RESULTS, SUMMARY, TEXT, MODELS = "run.json", "results.csv", "summary.csv", "summary.md", "models"
@@ -96,7 +96,7 @@ class Folder:
         """The files that a comparison left here, also of methods that its last call did not ask for."""
         own = [file for pattern in (*_OWN, *self.plan.pictures) for file in self.path.glob(pattern)]
         stems = self.trained.union(run["settings"].get("trainings", ()))
-        names = {f"{stem}{end}{part}" for stem in stems for end in _ENDINGS for part in ("", ".part")}
+        names = {f"{stem}{end}" for stem in stems for end in _ENDINGS}
         return own + [file for file in self.models.glob("*") if file.name in names]
 
     @contextlib.contextmanager

@@ -7,7 +7,6 @@ A job holds all that it needs and can be sent to another process. What it finds 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import warnings
 from collections.abc import Callable
@@ -23,10 +22,11 @@ from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Tr
 from analognoise.conversion import convert_to_analog, keeping_digital
 from analognoise.crossbar.compensation import name_chips, split_compensation
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import ResultsError, SparsityError, TrainingError, WorkerError
+from analognoise.errors import SparsityError, TrainingError, WorkerError
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.rows import Row
+from analognoise.files import write_whole
 from analognoise.pool import Shared
 from analognoise.sparsity import activation_sparsity
 from analognoise.tasks import Task, get_task, load_for_chip, load_weights, save_weights
@@ -227,11 +227,5 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         ResultsError: when it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+    write_whole(path, text.encode())

@@ -20,9 +20,9 @@ from analognoise.errors import DataError
 from analognoise.evaluation.midpoint import fit_midpoint
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.statistics import better_when_higher, summarise_methods
+from analognoise.files import write_whole
 from analognoise.report.layout import NOISE, Layout
 from analognoise.report.midpoints import draw_midpoints, midpoint_tables
-from analognoise.report.table import write_whole
 
 COMMAND, NOUN = "noise-sweep", "a sweep of noise levels"
 MODEL_COLUMNS = ("noise", "method", "training_seed", "mu", "low", "high", "slope", "sigma_min", "sigma_max")

@@ -15,11 +15,12 @@ from rich.markdown import Markdown
 from analognoise.comparison.sharpness import sharpness_markdown
 from analognoise.comparison.stored import Failure, Sharp, Stored
 from analognoise.evaluation.statistics import summarise_methods
+from analognoise.files import write_whole
 from analognoise.report.correlation_plot import save_correlations
 from analognoise.report.layout import DRIFT, Layout
 from analognoise.report.onchip import analog_lines
 from analognoise.report.plot import save_figure
-from analognoise.report.table import print_summary, summary_csv, write_whole
+from analognoise.report.table import print_summary, summary_csv
 from analognoise.units import format_time
 
 

@@ -18,9 +18,9 @@ from analognoise.comparison.settings import Training
 from analognoise.comparison.sharpness import measure_all
 from analognoise.comparison.stored import Failure
 from analognoise.errors import ResultsError, TrainingError
-from analognoise.evaluation.lock import check_room
 from analognoise.evaluation.rows import AnyRow
 from analognoise.evaluation.store import ResultStore
+from analognoise.files import check_room
 from analognoise.pool import enough, run_jobs, size_of
 from analognoise.report.numbers import one_value
 from analognoise.training.fit import Epoch

@@ -8,7 +8,6 @@ data stays on the model's device between passes.
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from analognoise.batches import Batch, tensors, to_device
+from analognoise.batches import Batch, tensors, to_device, update_digest
 from analognoise.errors import DataError
 from analognoise.halving import InParts
 from analognoise.seeds import rng_preserved
@@ -242,41 +241,3 @@ def _digest(batch: Batch, number: int) -> bytes:
     state = hashlib.sha256()
     update_digest(state, batch, f"batch {number}")
     return state.digest()
-
-
-def update_digest(state: Any, value: Any, where: str) -> None:
-    """Feed a value's type, shape and content to a hashlib object.
-
-    Raises:
-        DataError: when a value of unknown type cannot be turned into bytes; ``where`` names it.
-    """
-    if isinstance(value, Tensor) and value.is_nested:
-        state.update(f"nested {value.layout};".encode())
-        update_digest(state, value.unbind(), where)
-    elif isinstance(value, Tensor) and value.layout in (torch.sparse_coo, torch.sparse_csr):
-        state.update(f"{value.layout};".encode())
-        update_digest(state, value.to_dense(), where)
-    elif isinstance(value, Tensor):
-        tensor = value.detach().cpu().contiguous()
-        state.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
-        state.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
-    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        update_digest(state, torch.from_numpy(np.ascontiguousarray(value)), where)
-    elif isinstance(value, Mapping):
-        state.update(f"mapping {len(value)};".encode())
-        for key, item in value.items():
-            state.update(f"{key!r}:".encode())
-            update_digest(state, item, where)
-    elif isinstance(value, (tuple, list)):
-        state.update(f"sequence {len(value)};".encode())
-        for item in value:
-            update_digest(state, item, where)
-    elif value is None or isinstance(value, (str, bytes, bool, int, float, complex)):
-        state.update(f"{type(value).__name__} {value!r};".encode())
-    else:
-        try:
-            state.update(pickle.dumps(value, protocol=4))
-        except Exception as problem:
-            raise DataError(
-                f"{where} holds a {type(value).__name__} that cannot be compared between passes ({problem})"
-            ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,25 +13,6 @@ try:
     import fcntl
 except ImportError:  # not on every system; there two runs in one folder are found out by results.csv only
     fcntl = None  # type: ignore[assignment]
-
-
-def check_room(path: Path, needed: int, why: str = "") -> None:
-    """Raise unless there is room for so many bytes more.
-
-    Args:
-        path: a folder, or a file in one.
-        needed: bytes.
-        why: for what, beginning with a space.
-
-    Raises:
-        ResultsError: otherwise.
-    """
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    if free < needed:
-        raise ResultsError(
-            f"{path} needs about {needed / 1e6:.3g} MB{why}, and its disk has {free / 1e6:.3g} MB left: make "
-            "room, or use another disk"
-        )
 
 
 @contextmanager

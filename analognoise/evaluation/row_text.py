@@ -22,7 +22,7 @@ import pandas as pd
 
 from analognoise.errors import ResultsError
 from analognoise.evaluation.rows import AnyRow, Row, column_types, columns_of_type, rows_to_frame
-from analognoise.report.files import write_new
+from analognoise.files import write_new
 
 
 def header_of(kind: type[AnyRow]) -> str:

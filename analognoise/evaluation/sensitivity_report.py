@@ -19,8 +19,8 @@ from analognoise.description import Description
 from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.rows import Row
 from analognoise.evaluation.statistics import mean_interval
+from analognoise.files import write_new
 from analognoise.printing import Printed
-from analognoise.report.files import write_new
 from analognoise.report.sensitivity import Facts, notes, sensitivity_markdown, sensitivity_table
 from analognoise.units import format_time, parse_time
 

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from analognoise.errors import ResultsError
-from analognoise.evaluation.lock import check_room
 from analognoise.evaluation.row_text import format_rows, header_of, parse_rows
 from analognoise.evaluation.rows import AnyRow, Row
+from analognoise.files import check_room
 
 try:
     import fcntl

@@ -13,8 +13,8 @@ import tomlkit
 
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError
+from analognoise.files import write_whole
 from analognoise.fitting.choice import Candidate
-from analognoise.report.files import write_whole
 from analognoise.report.fit_plot import save_fit
 from analognoise.units import format_time
 

@@ -13,7 +13,7 @@ from analognoise.comparison.folder import versions
 from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
 from analognoise.evaluation.rows import Row
-from analognoise.report.table import write_whole
+from analognoise.files import write_whole
 from analognoise.units import format_time
 
 RUN_FILE, RESULTS_FILE = "run.json", "results.csv"

@@ -14,8 +14,8 @@ from rich.console import RenderableType
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.devices.schema import profile_schema
 from analognoise.errors import Finding, ProfileError, ResultsError
+from analognoise.files import write_whole
 from analognoise.jobs.output import Output
-from analognoise.report.files import write_whole
 
 _START = importlib.resources.files("analognoise.devices").joinpath("new_profile.toml")
 _EXAMPLE_NAME = "my-device"

@@ -17,6 +17,7 @@ from analognoise.evaluation.lifetime import Lifetime, lifetime
 from analognoise.evaluation.row_text import read_results
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
+from analognoise.files import write_whole
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.single_chips import with_single_chips
@@ -24,7 +25,7 @@ from analognoise.report.numbers import one_value
 from analognoise.report.onchip import analog_lines, analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
-from analognoise.report.table import STUDENT, markdown_table, print_summary, summary_csv, write_whole
+from analognoise.report.table import STUDENT, markdown_table, print_summary, summary_csv
 
 FILES = (RESULTS_FILE, "summary.csv", "summary.md", "*_over_time.png", "*_over_level.png")
 

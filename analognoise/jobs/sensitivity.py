@@ -23,6 +23,7 @@ from analognoise.evaluation.rows import Row
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
 from analognoise.evaluation.store import ResultStore
+from analognoise.files import write_whole
 from analognoise.jobs.calibration import calibrate_all
 from analognoise.jobs.data import checked_data, load_forward, metric_of, test_data, try_batch
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
@@ -30,7 +31,6 @@ from analognoise.jobs.output import Output, plain
 from analognoise.jobs.placements import contents, load_placements
 from analognoise.jobs.setup import Say, WhatIf, build_model, either_trained, torch_threads, weights_of
 from analognoise.jobs.sharing import sharing
-from analognoise.report.files import write_whole
 from analognoise.report.sensitivity_plot import save_sensitivity
 
 TABLE_FILE, TEXT_FILE, PICTURE_FILE = "sensitivity.csv", "sensitivity.md", "sensitivity.png"

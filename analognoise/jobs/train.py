@@ -20,15 +20,14 @@ from analognoise.errors import DataError, ModelError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.identity import name_of
-from analognoise.evaluation.lock import check_room
 from analognoise.evaluation.metrics import Forward, Metric
+from analognoise.files import check_room, write_whole
 from analognoise.jobs.data import checked_data, load_forward, metric_of, try_batch
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output
 from analognoise.jobs.setup import Say, build_model, either, torch_device, torch_threads, weights_of
 from analognoise.progress import progress_bar
 from analognoise.report.numbers import one_value
-from analognoise.report.table import write_whole
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, load_callable, load_data, save_weights
 from analognoise.tasks.weights import file_digest

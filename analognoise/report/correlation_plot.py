@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analognoise.report.files import write_whole
+from analognoise.files import write_whole
 from analognoise.report.style import PALETTE
 
 MOST_TIMES, _COLUMNS = 4, 3

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from analognoise.devices.behaviour import Behaviour, behaviour
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ResultsError
-from analognoise.report.files import write_whole
+from analognoise.files import write_whole
 from analognoise.report.style import PALETTE
 from analognoise.units import format_time, parse_times
 

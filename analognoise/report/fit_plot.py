@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analognoise.devices.base import BaseCurve
 from analognoise.devices.contents import MIN_DRIFT_X
 from analognoise.devices.profile import DeviceProfile
-from analognoise.report.files import write_whole
+from analognoise.files import write_whole
 from analognoise.report.style import PALETTE
 from analognoise.units import format_time
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analognoise.report.files import write_whole
+from analognoise.files import write_whole
 from analognoise.report.numbers import numbers_of
 from analognoise.report.style import styles
 from analognoise.report.summary import MARK

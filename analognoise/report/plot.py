@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analognoise.errors import ResultsError
+from analognoise.files import write_whole
 from analognoise.report.axes import vertical
-from analognoise.report.files import write_whole
 from analognoise.report.labels import thin_ticks
 from analognoise.report.panel import draw_panel
 from analognoise.report.summary import Section, sections

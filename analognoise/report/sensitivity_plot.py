@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analognoise.report.files import write_whole
+from analognoise.files import write_whole
 from analognoise.report.numbers import numbers_of
 from analognoise.report.sensitivity import Facts, numbers_at
 from analognoise.units import format_time

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analognoise.crossbar.compensation import DEFAULT, split_name
-from analognoise.report.files import write_whole
+from analognoise.files import write_whole
 from analognoise.report.layout import layout_of
 from analognoise.report.numbers import Numbers
 from analognoise.report.summary import (

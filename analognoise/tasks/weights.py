@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from analognoise.conversion import Filter
-from analognoise.errors import ModelError, QuantizationError, ResultsError, SparsityError, nearest
+from analognoise.errors import ModelError, QuantizationError, SparsityError, nearest
+from analognoise.files import write_whole
 from analognoise.quantized import (
     RANGE_NAMES,
     Quantization,
@@ -50,7 +50,6 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
     state = model.state_dict()
     first = {id_: names[0] for id_, names in _tied(state).items()}
     tensors = {name: state[name].detach().contiguous().cpu() for name in sorted(first.values())}
-    part = target.with_name(target.name + ".part")
     metadata = {"format": "pt"}
     layers = quantized_layers(model)
     if layers:
@@ -58,12 +57,7 @@ def save_weights(model: nn.Module, path: str | Path) -> str:
         metadata[_QUANTIZERS] = json.dumps(settings)
     if sparse := sparse_layers(model):
         metadata[_SPARSITY] = json.dumps({name: asdict(form) for name, form in sparse.items()})
-    try:
-        part.write_bytes(_in_order(save(tensors, metadata=metadata)))
-        os.replace(part, target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResultsError(f"cannot write {target}: {error.strerror or error}") from error
+    write_whole(target, _in_order(save(tensors, metadata=metadata)))
     return file_digest(target)
 
 

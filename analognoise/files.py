@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the room for them."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from analognoise.errors import ResultsError
@@ -19,8 +21,10 @@ def write_whole(path: Path, content: bytes) -> None:
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # what hinders the writing may hinder this, too
+            part.unlink(missing_ok=True)
 
 
 def write_new(path: str | os.PathLike[str], content: bytes, overwrite: bool) -> Path:
@@ -37,3 +41,22 @@ def write_new(path: str | os.PathLike[str], content: bytes, overwrite: bool) -> 
         raise ResultsError(f"{file} exists: name another file, or say overwrite=True")
     write_whole(file, content)
     return file
+
+
+def check_room(path: Path, needed: int, why: str = "") -> None:
+    """Raise unless there is room for so many bytes more.
+
+    Args:
+        path: a folder, or a file in one.
+        needed: bytes.
+        why: for what, beginning with a space.
+
+    Raises:
+        ResultsError: otherwise.
+    """
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < needed:
+        raise ResultsError(
+            f"{path} needs about {needed / 1e6:.3g} MB{why}, and its disk has {free / 1e6:.3g} MB left: make "
+            "room, or use another disk"
+        )
