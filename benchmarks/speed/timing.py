@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from analognoise.allocator import keep_freed_memory
 from analognoise.progress import progress_bar
 
 Work = Mapping[str, Callable[[], object]]
@@ -19,7 +20,12 @@ def clock() -> float:
 
 
 def medians(title: str, work: Work, repeats: int) -> dict[str, float]:
-    """Median seconds of each; a first round warms up and does not count."""
+    """Median seconds of each; a first round warms up and does not count.
+
+    Freed memory is kept, as in a process that evaluates or trains, for all that is compared: otherwise what came
+    before, in which order, decides which of them pays for new pages.
+    """
+    keep_freed_memory()
     seconds: dict[str, list[float]] = {name: [] for name in work}
     with progress_bar(title, repeats + 1) as advance:
         for round_number in range(repeats + 1):
