@@ -167,6 +167,7 @@ class Description:
             "compensation": self.compensation,
             "engine": self.engine,
             "collapse_pairs": self.collapse_pairs,
+            "repeated": self.repeated,
         }
 
     @classmethod
@@ -180,6 +181,9 @@ class Description:
             tuple(LayerOnTiles(**layer) for layer in layers),
             tuple(DigitalPart(**part) for part in content["digital"]),
             content["compensation"],
+            content["engine"],
+            content["collapse_pairs"],
+            content.get("repeated", 0),  # an older run.json has none
         )
 
     def __str__(self) -> str:

@@ -111,6 +111,10 @@ class ResultsError(AnalogNoiseError, ValueError):
     """An output folder or results file that cannot be used."""
 
 
+class WriteError(ResultsError):
+    """A file that cannot be written: no permission, no room, a read-only file system."""
+
+
 class WorkerError(AnalogNoiseError, RuntimeError):
     """Work that could not be shared: workers that die or differ, an executor that is shut down, a silent
     scheduler.

@@ -7,21 +7,21 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from analognoise.errors import ResultsError
+from analognoise.errors import ResultsError, WriteError
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file by way of a neighbour, so that a kill in between leaves no half of it.
 
     Raises:
-        ResultsError: when the folder does not exist or cannot be written to.
+        WriteError: when the folder does not exist or cannot be written to.
     """
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # what hinders the writing may hinder this, too
             part.unlink(missing_ok=True)
@@ -60,3 +60,14 @@ def check_room(path: Path, needed: int, why: str = "") -> None:
             f"{path} needs about {needed / 1e6:.3g} MB{why}, and its disk has {free / 1e6:.3g} MB left: make "
             "room, or use another disk"
         )
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why no file can be made in a folder that is there, in words; empty where one can be."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    if os.access(folder, os.W_OK | os.X_OK):
+        return ""
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"{folder} is on a read-only file system"
+    return f"no permission to write in {folder}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -452,13 +454,13 @@ def test_report_shows_again_what_evaluate_found(run: Run, home: Path) -> None:
     assert again.status == 0, again.err
     assert "mine" in again.out
     assert snapshot(home / "out") == before
-    assert len(run("report", "out", "--json").json["summary"]) == 4
+    assert [len(one["over_time"]) for one in run("report", "out", "--json").json["evaluations"]] == [2, 1, 1]
 
 
 # Comparing
 
 
-def test_compare_and_report(run: Run, tmp_path: Path) -> None:
+def test_compare_and_report(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     arguments = [
         "compare",
@@ -491,6 +493,14 @@ def test_compare_and_report(run: Run, tmp_path: Path) -> None:
     shown = run("report", out)
     assert shown.status == 0, shown.err
     assert "sam:rho=0.1" in shown.out
+    assert snapshot(out) == before
+
+    with monkeypatch.context() as read_only:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        read_only.setattr(Path, "write_bytes", Mock(side_effect=full))
+        unwritten = run("report", out)
+    assert (unwritten.status, unwritten.out) == (2, shown.out)
+    assert unwritten.err == f"error: cannot write {out / 'accuracy_over_time.png'}: No space left on device\n"
     assert snapshot(out) == before
 
     # The models are those that `train` makes of the same settings.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shlex
 import shutil
 import sys
@@ -74,18 +77,17 @@ def test_summary_says_what_was_evaluated(home: Path, capsys: pytest.CaptureFixtu
     rows = rows[rows["profile"] == "pcm-ibm"]
     values = rows.pivot(index="chip", columns="time_s", values="value")
     life = lifetime(values.to_numpy(), list(values.columns), 1.0, 0.97)
-    line = f"Lifetime on pcm-ibm, until the mean accuracy crosses 97.0 %: {life}"
-    assert lines[lines.index("## Lifetime") + 2] == f"- {line}"
+    line = f"until the mean accuracy crosses 97.0 %: {life}"
+    assert lines[lines.index("## Lifetime") + 2] == f"- Lifetime on pcm-ibm, {line}"
     assert "Lifetime on ideal" not in text
     # Made again from the folder alone.
     before = files()
     (home / "out" / "summary.md").unlink()
-    capsys.readouterr()
+    shown = capsys.readouterr().out
+    assert f"Lifetime, {line}\n" in shown
     assert main(["report", "out"]) == 0
-    assert line in capsys.readouterr().out.replace("\n", " ")
+    assert capsys.readouterr().out == shown
     assert files() == before
-    assert main(["report", "out", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lifetimes"]["pcm-ibm"]["text"] == str(life)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -328,5 +330,88 @@ def test_report_tells_stein_from_student_and_what_a_quantile_keeps(
     [line] = [line for line in text.splitlines() if "until 20 % of chips cross 95.0 %: " in line]
     assert line.split(": ")[1] in said
     assert main(["report", "out", "--json"]) == 0
-    life = json.loads(capsys.readouterr().out)["lifetimes_of_quantile"]["pcm-ibm"]
+    life = json.loads(capsys.readouterr().out)["evaluations"][0]["lifetime_of_quantile"]
     assert line.endswith(life["text"])
+
+
+# Every setting that the shown figures depend on: converters, recalibrations, layers that stay digital,
+# chips and times that were measured before and are not asked for, precision, single chips, samples.
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--times", "1d", "--chips", "2", "--digital", "2", "--seed", "5", "--floor", "0.9"],
+        ["--times", "1s,1d", "--chips", "3", "--compensation", "none,column", "--periphery", "standard-8bit"],
+        ["--times", "1s,1d", "--chips", "10", "--precision", "0.02", "--max-chips", "40"],
+        ["--times", "1s,1d", "--chips", "3", "--sampling", "stratified"],
+        ["--times", "1s,1d", "--chips", "3", "--metric", "loss", "--quantile", "0.2", "--yield-at", "0.5"],
+    ],
+    ids=["less", "compensations", "precision", "stratified", "single chips"],
+)
+def test_report_shows_and_prints_what_evaluate_does(
+    options: list[str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [*options, "--times", "1s,1d,1y", "--chips", "12"]
+    assert main([*EVALUATE, *more]) == 0
+    assert main([*EVALUATE, *options]) == 0
+    capsys.readouterr()
+    for form in ([], ["--json"]):
+        assert main([*EVALUATE, *options, *form]) == 0
+        found = capsys.readouterr().out
+        before = files()
+        assert main(["report", "out", *form]) == 0
+        assert capsys.readouterr().out == found
+        assert files() == before
+
+
+@pytest.mark.parametrize("command", [EVALUATE, SENSITIVITY], ids=lambda command: command[0])
+def test_report_shows_the_tables_where_it_cannot_write_them(
+    command: list[str],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main([*command, "--times", "1s,1d", "--chips", "2"]) == 0
+    before = files()
+    shown = capsys.readouterr().out
+    with monkeypatch.context() as read_only:
+        read_only.setattr(Path, "write_bytes", refuse)
+        read_only.setattr(Path, "unlink", refuse)
+        assert main(["report", "out"]) == 2
+    out, err = capsys.readouterr()
+    assert out == shown
+    [said] = err.splitlines()
+    assert re.fullmatch(r"error: cannot write out/\w+\.csv: Read-only file system", said)
+    assert files() == before
+
+
+def refuse(path: Path, *_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(os.ST_RDONLY, "is on a read-only file system"), (0, "no permission to write in")],
+)
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(
+    flags: int, words: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = os.statvfs(home)
+    fields = [*there[:8], flags, *there[9:]]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    compare = ["compare", "--task", "digits", "--profile", "pcm-ibm", "--methods", "sgd", "--out", "out"]
+    for command in ([*EVALUATE, "--times", "1s"], compare):
+        assert main(command) == 2
+        assert words in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_report_of_what_is_no_folder_of_a_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    for name, words in (
+        ("mine.py", "mine.py is a file: name a folder that compare"),
+        ("empty", "folder empty holds no run.json: name one that compare"),
+        ("nowhere", "folder nowhere does not exist: name one that compare"),
+    ):
+        assert main(["report", name]) == 2
+        assert words in capsys.readouterr().err

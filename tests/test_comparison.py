@@ -550,7 +550,7 @@ def test_progress_is_in_the_units_of_the_tables(tmp_path):
 def test_an_output_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        with pytest.raises(ResultsError, match=r"cannot be made: .*file is not a folder"):
+        with pytest.raises(ResultsError, match=r"cannot be used: .*file is not a folder"):
             run(out)
     assert contents(tmp_path) == {"file": b"mine"}
 

@@ -28,7 +28,10 @@ def report(
     """Make the table and the picture again from a run's results.csv, without computing anything else."""
     from analognoise.jobs.again import report_again
 
-    show(report_again(folder), as_json)
+    result, unwritten = report_again(folder)
+    show(result, as_json)
+    if unwritten is not None:
+        raise unwritten
 
 
 @app.command(epilog=examples("methods", "methods --json"))

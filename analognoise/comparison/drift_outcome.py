@@ -19,18 +19,21 @@ from analognoise.report.table import markdown_table
 from analognoise.units import format_time
 
 
-def conclude(folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0) -> Comparison:
+def conclude(
+    folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0, write: bool = True
+) -> Comparison:
     """Summarise the rows in a comparison's folder and write summary, text and pictures (again).
 
     Args:
         folder: output folder of :func:`analognoise.comparison.compare`.
         reused_models: for the result.
         reused_rows: for the result.
+        write: whether the files are; without, the result names those that are there.
 
     Raises:
         ResultsError: when the folder is not a comparison's, or a file in it is damaged.
     """
-    found = stored(folder, _asked_for, "times_s")
+    found = stored(folder, _asked_for, "times_s", writes=write)
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
     summary = summarised(found, sound, product(set(sound["profile"]), broken))

@@ -53,7 +53,7 @@ class FaultComparison(Comparison):
 
 
 def conclude_faults(
-    folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0
+    folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0, write: bool = True
 ) -> FaultComparison:
     """Summarise the rows in such a comparison's folder, and write summary, text and picture (again).
 
@@ -61,6 +61,7 @@ def conclude_faults(
         folder: output folder of :func:`analognoise.compare_faults`.
         reused_models: for the result.
         reused_rows: for the result.
+        write: whether the files are; without, the result names those that are there.
 
     Raises:
         ResultsError: when the folder is not such a comparison's, or a file in it is damaged.
@@ -73,6 +74,7 @@ def conclude_faults(
         noun=NOUN,
         row=MemoryRow,
         layout=FAULTS,
+        writes=write,
     )
     rows = found.results
     variants = [variant_of(int(b), str(s)) for b, s in zip(rows["bits"], rows["sparsity"], strict=True)]

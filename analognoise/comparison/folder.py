@@ -19,7 +19,7 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
 from analognoise.evaluation.row_text import format_rows, header_of
 from analognoise.evaluation.rows import AnyRow
-from analognoise.files import write_whole
+from analognoise.files import why_unwritable, write_whole
 from analognoise.tasks.weights import file_digest
 
 RUN, RESULTS, SUMMARY, TEXT, MODELS = "run.json", "results.csv", "summary.csv", "summary.md", "models"
@@ -250,10 +250,8 @@ def versions() -> dict[str, str]:
 def _check_place(path: Path) -> None:
     for place in (path, *path.absolute().parents):
         if place.exists() or place.is_symlink():
-            if not place.is_dir():
-                raise ResultsError(f"output folder {path} cannot be made: {place} is not a folder")
-            if not os.access(place, os.W_OK | os.X_OK):
-                raise ResultsError(f"output folder {path} cannot be written to: no permission in {place}")
+            if why := why_unwritable(place):
+                raise ResultsError(f"output folder {path} cannot be used: {why}")
             return
 
 

@@ -61,7 +61,7 @@ class NoiseSweep(Comparison):
 
 
 def conclude_noise(
-    folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0
+    folder: str | os.PathLike[str], *, reused_models: int = 0, reused_rows: int = 0, write: bool = True
 ) -> NoiseSweep:
     """Fit the midpoints of the rows in such a sweep's folder, and write summary, text and pictures (again).
 
@@ -69,6 +69,7 @@ def conclude_noise(
         folder: output folder of :func:`analognoise.noise_sweep`.
         reused_models: for the result.
         reused_rows: for the result.
+        write: whether the files are; without, the result names those that are there.
 
     Raises:
         ResultsError: when the folder is not such a sweep's, or a file in it is damaged.
@@ -81,6 +82,7 @@ def conclude_noise(
         noun=NOUN,
         row=NoiseRow,
         layout=NOISE,
+        writes=write,
     )
     broken = {failure.method for failure in found.failed}
     sound = found.sound(found.results["method"].isin(broken))
@@ -104,12 +106,13 @@ def conclude_noise(
 
 def _files(found: Stored, summary: pd.DataFrame, middle: pd.DataFrame) -> dict[str, Path]:
     """The midpoints as a table, and the pictures, by what they are."""
-    paths = {"midpoints": found.path / "midpoints.csv"}
-    write_whole(paths["midpoints"], middle.to_csv(index=False, lineterminator="\n").encode())
+    content = middle.to_csv(index=False, lineterminator="\n").encode()
+    paths = {"midpoints": found.file("midpoints.csv", lambda path: write_whole(path, content))}
     paths["over_sigma"] = picture(found, summary[~summary["noise"].str.contains(" on ")], "sigma")
     if middle["noise"].str.contains(" on ").any():
-        paths["by_layer"] = found.path / "midpoints.png"
-        draw_midpoints(paths["by_layer"], middle, found.confidence)
+        paths["by_layer"] = found.file(
+            "midpoints.png", lambda path: draw_midpoints(path, middle, found.confidence)
+        )
     return paths
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
+from analognoise.comparison.folder import SUMMARY, TEXT
 from analognoise.comparison.sharpness import sharpness_markdown
 from analognoise.comparison.stored import Failure, Sharp, Stored
 from analognoise.evaluation.statistics import summarise_methods
@@ -125,7 +126,9 @@ def summarised(found: Stored, sound: pd.DataFrame, lacking: Iterable[tuple[str, 
 def picture(found: Stored, summary: pd.DataFrame, axis: str) -> Path:
     """Draw a summary over ``axis``, as the file's name says."""
     metric = re.sub(r"\W+", "_", str(summary["metric"].iloc[0])).strip("_") or "metric"
-    return save_figure(found.path / f"{metric}_over_{axis}.png", summary, confidence=found.confidence)
+    return found.file(
+        f"{metric}_over_{axis}.png", lambda path: save_figure(path, summary, confidence=found.confidence)
+    )
 
 
 def finish(
@@ -138,7 +141,7 @@ def finish(
     text: str,
     **more: Any,
 ) -> C:
-    """Write the files that every comparison has.
+    """Write the files that every comparison has, and sum up.
 
     Args:
         kind: of the result.
@@ -150,15 +153,15 @@ def finish(
         more: further fields of the result.
     """
     paths = found.paths | pictures
-    summary_csv(summary, paths["summary"])
+    found.file(SUMMARY, lambda path: summary_csv(summary, path))
     paths |= _sharpness_picture(found, sharp.related)
-    write_whole(paths["text"], text.encode())
+    found.file(TEXT, lambda path: write_whole(path, text.encode()))
     return kind(
         folder=found.path,
         results=found.results,
         summary=summary,
         failed=found.failed,
-        paths=paths,
+        paths={word: path for word, path in paths.items() if path.exists()},
         run=found.run,
         sharpness=sharp.table,
         correlations=sharp.related,
@@ -172,10 +175,11 @@ def _sharpness_picture(found: Stored, related: pd.DataFrame) -> dict[str, Path]:
         return {}
     layout = found.layout
     label = format_time if layout is DRIFT else layout.label
-    drawn = save_correlations(
-        found.path / "sharpness.png", layout.inwards(related), label, layout.axis, found.confidence
-    )
-    return {} if drawn is None else {"sharpness": drawn}
+
+    def draw(path: Path) -> None:
+        save_correlations(path, layout.inwards(related), label, layout.axis, found.confidence)
+
+    return {"sharpness": found.file("sharpness.png", draw)}
 
 
 def _with_failed(

@@ -13,8 +13,8 @@ import pandas as pd
 from analognoise.comparison.folder import MODELS, RESULTS, RUN, SUMMARY, TEXT, read_run
 from analognoise.comparison.sharpness import correlations, sharpness_markdown, sharpness_table
 from analognoise.errors import ResultsError
+from analognoise.evaluation.row_text import read_rows
 from analognoise.evaluation.rows import AnyRow, Row, rows_to_frame
-from analognoise.evaluation.store import ResultStore
 from analognoise.report.layout import DRIFT, Layout
 
 
@@ -49,6 +49,7 @@ class Stored:
         results: the rows that the last call asked for, with the condition in the layout's column.
         failed: trainings that broke down.
         layout: the names of the rows' columns.
+        writes: whether tables and pictures are written into the folder.
     """
 
     path: Path
@@ -56,6 +57,14 @@ class Stored:
     results: pd.DataFrame
     failed: tuple[Failure, ...]
     layout: Layout
+    writes: bool
+
+    def file(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The path of a file in the folder, written by ``make`` where files are written."""
+        path = self.path / name
+        if self.writes:
+            make(path)
+        return path
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -109,6 +118,7 @@ def stored(
     noun: str = "a comparison",
     row: type[AnyRow] = Row,
     layout: Layout = DRIFT,
+    writes: bool = True,
 ) -> Stored:
     """Read a comparison's folder.
 
@@ -120,6 +130,7 @@ def stored(
         noun: such a comparison in words.
         row: kind of its rows.
         layout: names of their columns.
+        writes: whether tables and pictures are to be written.
 
     Raises:
         ResultsError: when the folder is not such a comparison's, or a file in it is damaged.
@@ -127,11 +138,11 @@ def stored(
     path = Path(folder)
     run = read_run(path, command, noun)
     settings = run["settings"]
-    rows: ResultStore[AnyRow] = ResultStore(path / RESULTS, kind=row)
-    if not rows.rows:
+    rows = read_rows(path / RESULTS, row)
+    if not rows:
         raise ResultsError(f"{path / RESULTS} holds no rows: run the same command again")
-    results = rows_to_frame(rows.rows, row)
-    conditions = [one.condition for one in rows.rows]
+    results = rows_to_frame(rows, row)
+    conditions = [one.condition for one in rows]
     # A device on which nothing depends on time has rows at 0 s alone, whatever the times.
     still = results.groupby(conditions)[layout.position].transform("max") == 0
     kept = (
@@ -143,4 +154,4 @@ def stored(
     )
     results[layout.group] = conditions
     failed = tuple(Failure(**item) for item in run.get("failed", []))
-    return Stored(path, run, results[kept].reset_index(drop=True), failed, layout)
+    return Stored(path, run, results[kept].reset_index(drop=True), failed, layout, writes)

@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ import pandas as pd
 from analognoise.errors import ResultsError
 from analognoise.evaluation.rows import AnyRow, Row, column_types, columns_of_type, rows_to_frame
 from analognoise.files import write_new
+
+R = TypeVar("R", bound=AnyRow)
 
 
 def header_of(kind: type[AnyRow]) -> str:
@@ -74,7 +76,7 @@ def write_rows(
     return write_new(path, (header_of(kind) + format_rows(rows)).encode(), overwrite)
 
 
-def read_results(path: str | os.PathLike[str], kind: type[AnyRow] = Row) -> pd.DataFrame:
+def read_rows(path: str | os.PathLike[str], kind: type[R] = Row) -> list[R]:  # type: ignore[assignment]
     """The rows of a results.csv, checked line by line; the file is not changed.
 
     Raises:
@@ -83,7 +85,12 @@ def read_results(path: str | os.PathLike[str], kind: type[AnyRow] = Row) -> pd.D
     file = Path(path)
     if not file.is_file():
         raise ResultsError(f"{file} does not exist: no results to read")
-    return rows_to_frame(parse_rows(file, file.read_bytes(), None, kind=kind)[0], kind)
+    return parse_rows(file, file.read_bytes(), None, kind=kind)[0]
+
+
+def read_results(path: str | os.PathLike[str], kind: type[AnyRow] = Row) -> pd.DataFrame:
+    """As :func:`read_rows`, as a data frame with the columns of the file."""
+    return rows_to_frame(read_rows(path, kind), kind)
 
 
 def parse_rows(

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from analognoise.errors import ResultsError
 from analognoise.evaluation.row_text import format_rows, header_of, parse_rows
 from analognoise.evaluation.rows import AnyRow, Row
-from analognoise.files import check_room
+from analognoise.files import check_room, why_unwritable
 
 try:
     import fcntl
@@ -71,10 +71,8 @@ class ResultStore(Generic[R]):
             raise ResultsError(f"{self.path} is a folder: name a CSV file in it")
         for folder in self.path.parents:
             if folder.exists():
-                if not (folder.is_dir() and os.access(folder, os.W_OK)):
-                    raise ResultsError(
-                        f"{self.path} cannot be written: {folder} is not a folder that can be written to"
-                    )
+                if why := why_unwritable(folder):
+                    raise ResultsError(f"{self.path} cannot be written: {why}")
                 break
         if self.path.exists():
             raw = self.path.read_bytes()

@@ -1,8 +1,8 @@
-"""What ``analognoise evaluate`` shows of a model's chips."""
+"""What ``analognoise evaluate`` shows of a model's chips, and what ``report`` shows again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,17 @@ from typing import Any
 import pandas as pd
 from rich.console import RenderableType
 
+from analognoise.description import Description
+from analognoise.errors import ResultsError
+from analognoise.evaluation.cost import CompensationCost
 from analognoise.evaluation.lifetime import Lifetime
 from analognoise.evaluation.report import DriftReport
+from analognoise.evaluation.row_text import read_rows
+from analognoise.evaluation.rows import Row, rows_to_frame
+from analognoise.evaluation.sampling import Sampled
+from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE
 from analognoise.jobs.output import Output, plain
-from analognoise.jobs.report import no_lifetime
+from analognoise.jobs.report import no_lifetime, precisions, write_summary
 from analognoise.jobs.single_chips import with_single_chips
 from analognoise.report.numbers import one_value
 from analognoise.units import format_time
@@ -103,3 +110,65 @@ class Evaluated(Output):
                 )
                 found[-1]["precision"] = report.precision.to_dict() | {"reached": reached}
         return {"evaluations": found, "folder": None if self.folder is None else str(self.folder)}
+
+
+def evaluated_again(folder: Path, run: dict[str, Any], write: bool) -> Evaluated:
+    """An evaluation out of the rows in its folder.
+
+    Args:
+        folder: what ``evaluate`` wrote.
+        run: its run.json.
+        write: whether to write summary, table and pictures again.
+
+    Raises:
+        ResultsError: when a file of it is damaged, or cannot be written.
+    """
+    rows: list[Row] = read_rows(folder / RESULTS_FILE)
+    try:
+        settings, models = run["settings"], run["model"]["profiles"]
+        reports = tuple(_report(name, rows, settings, model) for name, model in models.items())
+        floor, quantile, yield_at = (settings.get(name) for name in ("floor", "quantile", "yield_at"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultsError(
+            f"{folder / RUN_FILE} lacks what a report needs ({error}): evaluate again"
+        ) from error
+    if lacking := [name for name, report in zip(models, reports, strict=True) if not report.rows]:
+        raise ResultsError(f"{folder / RESULTS_FILE} holds no rows of {lacking[0]!r}: evaluate again")
+    if write:
+        frame = pd.concat([report.frame for report in reports], ignore_index=True)
+        write_summary(folder, frame, settings, models)
+    return Evaluated(reports, floor, quantile, yield_at, folder)
+
+
+def _report(name: str, rows: Sequence[Row], settings: dict[str, Any], model: dict[str, Any]) -> DriftReport:
+    """The report of one profile, of what the last call asked for: earlier ones may have asked for more."""
+    own = [row for row in rows if row.profile == name and row.chip < int(settings["chips"])]
+    asked = {float(time) for time in settings["times_s"]}
+    own = [row for row in own if row.time_s in asked] or [row for row in own if row.time_s == 0]
+    own.sort(key=lambda row: (row.chip, row.time_s))
+    precision = precisions(settings).get(name)
+    if precision is not None and own:
+        own = [own[number] for number in precision.kept(rows_to_frame(own)).index]
+    times = tuple(sorted({row.time_s for row in own}))
+    sampled, cost = settings.get("sampling", {}).get(name), model["compensation_cost"]
+    if sampled is not None:
+        samples = {time: sampled["samples"][format_time(time)] for time in times}
+        sampled = Sampled(sampled["kind"], samples, sampled["of"])
+    return DriftReport(
+        rows=tuple(own),
+        times=times,
+        metric=settings["metric"],
+        higher_is_better=settings["higher_is_better"],
+        digital=own[0].digital if own else float("nan"),
+        seed=settings["seed"],
+        run_id=own[0].run_id if own else "",
+        description=Description.from_dict(model),
+        not_read=tuple(model["not_read"]),
+        reused=len(own),
+        confidence=settings["confidence"],
+        compensation=model["compensation"],
+        cost=None if cost is None else CompensationCost(**cost),
+        left_out=tuple(model["not_recalibrated"]),
+        precision=precision,
+        sampling=sampled,
+    )

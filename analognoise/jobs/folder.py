@@ -153,10 +153,13 @@ def read_run(folder: Path, missing_ok: bool = False) -> dict[str, Any] | None:
     if not file.is_file():
         if missing_ok:
             return None
-        what = "holds no run.json" if folder.is_dir() else "does not exist"
+        what, one = f"folder {folder} does not exist", "one"
+        if folder.is_dir():
+            what = f"folder {folder} holds no {RUN_FILE}"
+        elif folder.exists():
+            what, one = f"{folder} is a file", "a folder"
         raise ResultsError(
-            f"folder {folder} {what}: name one that compare, faults, noise-sweep, evaluate or sensitivity "
-            "wrote"
+            f"{what}: name {one} that compare, faults, noise-sweep, evaluate or sensitivity wrote"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -1,112 +1,34 @@
-"""Tables and pictures of an evaluation, out of the rows that are stored."""
+"""The files with tables and pictures of an evaluation, out of its rows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console, RenderableType
 
-from analognoise.errors import ResultsError
 from analognoise.evaluation.lifetime import Lifetime, lifetime
-from analognoise.evaluation.row_text import read_results
 from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
 from analognoise.files import write_whole
-from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE
-from analognoise.jobs.output import Output, plain
+from analognoise.jobs.folder import RESULTS_FILE
 from analognoise.jobs.single_chips import with_single_chips
 from analognoise.report.numbers import one_value
-from analognoise.report.onchip import analog_lines, analog_markdown
+from analognoise.report.onchip import analog_markdown
 from analognoise.report.plot import save_figure
 from analognoise.report.summary import sections
-from analognoise.report.table import STUDENT, markdown_table, print_summary, summary_csv
+from analognoise.report.table import STUDENT, markdown_table, summary_csv
 
 FILES = (RESULTS_FILE, "summary.csv", "summary.md", "*_over_time.png", "*_over_level.png")
 
 
-@dataclass(frozen=True)
-class Reported(Output):
-    """An evaluation that was shown again."""
-
-    folder: Path
-    summary: pd.DataFrame
-    settings: dict[str, Any]
-    models: dict[str, Any]
-    lives: dict[str, Lives]
-    notes: list[str]
-
-    def parts(self) -> Iterable[RenderableType]:
-        """What single chips keep, lifetimes, and where the files are."""
-        yield from self.notes
-        yield from lifetime_lines(self.lives, self.summary, self.settings)
-        yield f"results: {self.folder}"
-
-    def show(self, console: Console) -> None:
-        """Print the tables."""
-        print_summary(
-            self.summary,
-            console,
-            compensation=self.settings["compensation"],
-            confidence=self.settings["confidence"],
-            interval=_interval(self.settings),
-        )
-        for line in analog_lines(self.models):
-            console.print(line, style="dim", markup=False)
-        super().show(console)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "folder": str(self.folder),
-            "settings": self.settings,
-            "model": {"profiles": self.models},
-            "summary": plain(self.summary),
-            "lifetimes": plain({profile: asdict(of.mean) for profile, of in self.lives.items()}),
-            "lifetimes_of_quantile": plain(
-                {profile: asdict(of.quantile) for profile, of in self.lives.items() if of.quantile}
-            ),
-        }
-
-
-def evaluated_again(folder: Path, run: dict[str, Any]) -> Reported:
-    """Make summary, table and picture of an evaluation again from the rows in its folder.
-
-    Args:
-        folder: what ``evaluate`` wrote.
-        run: its run.json.
-
-    Raises:
-        ResultsError: when a file of it is damaged.
-    """
-    try:
-        settings = run["settings"]
-        chips, times = int(settings["chips"]), [float(time) for time in settings["times_s"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(
-            f"{folder / RUN_FILE} lacks what a report needs ({error}): evaluate again"
-        ) from error
-    rows = read_results(folder / RESULTS_FILE)
-    # An earlier call may have asked for more chips or other times than the last one.
-    rows = rows[(rows["chip"] < chips) & (rows["time_s"].isin([*times, 0.0]))]
-    targets = _precisions(settings)
-    if targets:
-        rows = pd.concat(
-            [targets[str(name)].kept(part) for name, part in rows.groupby("profile", sort=False)]
-        )
-    models = run.get("model", {}).get("profiles", {})
-    summary, lives, notes = write_summary(folder, rows, settings, models)
-    return Reported(folder, summary, settings, models, lives, notes)
-
-
 def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     """The summary frame of an evaluation's rows."""
-    targets = _precisions(settings)
+    targets = precisions(settings)
     found = [
         summarise_methods(
             part,
@@ -119,7 +41,7 @@ def summarise(rows: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _precisions(settings: Mapping[str, Any]) -> dict[str, Precision]:
+def precisions(settings: Mapping[str, Any]) -> dict[str, Precision]:
     """By profile, what the numbers of chips were to reach; empty where they were fixed beforehand."""
     return {name: Precision(**found) for name, found in settings.get("precision", {}).items()}
 
@@ -141,7 +63,7 @@ def lifetimes(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Lives]:
     """By profile, how long the chips stay good enough; without devices on which nothing depends on time, and
     where nothing can be relative to the digital metric.
     """
-    found, targets = {}, _precisions(settings)
+    found, targets = {}, precisions(settings)
     floor = settings.get("floor") or (0.95 if settings["higher_is_better"] else 1.05)
     for profile, part in rows.groupby("profile", sort=False):
         values = part.pivot(index="chip", columns="time_s", values="value")
@@ -211,20 +133,15 @@ def _head(settings: Mapping[str, Any]) -> list[str]:
     return [f"# {name} on analog chips", "", f"M{'; '.join(parts)[1:]}.", ""]
 
 
-def write_summary(
-    folder: Path, rows: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]
-) -> tuple[pd.DataFrame, dict[str, Lives], list[str]]:
+def write_summary(folder: Path, rows: pd.DataFrame, settings: dict[str, Any], models: dict[str, Any]) -> None:
     """Write summary.csv, summary.md and the pictures; ``models`` says by profile what is on tiles.
 
-    Returns:
-        The summary frame, lifetimes by profile, and sentences on the numbers of chips and on single chips.
-
     Raises:
-        ResultsError: when the folder cannot be written to.
+        WriteError: when the folder cannot be written to.
     """
     summary, lives = summarise(rows, settings), lifetimes(rows, settings)
     summary, singles = with_single_chips(summary, rows, settings)
-    targets = _precisions(settings)
+    targets = precisions(settings)
     reasons = [
         f"{name}: {target.sentence(summary[summary['profile'] == name])}" for name, target in targets.items()
     ]
@@ -261,4 +178,3 @@ def write_summary(
         ]
         if len(shown):
             save_figure(folder / f"{metric}_over_{kind}.png", shown, confidence=confidence)
-    return summary, lives, [*reasons, *singles]

@@ -19,6 +19,7 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.drift import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
+from analognoise.evaluation.row_text import read_rows
 from analognoise.evaluation.rows import Row
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.evaluation.sensitivity_report import SensitivityReport
@@ -197,15 +198,16 @@ def _write(folder: Path, report: SensitivityReport) -> None:
     save_sensitivity(folder / PICTURE_FILE, report.frame, report.facts)
 
 
-def rank_again(folder: Path, run: dict[str, Any]) -> Ranked:
-    """Make ranking, table and picture again from a folder's rows.
+def rank_again(folder: Path, run: dict[str, Any], write: bool) -> Ranked:
+    """A ranking out of the rows in its folder.
 
     Args:
         folder: what ``sensitivity`` wrote.
         run: its run.json.
+        write: whether to write table and picture again.
 
     Raises:
-        ResultsError: when a file of it is damaged.
+        ResultsError: when a file of it is damaged, or cannot be written.
     """
     try:
         settings = run["settings"]
@@ -220,9 +222,10 @@ def rank_again(folder: Path, run: dict[str, Any]) -> Ranked:
         raise ResultsError(
             f"{folder / RUN_FILE} lacks what a report needs ({error}): run sensitivity again"
         ) from error
-    rows: list[Row] = ResultStore(folder / RESULTS_FILE).rows
+    rows: list[Row] = read_rows(folder / RESULTS_FILE)
     if not rows:
         raise ResultsError(f"{folder / RESULTS_FILE} holds no rows: run sensitivity again")
     report = SensitivityReport.of_rows(rows, description, times, chips, digital=rows[0].digital, **facts)
-    _write(folder, report)
+    if write:
+        _write(folder, report)
     return Ranked(report, folder)
