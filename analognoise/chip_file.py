@@ -25,6 +25,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
 from analognoise.layers import AnalogLayer, note_written
 from analognoise.layers.base import gathered
+from analognoise.printing import counted
 from analognoise.seeds import Stream
 
 FORMAT = "3"
@@ -270,7 +271,9 @@ def _tiles(
     state = layer.analog
     device = next(iter(layer.targets().values())).device
     if len(saved.tiles) != len(state.placed):
-        raise ChipError(f"{path}: layer {name!r} has {len(saved.tiles)} tiles, needs {len(state.placed)}")
+        raise ChipError(
+            f"{path}: layer {name!r} has {counted(len(saved.tiles), 'tile')}, needs {len(state.placed)}"
+        )
     tiles = []
     for number, ((_, block), keys) in enumerate(zip(state.placed, saved.tiles, strict=True)):
         place = f"{name}/{number}"

@@ -20,6 +20,7 @@ from analognoise.errors import ConversionError, ModelError, nearest
 from analognoise.layers import AnalogLayer, Geometry, analog_class, registered_names
 from analognoise.obstacles import GEOMETRY, SIMULATED, obstacle_of
 from analognoise.patterns import Names, all_names, check_patterns, first_matches, matching
+from analognoise.printing import counted
 from analognoise.seeds import Stream
 
 Filter = Callable[[nn.Module, str], bool]
@@ -100,7 +101,7 @@ def convert_to_analog(
     problems = find_problems(model) if strict else []
     if problems:
         raise ConversionError(
-            f"strict: {len(problems)} layer(s) of {type(model).__name__} cannot go on tiles: "
+            f"strict: {counted(len(problems), 'layer')} of {type(model).__name__} cannot go on tiles: "
             + "; ".join(map(str, problems))
         )
     chosen = {name for name, module in found.items() if filter_fn is None or filter_fn(module, name)}
@@ -381,5 +382,5 @@ def check_finite(model: nn.Module) -> None:
         bad = int((~torch.isfinite(values)).sum())
         if bad:
             raise ModelError(
-                f"parameter {name!r}: {bad} of its {parameter.numel()} values are NaN or infinite"
+                f"parameter {name!r}: {bad} of its {counted(parameter.numel(), 'value')} are NaN or infinite"
             )

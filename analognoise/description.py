@@ -15,6 +15,7 @@ from analognoise.crossbar.mapping import devices_of, spare_devices_of
 from analognoise.layers import AnalogLayer, Geometry
 from analognoise.macs import Forward, MacCount, count_macs
 from analognoise.obstacles import BY_DESIGN, hidden_weights, obstacle_of, size, uncalled_children, unknown
+from analognoise.printing import counted
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ class Description:
         )
         lines = [
             f"{macs}{100 * self.parameter_share:.1f} % of the parameters are on tiles: "
-            f"{len(self.layers)} layers, "
-            f"{self.tiles} tiles, {self.devices:,} devices"
+            f"{counted(len(self.layers), 'layer')}, "
+            f"{counted(self.tiles, 'tile')}, {counted(self.devices, 'device')}"
             + ("" if self.engine == "analognoise" else f", simulated by {self.engine}")
             + (", pairs merged after programming" if self.collapse_pairs else "")
             + (f" and {self.spare_devices:,} in spare columns" if self.spare_devices else "")

@@ -1,4 +1,4 @@
-"""What ``print()`` shows of a result that rich can draw: the same table, without colours."""
+"""What people read: numbers with their nouns, and results that rich can draw as text, without colours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def as_text(drawn: RenderableType, width: int = WIDTH) -> str:
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``"1 tile"``, ``"3,728 devices"``, ``"2 batches"``."""
+    ending = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun}{ending * (number != 1)}"
 
 
 class Printed(ABC):

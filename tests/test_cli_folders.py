@@ -232,8 +232,12 @@ def test_sampling_is_stored_and_shown_again(home: Path, capsys: pytest.CaptureFi
     assert "reused" in capsys.readouterr().err
     assert main([*wanted, "--quantile", "0.1"]) == 2
     assert "measured on all samples" in capsys.readouterr().err
-    assert main([*EVALUATE, "--times", "1s", "--chips", "3"]) == 2
-    assert "holds another run" in capsys.readouterr().err
+    for options, words in (
+        ([], "sampling stratified there, full here)"),
+        (["--seed", "4"], "sampling stratified there, full here; seed 0 there, 4 here)"),
+    ):
+        assert main([*EVALUATE, "--times", "1s", "--chips", "3", *options]) == 2
+        assert words in capsys.readouterr().err
 
 
 TRAIN = ["train", *BASE[:2], *BASE[4:6], "--epochs", "1", "--out", "out"]

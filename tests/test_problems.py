@@ -115,7 +115,7 @@ def test_the_remedy_makes_it_convert(name: str) -> None:
     if kind != "lazy":
         assert problem.parameters == sum(parameter.numel() for parameter in model[0].parameters())
     with pytest.raises(
-        ConversionError, match=re.escape(f"strict: 1 layer(s) of Sequential cannot go on tiles: {place} (")
+        ConversionError, match=re.escape(f"strict: 1 layer of Sequential cannot go on tiles: {place} (")
     ):
         an.convert_to_analog(model, "ideal", strict=True)
     # Without strict the rest converts, and the layer is named as digital with the same words.

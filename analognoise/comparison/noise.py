@@ -22,6 +22,7 @@ from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.noise import chance_of
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.rows import AnyRow
+from analognoise.printing import counted
 from analognoise.report.layout import NOISE
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method
@@ -138,7 +139,7 @@ def noise_sweep(
     """
     levels, wobble = noise_levels(sigmas), check_fluctuation(fluctuating)
     if len(levels) < 3:
-        raise DataError(f"sigmas has {len(levels)} level(s): a midpoint needs three or more")
+        raise DataError(f"sigmas has {counted(len(levels), 'level')}: a midpoint needs three or more")
     laws = _laws(kinds, multiplicative)
     common = settle(
         task,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analognoise.comparison.stored import Failure, Stored
+from analognoise.printing import counted
 from analognoise.report.layout import DRIFT, Layout
 
 
@@ -37,9 +38,9 @@ def page(
     lines = [
         f"# {settings['task']}: {title}",
         "",
-        f"{settings['description'].rstrip('.')}. {seeds} training seed{'s' if seeds > 1 else ''}, "
-        f"{chips} {unit}{'s' if chips > 1 else ''} {extent}, "
-        f"{settings['epochs']} epochs{more}.",
+        f"{settings['description'].rstrip('.')}. {counted(seeds, 'training seed')}, "
+        f"{counted(chips, unit)} {extent}, "
+        f"{counted(settings['epochs'], 'epoch')}{more}.",
         "",
         *body,
     ]
@@ -59,10 +60,9 @@ def page(
     for method in settings["methods"]:
         values = ", ".join(f"{key} = {_number(value)}" for key, value in method["hyperparameters"].items())
         lines.append(
-            f"- {method['name']}: {values or 'no hyperparameters'}; {method['epochs']} epochs, lr "
+            f"- {method['name']}: {values or 'no hyperparameters'}; {counted(method['epochs'], 'epoch')}, lr "
             f"{_number(method['lr'])}, "
-            f"{method['gradients_per_step']} gradient{'s' if method['gradients_per_step'] > 1 else ''} per "
-            "step"
+            f"{counted(method['gradients_per_step'], 'gradient')} per step"
         )
     lines += about
     if found.run.get("warnings"):

@@ -22,6 +22,7 @@ from analognoise.evaluation.rows import AnyRow
 from analognoise.evaluation.store import ResultStore
 from analognoise.files import check_room
 from analognoise.pool import enough, run_jobs, size_of
+from analognoise.printing import counted
 from analognoise.report.numbers import one_value
 from analognoise.training.fit import Epoch
 
@@ -188,7 +189,7 @@ class _Run:
         if trainings:
             state = trainings[0].build(self.plan.task).state_dict()
             size = len(trainings) * sum(value.nbytes for value in state.values())
-            check_room(self.folder.models, size, f" for {len(trainings)} models")
+            check_room(self.folder.models, size, f" for {counted(len(trainings), 'model')}")
 
     def measure_sharpness(self) -> None:
         """Measure what is missing of the models' sharpness."""
@@ -201,19 +202,18 @@ class _Run:
         count = workers if isinstance(workers, int) else size_of(workers)
         self.tell(
             "plan",
-            f"{len(names)} methods × {len(self.plan.seeds)} training seeds = {trainings} models, {rows} "
-            "rows, "
-            f"on {count} worker(s)",
+            f"{counted(len(names), 'method')} × {counted(len(self.plan.seeds), 'training seed')} = "
+            f"{counted(trainings, 'model')}, {counted(rows, 'row')}, on {counted(count, 'worker')}",
         )
         if self.reused_models:
-            self.tell("reused", f"{self.reused_models} of {trainings} models reused")
+            self.tell("reused", f"{self.reused_models} of {counted(trainings, 'model')} reused")
         if self.reused_rows:
-            self.tell("reused", f"{self.reused_rows} of {rows} rows reused")
+            self.tell("reused", f"{self.reused_rows} of {counted(rows, 'row')} reused")
         if self.others:
             self.tell(
                 "kept",
-                f"{len(self.others)} rows of {self.folder.results} are of what an earlier call asked for and "
-                f"this one does not ({self._unasked()}): they stay there, and the tables are without them",
+                f"{self.folder.results} keeps {counted(len(self.others), 'row')} that an earlier call asked "
+                f"for and this one does not ({self._unasked()}): the tables are without them",
             )
 
     def _unasked(self) -> str:
@@ -238,7 +238,7 @@ class _Run:
             if more:
                 parts.append(f"{word}{'s' if len(more) > 1 else ''} {', '.join(more)}")
         chips = max(row.chip for row in self.others) + 1
-        return "; ".join([*parts, *([f"{chips} chips"] if chips > plan.chips else [])])
+        return "; ".join([*parts, *([counted(chips, "chip")] if chips > plan.chips else [])])
 
     def _every(self, training: Training) -> list[Evaluation]:
         plan, folder = self.plan, self.folder.seen_by_workers

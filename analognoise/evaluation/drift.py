@@ -123,6 +123,7 @@ class DriftEvaluation:
             "forward": name_of(forward),
             "seed": self.seed,
             "labels": [self.profile, self.method, self.training_seed],
+            "sampling": SAMPLINGS.get(sampling),
         }
         if self._recalibration is not None:
             settings["recalibration"] = self._recalibration.identity
@@ -134,8 +135,7 @@ class DriftEvaluation:
             )
         if sampling != "full":
             self.sampling = StratifiedSampling(model, self.passes, metric, self.seed)
-            settings["sampling"] = self.sampling.identity
-        self._identity = Identity(model, settings)
+        self._identity = Identity(model, settings, {"sampling": SAMPLINGS})
         self.run_id = self._identity.run_id
         self.description: Description
         self.cost: CompensationCost

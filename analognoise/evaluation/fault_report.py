@@ -17,7 +17,7 @@ from rich.table import Table
 from analognoise.evaluation.row_text import write_rows
 from analognoise.evaluation.rows import AnyRow, rows_to_frame
 from analognoise.evaluation.statistics import summarise_methods
-from analognoise.printing import Printed
+from analognoise.printing import Printed, counted
 from analognoise.quantized.description import FloatLayer
 from analognoise.report.layout import FAULTS
 from analognoise.sparsity.measure import ActivationSparsity
@@ -225,7 +225,8 @@ class FaultSummary(Printed):
         ]
         if layers:
             named = [
-                f"{part.name or part.layer} ({part.parameters:,} parameters)" for part in layers[:_NAMED]
+                f"{part.name or part.layer} ({counted(part.parameters, 'parameter')})"
+                for part in layers[:_NAMED]
             ]
             named += [f"{len(layers) - _NAMED} more"] if len(layers) > _NAMED else []
             notes.append(f"Float, so protected: {', '.join(named)}.")

@@ -18,6 +18,7 @@ from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.fingerprint import Fingerprint
 from analognoise.evaluation.rows import AnyRow, Row
 from analognoise.layers import AnalogLayer
+from analognoise.printing import counted
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 # What is tried out when a file holds another run: a run's identity is known by its digest alone.
@@ -37,12 +38,16 @@ class Identity:
         model: a model, converted or not.
         settings: further plain values; "seed" and "labels" (profile or other condition, method, training
             seed) are told apart when a run is refused.
+        choices: of a setting by name, all that there are by what they are called, likewise told apart; None
+            is a setting that is left out.
 
     Attributes:
         run_id: 16 hexadecimal digits.
     """
 
-    def __init__(self, model: nn.Module, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, settings: dict[str, Any], choices: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         from analognoise import __version__  # not at the top: the package's map of names imports this module
 
         self._model = _model_state(model)
@@ -59,18 +64,22 @@ class Identity:
             "threads": torch.get_num_threads(),
             "device": device_of(model).type,
         } | settings
+        self._choices = choices or {}
         self.run_id = self._with()
 
     def _with(self, **changes: Any) -> str:
         state = self._model.copy()
-        state.update(json.dumps(self._settings | changes, sort_keys=True, default=str).encode())
+        settings = self._settings | changes
+        left_out = [name for name in self._choices if settings[name] is None]
+        known = {name: value for name, value in settings.items() if name not in left_out}
+        state.update(json.dumps(known, sort_keys=True, default=str).encode())
         return state.hexdigest()[:16]
 
     def difference(self, row: AnyRow, metric: str) -> str:
         """In words, what tells the run of a stored row from this one, as far as that can be known.
 
-        The row's own columns are compared; then thread counts, device types and the first hundred seeds are
-        tried until the row's run comes out.
+        The row's own columns are compared; then what can be chosen otherwise, thread counts, device types and
+        the first hundred seeds are tried until the row's run comes out.
         """
         mine = self._settings
         labels = list(mine["labels"])
@@ -92,6 +101,17 @@ class Identity:
         )
 
     def _alternatives(self, labels: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from self._elsewhere(labels)
+        for name, known in self._choices.items():
+            here = next(word for word, value in known.items() if value == self._settings.get(name))
+            for there in known.keys() - {here}:
+                word, change = f"{name} {there} there, {here} here", {name: known[there]}
+                yield word, {"labels": labels} | change
+                for more, changes in self._elsewhere(labels):
+                    yield f"{word}; {more}", changes | change
+
+    def _elsewhere(self, labels: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """With other threads, on another device, or from another seed."""
         mine = self._settings
         for threads in range(1, max(os.cpu_count() or 1, 64) + 1):
             if threads != mine["threads"]:
@@ -110,7 +130,7 @@ class Identity:
 
 
 def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
+    return counted(count, "thread")
 
 
 def _model_state(model: nn.Module) -> Any:

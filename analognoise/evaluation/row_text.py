@@ -23,6 +23,7 @@ import pandas as pd
 from analognoise.errors import ResultsError
 from analognoise.evaluation.rows import AnyRow, Row, column_types, columns_of_type, rows_to_frame
 from analognoise.files import write_new
+from analognoise.printing import counted
 
 R = TypeVar("R", bound=AnyRow)
 
@@ -173,7 +174,7 @@ def _parse_line(line: bytes, kind: type[AnyRow]) -> AnyRow:
     [values] = csv.reader([line.decode()], strict=True)
     types = column_types(kind)
     if len(values) != len(types):
-        raise ValueError(f"found {len(values)} fields, expected {len(types)} ({', '.join(types)})")
+        raise ValueError(f"found {counted(len(values), 'field')}, expected {len(types)} ({', '.join(types)})")
     found: dict[str, Any] = dict(zip(types, values, strict=True))
     for name in columns_of_type(kind, "float"):
         found[name] = _number(name, found[name])

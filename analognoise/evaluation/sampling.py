@@ -42,12 +42,13 @@ from analognoise.metrics import NotFiniteError
 from analognoise.seeds import derive_seed
 from analognoise.units import format_time
 
-SAMPLINGS = ("full", "stratified")
 PLANNING_CHIPS = 4
 _STRATA, _SMALLEST = 16, 8
 _SHARE, _JUMP = 0.25, 2.0
 # Whatever changes the plan or the draws is a new version, and so another run.
 VERSION = 3
+# What each kind adds to a run's identity.
+SAMPLINGS: dict[str, tuple[str, int] | None] = {"full": None, "stratified": ("stratified", VERSION)}
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,6 @@ class StratifiedSampling:
     Raises:
         DataError: when the metric is not the accuracy.
     """
-
-    identity = ("stratified", VERSION)
 
     def __init__(self, model: nn.Module, passes: Passes, metric: Metric, seed: int) -> None:
         if metric.name != "accuracy" or metric.function is not None:

@@ -242,7 +242,7 @@ def summarise_methods(
 def _checked(frame: pd.DataFrame, direction: bool | None) -> tuple[pd.DataFrame, bool]:
     missing = [name for name in _NEEDED if name not in frame.columns]
     if missing:
-        raise DataError(f"the results lack the column(s) {', '.join(missing)}: expected those of results.csv")
+        raise DataError(f"the results lack the column {missing[0]!r}: expected those of results.csv")
     if frame.empty:
         raise DataError("the results have no rows: nothing to summarise")
     metrics = sorted(set(frame["metric"]))

@@ -25,6 +25,7 @@ else, as many equal ones would turn up with a probability below 1 − c.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -185,7 +186,7 @@ def checked_precision(
 
     Args:
         precision: half-width in units of the metric.
-        chips: of the first stage.
+        chips: of the first stage; more than ``max_chips`` are cut to that, with a warning.
         max_chips: None takes ``MAX_CHIPS``, or ``chips`` if that is more.
         confidence: coverage of the interval.
         bounded: as in :class:`Precision`.
@@ -220,8 +221,12 @@ def checked_precision(
             f"max_chips is {max_chips!r}, but {PILOT} chips are needed before their spread can say how many "
             f"are enough: give at least {PILOT}"
         )
-    pilot = min(chips, most)
-    return Precision(float(precision), pilot, most, check_confidence(confidence), bounded, alike)
+    if chips > most:
+        warnings.warn(
+            f"max_chips is {most}, fewer than the {chips} chips of the first stage: it has {most}, too",
+            stacklevel=3,
+        )
+    return Precision(float(precision), min(chips, most), most, check_confidence(confidence), bounded, alike)
 
 
 def _equal(x: NDArray[np.float64]) -> bool:

@@ -20,6 +20,7 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.row_text import format_rows, header_of, parse_rows
 from analognoise.evaluation.rows import AnyRow, Row
 from analognoise.files import check_room, why_unwritable
+from analognoise.printing import counted
 
 try:
     import fcntl
@@ -125,8 +126,8 @@ class ResultStore(Generic[R]):
             with suppress(OSError):
                 file.truncate(self._length)  # where it cannot be, the next run drops the half line
             raise ResultsError(
-                f"{self.path} cannot be written to ({error.strerror}): the {len(self.rows)} rows in it are "
-                "sound; make room and run again to go on"
+                f"{self.path} cannot be written to ({error.strerror}): what is in it "
+                f"({counted(len(self.rows), 'row')}) is sound; make room and run again to go on"
             ) from error
         self._length += len(data)
         self.rows.extend(new)
@@ -145,7 +146,7 @@ class ResultStore(Generic[R]):
         """
         if self._file is None:
             self._open()
-        check_room(self.path, rows * _ROW_BYTES, f" for {rows} rows")
+        check_room(self.path, rows * _ROW_BYTES, f" for {counted(rows, 'row')}")
 
     def _open(self) -> FileIO:
         try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from analognoise.errors import DataError, nearest
 from analognoise.fitting.columns import AMPERES, SIEMENS
 from analognoise.fitting.measurements import Measurements
+from analognoise.printing import counted
 from analognoise.units import format_time
 
 Duplicates = Literal["refuse", "drop", "keep"]
@@ -158,9 +159,8 @@ def check_enough(measured: Measurements) -> None:
     """
     if len(measured.target) < LEAST_STATES:
         raise DataError(
-            f"{measured.where} holds {len(measured.target)} programmed "
-            f"device{'' if len(measured.target) == 1 else 's'}, but a spread cannot be "
-            f"told from fewer than {LEAST_STATES}"
+            f"{measured.where} holds {counted(len(measured.target), 'programmed device')}, but a "
+            f"spread cannot be told from fewer than {LEAST_STATES}"
         )
 
 

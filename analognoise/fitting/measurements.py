@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from analognoise.errors import DataError
 from analognoise.fitting.columns import Columns, understand
+from analognoise.printing import counted
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -278,7 +279,7 @@ def _states(device: NDArray[np.int32], target: Floats, devices: int) -> tuple[In
 def _problem(cells: list[str], columns: Columns, clamp_negative: bool) -> str | None:
     """What is wrong in a row, None where nothing is."""
     if len(cells) > len(columns.names):
-        return f"has {len(cells)} cells but the heading has {len(columns.names)}"
+        return f"has {counted(len(cells), 'cell')} but the heading has {len(columns.names)}"
     roles = [("device", columns.device), ("target", columns.target)]
     roles += [("time", columns.time)] if columns.time is not None else []
     roles += [("conductance", index) for index in columns.reads]

@@ -10,6 +10,7 @@ from scipy import stats
 from analognoise.fitting.cells import SAME_AGE, Ages, Cells, ratio_of
 from analognoise.fitting.engine import NU_MEAN, READ, Engine, Outcome, Setup
 from analognoise.fitting.measurements import Floats, Measurements
+from analognoise.printing import counted
 from analognoise.units import DEFAULT_TIMES, approximate_time, format_time, parse_time
 
 _SURE = 1e-3  # probability of a remark about a device that follows its profile
@@ -62,17 +63,17 @@ def describe(facts: dict[str, Any]) -> str:
     )
     again = f", up to {facts['most_repeats']} reads at one age" if facts["most_repeats"] > 1 else ""
     programmed = (
-        f"{facts['devices']:,} devices"
+        f"{counted(facts['devices'], 'device')}"
         if facts["programmed"] == facts["devices"]
-        else f"{facts['devices']:,} devices programmed to {facts['programmed']:,} states"
+        else f"{counted(facts['devices'], 'device')} programmed to {facts['programmed']:,} states"
     )
     low, high = facts["smallest_target"], facts["largest_target"]
     targets = (
         f"one target, {low:.4g}"
         if facts["targets"] == 1
-        else f"{facts['targets']:,} targets from {low:.4g} to {high:.4g}"
+        else f"{counted(facts['targets'], 'target')} from {low:.4g} to {high:.4g}"
     )
-    return f"{facts['file']}: {facts['reads']:,} reads of {programmed} at {targets}, {span}{again}"
+    return f"{facts['file']}: {counted(facts['reads'], 'read')} of {programmed} at {targets}, {span}{again}"
 
 
 def not_told(engine: Engine, outcome: Outcome, t_read_assumed: bool) -> tuple[str, ...]:
@@ -143,9 +144,9 @@ def remarks(engine: Engine, outcome: Outcome) -> tuple[str, ...]:
     measured = engine.measured
     found = []
     if measured.clamped:
-        found.append(f"{measured.clamped:,} negative reads count as zero.")
+        found.append(f"{counted(measured.clamped, 'negative read')} counted as zero.")
     if measured.dropped:
-        found.append(f"{measured.dropped:,} reads that stood there before were left out.")
+        found.append(f"Left out: {counted(measured.dropped, 'read')} that stood there before.")
     if measured.unused:
         found.append(f"Columns that were not used: {', '.join(measured.unused)}.")
     for check in (_bias, _outliers, _power_law, _scatter, _growth):

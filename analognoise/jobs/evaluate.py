@@ -51,6 +51,7 @@ from analognoise.jobs.setup import (
 )
 from analognoise.jobs.sharing import sharing
 from analognoise.jobs.single_chips import check_single_chips
+from analognoise.printing import counted
 from analognoise.tasks import Task
 
 
@@ -328,7 +329,7 @@ def _finish(
     rows = pd.concat([report.frame for report in reports], ignore_index=True)
     reused = sum(report.reused for report in reports)
     if reused:
-        say(f"evaluation: reused {reused} of {len(rows)} results in {folder.path}")
+        say(f"evaluation: reused {reused} of {counted(len(rows), 'result')} in {folder.path}")
     known = {row.key for report in reports for row in report.rows}
     others = [row for row in store.rows if row.key not in known]
     if others:

@@ -14,6 +14,7 @@ from analognoise.errors import ResultsError
 from analognoise.evaluation.lock import held
 from analognoise.evaluation.rows import Row
 from analognoise.files import write_whole
+from analognoise.printing import counted
 from analognoise.units import format_time
 
 RUN_FILE, RESULTS_FILE = "run.json", "results.csv"
@@ -132,13 +133,13 @@ def unasked(others: Sequence[Row], times: Iterable[float], chips: int) -> str:
     more = len(others)
     there = max(row.chip for row in others) + 1
     times = sorted({row.time_s for row in others}.difference(times))
-    parts = [f"{there} chips there, {chips} asked for"] if there > chips else []
+    parts = [f"{counted(there, 'chip')} there, {chips} asked for"] if there > chips else []
     if times:
         parts.append(
             f"drift time{'s' * (len(times) != 1)} {', '.join(map(format_time, times))} not asked for"
         )
     return (
-        f"{more} more result{'s' * (more != 1)} of an earlier call stay{'s' * (more == 1)} in {RESULTS_FILE} "
+        f"{counted(more, 'more result')} of an earlier call stay{'s' * (more == 1)} in {RESULTS_FILE} "
         f"({'; '.join(parts)}): tables and pictures are without them"
     )
 

@@ -16,6 +16,7 @@ from analognoise.devices.schema import profile_schema
 from analognoise.errors import Finding, ProfileError, ResultsError
 from analognoise.files import write_whole
 from analognoise.jobs.output import Output
+from analognoise.printing import counted
 
 _START = importlib.resources.files("analognoise.devices").joinpath("new_profile.toml")
 _EXAMPLE_NAME = "my-device"
@@ -90,7 +91,7 @@ class CheckedProfiles(Output):
         """One sentence that counts what is wrong; empty where all is valid."""
         wrong = [one for one in self.checked if one.findings]
         count = sum(len(one.findings) for one in wrong)
-        problems = f"{count} problem{'s' if count > 1 else ''}"
+        problems = counted(count, "problem")
         if len(self.checked) == 1:
             return f"{self.checked[0].file} is not valid: {problems}" if wrong else ""
         verb = "is" if len(wrong) == 1 else "are"

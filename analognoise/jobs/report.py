@@ -17,6 +17,7 @@ from analognoise.evaluation.stopping import Precision
 from analognoise.files import write_whole
 from analognoise.jobs.folder import RESULTS_FILE
 from analognoise.jobs.single_chips import with_single_chips
+from analognoise.printing import counted
 from analognoise.report.numbers import one_value
 from analognoise.report.onchip import analog_markdown
 from analognoise.report.plot import save_figure
@@ -129,7 +130,7 @@ def _head(settings: Mapping[str, Any]) -> list[str]:
     parts.append(f"test data {settings['data']}" if settings["data"] else "test data of the task")
     chips = settings["chips"]
     least = "up to " * bool(settings.get("precision"))
-    parts.append(f"{least}{chips} chip{'s' * (chips != 1)} of each device, seed {settings['seed']}")
+    parts.append(f"{least}{counted(chips, 'chip')} of each device, seed {settings['seed']}")
     return [f"# {name} on analog chips", "", f"M{'; '.join(parts)[1:]}.", ""]
 
 

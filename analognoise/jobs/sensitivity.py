@@ -32,6 +32,7 @@ from analognoise.jobs.output import Output, plain
 from analognoise.jobs.placements import contents, load_placements
 from analognoise.jobs.setup import Say, WhatIf, build_model, either_trained, torch_threads, weights_of
 from analognoise.jobs.sharing import sharing
+from analognoise.printing import counted
 from analognoise.report.sensitivity_plot import save_sensitivity
 
 TABLE_FILE, TEXT_FILE, PICTURE_FILE = "sensitivity.csv", "sensitivity.md", "sensitivity.png"
@@ -157,7 +158,7 @@ def rank_layers(
             progress=sys.stderr.isatty(),
         )
         if report.reused:
-            say(f"sensitivity: reused {report.reused} of {len(report.measured)} results in {out}")
+            say(f"sensitivity: reused {report.reused} of {counted(len(report.measured), 'result')} in {out}")
         others = [row for row in store.rows if row.chip >= chips or row.time_s not in report.times]
         if others:
             say(f"sensitivity: {unasked(others, report.times, chips)}")

@@ -26,6 +26,7 @@ from analognoise.jobs.data import checked_data, load_forward, metric_of, try_bat
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output
 from analognoise.jobs.setup import Say, build_model, either, torch_device, torch_threads, weights_of
+from analognoise.printing import counted
 from analognoise.progress import progress_bar
 from analognoise.report.numbers import one_value
 from analognoise.seeds import derive_seed, rng_preserved
@@ -84,12 +85,11 @@ class Trained(Output):
     def parts(self) -> Iterable[RenderableType]:
         """Two lines: how well it does, and where it is."""
         last = self.history.iloc[-1]
-        text = (
-            f"{self.settings['method']}: {len(self.history)} epochs, training loss {last['train_loss']:.4g}"
-        )
+        epochs = counted(len(self.history), "epoch")
+        text = f"{self.settings['method']}: {epochs}, training loss {last['train_loss']:.4g}"
         if "validation" in self.history:
             text += f", validation {self.metric} {one_value(self.metric, last['validation'])}"
-        yield f"{text}, {int(last['gradients']):,} gradient evaluations"
+        yield f"{text}, {counted(int(last['gradients']), 'gradient evaluation')}"
         yield f"model: {self.folder / MODEL_FILE}"
 
     def to_dict(self) -> dict[str, Any]:

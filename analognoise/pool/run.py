@@ -17,6 +17,7 @@ from analognoise.pool.processes import WorkerProcesses
 from analognoise.pool.scheduler import Attendance, is_dask
 from analognoise.pool.travel import Shared, check_travel, dumps, loads_at_home, perform, threads_set, versions
 from analognoise.pool.warned import Warned, say, this_process
+from analognoise.printing import counted
 
 # A task that takes its worker with it takes three.
 ATTEMPTS = 3
@@ -271,7 +272,7 @@ class _Dispatch:
         self.own = WorkerProcesses(count)
         warnings.warn(
             f"a worker of the {type(self.executor).__name__} died, which broke it ({error}): the "
-            f"work goes on in {count} worker process{'es' * (count > 1)} of its own",
+            f"work goes on in {counted(count, 'worker process')} of its own",
             stacklevel=9,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from analognoise.obstacles import obstacle_of, size
+from analognoise.printing import counted
 from analognoise.quantized.classes import known_names, quantized_class
 from analognoise.quantized.conversion import quantized_weights, require_quantized
 
@@ -53,12 +54,15 @@ class QuantizationDescription:
         words = sum(weight.words for weight in self.weights)
         width = max(len(weight.name) for weight in self.weights)
         lines = [
-            f"{w.name:{width}}  {w.words:,} words, {w.quantization}; {w.scales:,} scales"
+            f"{w.name:{width}}  {counted(w.words, 'word')}, {w.quantization}; {counted(w.scales, 'scale')}"
             for w in self.weights
         ]
-        lines.append(f"memory: {self.memory_bits:,} bits in {words:,} words")
+        lines.append(f"memory: {counted(self.memory_bits, 'bit')} in {counted(words, 'word')}")
         if self.floating:
-            rest = [f"{f.name or f.layer} ({f.parameters:,} parameters: {f.reason})" for f in self.floating]
+            rest = [
+                f"{f.name or f.layer} ({counted(f.parameters, 'parameter')}: {f.reason})"
+                for f in self.floating
+            ]
             lines.append(f"float: {', '.join(rest)}")
         return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analognoise.printing import counted
 from analognoise.report.table import grid
 
 
@@ -21,8 +22,8 @@ def share_on_tiles(model: Mapping[str, Any]) -> str:
     unknown = f" (multiply-accumulates of {uncounted} cannot be counted)" if uncounted else ""
     return (
         f"{macs}{100 * model['parameter_share']:.1f} % of the parameters are on tiles: "
-        f"{layers} layer{'s' * (layers != 1)}, {model['tiles']:,} tiles, "
-        f"{model['devices']:,} devices{unknown}"
+        f"{counted(layers, 'layer')}, {counted(model['tiles'], 'tile')}, "
+        f"{counted(model['devices'], 'device')}{unknown}"
         + ("" if engine == "analognoise" else f", simulated by {engine}")
         + (", pairs merged after programming" if model.get("collapse_pairs") else "")
         + (f"; periphery: {around}" if around else "")
@@ -43,14 +44,15 @@ def _cost(cost: Mapping[str, Any] | None) -> str:
     if cost is None or not cost["numbers"]:
         return ""
     once, each = cost["after_programming"], cost["each_time"]
-    parts = [f"{once:,} products of a vector with a tile after programming"] if once else []
+    parts = [f"{counted(once, 'product')} of a vector with a tile after programming"] if once else []
     if each is not None:
         what = "" if once else " products of a vector with a tile"
         inputs = f" (as {each / cost['one_input']:.3g} inputs of the model)" if cost["one_input"] else ""
         parts.append(f"{each:,}{what} at each drift time{inputs}")
     else:
         parts.append("at each drift time a number of reads that cannot be counted")
-    return f", at the cost to each chip of {', '.join(parts)}, and of {cost['numbers']:,} numbers kept"
+    kept = counted(cost["numbers"], "number")
+    return f", at the cost to each chip of {', '.join(parts)}, and of {kept} kept"
 
 
 def digital_parts(model: Mapping[str, Any], most: int | None = None) -> str:
@@ -74,7 +76,7 @@ def digital_parts(model: Mapping[str, Any], most: int | None = None) -> str:
 
 def _counts(parts: list[Mapping[str, Any]]) -> str:
     parameters, macs = sum(part["parameters"] for part in parts), sum(part["macs"] or 0 for part in parts)
-    found = [f"{parameters:,} parameter{'s' * (parameters != 1)}"] if parameters else []
+    found = [counted(parameters, "parameter")] if parameters else []
     return ", ".join([*found, f"{macs:,} MACs"] if macs else found)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from analognoise.printing import counted
 from analognoise.report.numbers import Numbers, numbers_of
 from analognoise.report.onchip import digital_parts, share_on_tiles
 from analognoise.report.table import grid
@@ -108,7 +109,7 @@ def headline(frame: pd.DataFrame, facts: Facts, time: float) -> str:
 
 def notes(facts: Facts) -> list[str]:
     """What a reader must know of the numbers, a sentence each."""
-    over = f"{facts.chips} chip{'s' * (facts.chips != 1)}"
+    over = counted(facts.chips, "chip")
     if facts.chips > 1:
         lines = [
             f"Mean ± {100 * facts.confidence:g} % Student-t interval over {over} of differences on the same "

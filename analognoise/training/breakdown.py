@@ -11,6 +11,7 @@ from torch import Tensor
 
 from analognoise.batches import is_out_of_memory
 from analognoise.errors import DataError, ModelError, TrainingError
+from analognoise.printing import counted
 from analognoise.processes import Processes
 from analognoise.training.measure import size_of
 from analognoise.training.recipes import Recipe
@@ -24,9 +25,9 @@ def explained(error: Exception, recipe: Recipe, epoch: int, number: int, batch: 
     if is_out_of_memory(error):
         return DataError(
             f"training by method {recipe.label!r} ran out of memory in epoch {epoch}, step {number + 1}, on "
-            f"a batch of {size_of(batch)} samples: give smaller batches (to keep the step of a large one, "
-            "accumulate the gradients of its parts in the closure of an optimizer; with batch normalization "
-            "that is not the same) or a device with more memory"
+            f"a batch of {counted(size_of(batch), 'sample')}: give smaller batches (to keep the step of a "
+            "large one, accumulate the gradients of its parts in the closure of an optimizer; with batch "
+            "normalization that is not the same) or a device with more memory"
         )
     if isinstance(error, (ModelError, TrainingError, RuntimeWarning)):
         # A method that looks at the weights or gradients finds them broken before a loss shows it.

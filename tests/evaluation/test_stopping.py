@@ -130,6 +130,10 @@ def test_a_precision_out_of_reach_takes_all_chips(half_width: float) -> None:
 
 def test_limits_without_a_word() -> None:
     assert checked_precision(0.01, 25, None).max_chips == 1000
+    with pytest.warns(
+        UserWarning, match="max_chips is 20, fewer than the 30 chips of the first stage: it has"
+    ):
+        assert checked_precision(0.01, 30, 20).pilot == 20
     assert checked_precision(0.01, 2000, None).max_chips == 2000
     assert checked_precision(0.01, 25, 20).pilot == 20
 

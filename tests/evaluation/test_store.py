@@ -329,7 +329,7 @@ def test_a_disk_that_fills_up_leaves_whole_rows(tmp_path: Path) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 20, before[1]))
         try:
-            with pytest.raises(ResultsError, match=r"File too large\): the 6 rows in it are sound"):
+            with pytest.raises(ResultsError, match=r"File too large\): what is in it \(6 rows\) is sound"):
                 store.append(block(2))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -345,7 +345,7 @@ def test_what_is_known_of_the_disk_is_said_before(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with (
         ResultStore(path, "run1") as store,
-        pytest.raises(ResultsError, match=r"needs about 0\.15 MB for 1000 rows, .* has 0\.01 MB left"),
+        pytest.raises(ResultsError, match=r"needs about 0\.15 MB for 1,000 rows, .* has 0\.01 MB left"),
     ):
         store.claim(1000)
     assert not path.exists()
