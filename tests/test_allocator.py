@@ -1,11 +1,16 @@
-"""Freed memory stays in the process."""
+"""Freed memory stays in the process, and new memory of large tensors comes in huge pages."""
 
 import os
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from analognoise.allocator import copy_of, in_huge_pages
 
 # What tensors that live together, as the activations of a residual block, leave mapped when they are gone.
 # (Page faults would be nearer to the point, but some systems take idle pages back at any moment.)
@@ -37,3 +42,34 @@ def test_memory_of_tensors_is_found_again():
     one = 4 * 128 * 16 * 32 * 32
     assert given_back("leave") >= one
     assert given_back("keep") == 0
+
+
+def flags_at(address):
+    """What the system was told of the memory at an address."""
+    inside, lines = False, Path("/proc/self/smaps").read_text().splitlines()
+    for line in lines:
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if bounds:
+            inside = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError(f"nothing is mapped at {address:#x}")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="huge pages of Linux")
+def test_large_tensors_come_in_huge_pages():
+    large, small = torch.empty(1 << 24), torch.empty(1 << 10)  # 64 MB: mapped for itself
+    assert "hg" not in flags_at(large.data_ptr() + large.nbytes // 2)
+    assert in_huge_pages(large) is large
+    assert "hg" in flags_at(large.data_ptr() + large.nbytes // 2)
+    assert in_huge_pages(small) is small
+    assert "hg" not in flags_at(small.data_ptr())
+
+
+def test_a_copy_is_laid_out_as_the_tensor_and_has_no_history():
+    weight = torch.nn.Parameter(torch.randn(64, 32, 30, 30).to(memory_format=torch.channels_last))
+    copy = copy_of(weight)
+    assert torch.equal(copy, weight)
+    assert copy.stride() == weight.stride()
+    assert not copy.requires_grad
+    assert copy.data_ptr() != weight.data_ptr()

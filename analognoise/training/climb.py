@@ -25,11 +25,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from analognoise.allocator import copy_of
 from analognoise.errors import MethodError
 from analognoise.quantized import quantizer_ranges
 from analognoise.training.checks import check_gradient, check_number, check_steps
 from analognoise.training.replay import Replay
-from analognoise.training.wrapper import Closure, WrappedOptimizer, as_numbers, forget_casts, run_closure
+from analognoise.training.wrapper import (
+    Closure,
+    WrappedOptimizer,
+    absolutes,
+    as_numbers,
+    forget_casts,
+    run_closure,
+)
 
 # Norms below this count as zero: their reciprocal would overflow float32.
 _TINY = 1e-30
@@ -338,7 +346,7 @@ class SharpnessAware(WrappedOptimizer):
         scales: list[Tensor] = []
         reciprocals = [1.0] * len(moved)
         if scaled:
-            scales = list(torch._foreach_abs([climber.size for climber in scaled]))
+            scales = absolutes([climber.size for climber in scaled])
             divisors = self._divisors(scales)
             torch._foreach_add_(scales, [c.group.get("eta", self._options["eta"]) for c in scaled])
             torch._foreach_mul_(head, scales)
@@ -393,7 +401,7 @@ class SharpnessAware(WrappedOptimizer):
         for number, parameter in enumerate(moved):
             if parameter not in self._clean:
                 copies[parameter] = (
-                    scratch[number].copy_(parameter) if number < len(scratch) else parameter.clone()
+                    scratch[number].copy_(parameter) if number < len(scratch) else copy_of(parameter)
                 )
         self._clean.update(copies)
 

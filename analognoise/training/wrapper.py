@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from analognoise.allocator import in_huge_pages
 from analognoise.conversion import chip_weights
 from analognoise.errors import MethodError
 from analognoise.quantized import QuantizedLayer, quantized_weights
@@ -200,7 +201,7 @@ class WrappedOptimizer(OptimizerAround):
                 self._put_offset(layer, draw * (level * layer.quantized_weight().abs().max()))
             return
         # The norm of infinite order would take some fifty times as long as the largest size on a CPU.
-        copies = torch._foreach_abs(weights)
+        copies = absolutes(weights)
         largest = torch._foreach_max(copies)
         torch._foreach_copy_(copies, weights)
         self._clean.update(zip(weights, copies, strict=True))
@@ -266,6 +267,13 @@ def run_closure(closure: Closure) -> Any:
     """Call the closure with gradients enabled, as torch's optimizers do."""
     with torch.enable_grad():
         return closure()
+
+
+def absolutes(tensors: list[Tensor]) -> list[Tensor]:
+    """abs(w) of each, in memory that may become the tensors' clean copies."""
+    if all(tensor.is_cpu for tensor in tensors):  # where foreach kernels take one by one, too
+        return [torch.abs(t, out=in_huge_pages(torch.empty_like(t))) for t in tensors]
+    return list(torch._foreach_abs(tensors))
 
 
 def forget_casts() -> None:

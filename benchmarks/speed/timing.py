@@ -22,8 +22,8 @@ def clock() -> float:
 def medians(title: str, work: Work, repeats: int) -> dict[str, float]:
     """Median seconds of each; a first round warms up and does not count.
 
-    Freed memory is kept, as in a process that evaluates or trains, for all that is compared: otherwise what came
-    before, in which order, decides which of them pays for new pages.
+    Freed memory is kept, as in a process that evaluates or trains, for all that is compared: otherwise what
+    came before, in which order, decides which of them pays for new pages.
     """
     keep_freed_memory()
     seconds: dict[str, list[float]] = {name: [] for name in work}
