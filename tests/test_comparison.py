@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from analognoise.cli import main
 from analognoise.comparison import Comparison, Contender, Event, compare, conclude
@@ -732,6 +733,27 @@ def test_a_disk_without_room_is_told_before_the_work(tmp_path, no_work, monkeypa
         write_json(tmp_path / "nowhere" / "run.json", {})
     with pytest.raises(ResultsError, match=r"cannot write .*nowhere.m\.safetensors: No such file"):
         save_weights(torch.nn.Linear(2, 2), tmp_path / "nowhere" / "m.safetensors")
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.LSTM(8, 10, batch_first=True)
+
+    def forward(self, x):
+        return self.rows(x.reshape(-1, 8, 8))[0][:, -1]
+
+
+def test_methods_that_cannot_train_the_model_are_told_before_the_work(tmp_path, no_work):
+    flat = replace(get_task("digits"), build=lambda seed: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(
+        MethodError, match=r"^method 'qat:sparsity=high': the method trains with sparse activ"
+    ):
+        run(tmp_path / "out", task=flat, methods="sgd,qat:sparsity=high")
+    recurrent = replace(flat, build=lambda seed: Recurrent())
+    with pytest.raises(MethodError, match=r"^method 'saq': the method trains a quantized model: nothing to"):
+        run(tmp_path / "out", task=recurrent, methods="sgd,saq")
+    assert not (tmp_path / "out").exists()
 
 
 RELOADED = """

@@ -471,7 +471,7 @@ def test_wrong_faults_write_nothing(tmp_path, changes, message):
         ({"sigmas": "10:0.1:5"}, "the range must go upwards"),
         ({"sigmas": "0.1:10"}, "a range is written FROM:TO:COUNT"),
         ({"sigmas": "-1,1,2"}, "give finite numbers above 0"),
-        ({"sigmas": "1,2"}, r"sigmas has 2 level\(s\): a midpoint needs three or more"),
+        ({"sigmas": "1,2"}, r"sigmas has 2 levels: a midpoint needs three or more"),
         ({"kinds": "addative"}, r"kind is 'addative' \(did you mean 'additive'\?\)"),
         ({"kinds": "mixed"}, "kind 'mixed' needs multiplicative="),
         ({"layers": "norm"}, "has no layer of the kind 'norm'"),

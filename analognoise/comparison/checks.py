@@ -51,8 +51,8 @@ class Common:
         """Every model to train, by method, then variant, then seed.
 
         Raises:
-            AnalogNoiseError: when models cannot be built, or trained on the data, or would be stored under
-                one name.
+            AnalogNoiseError: when models cannot be built, or trained on the data or by a method, or would be
+                stored under one name.
         """
         data = _train_digest(self.task, self.seeds[0], self.batch_size)
         starts = {seed: _start(self.task, seed) for seed in self.seeds}
@@ -80,7 +80,17 @@ class Common:
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
             raise MethodError(f"two methods would be stored under the name {twice!r}: give one another name")
+        self._ask_methods(found)
         return found
+
+    def _ask_methods(self, trainings: Iterable[Training]) -> None:
+        """Raise where a method cannot train the model, before others are trained for nothing."""
+        for training in trainings:
+            if training.seed == self.seeds[0]:
+                try:
+                    training.prepared(self.task)
+                except MethodError as error:
+                    raise MethodError(f"method {training.method!r}: {error}") from error
 
     def test_data(self) -> EvaluationData:
         """The test data, the same in every pass; neither they nor the validation data may break a model.

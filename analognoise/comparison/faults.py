@@ -182,11 +182,7 @@ def compare_faults(
         ]
     )
     count, tested = common.workers(executor or workers, len(trainings)), common.test_data()
-    stored: list[str] = []
-    for training in trainings:  # what cannot be made sparse, or quantized, says so before anything is written
-        if training.seed == common.seeds[0]:
-            model = training.recipe.prepare(training.build(common.task), digital=common.digital)
-            stored = list(quantized_weights(model))
+    stored = list(quantized_weights(trainings[0].prepared(common.task)))
     plan = FaultPlan(
         **vars(common),
         workers=count,

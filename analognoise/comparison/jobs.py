@@ -95,9 +95,7 @@ class TrainJob:
             )
         path = Path(self.folder) / f"{training.stem}.safetensors"
         record: dict[str, Any] = {"format": FORMAT, "id": training.id, "training": training.to_dict()}
-        trained = training.recipe.prepare(
-            training.build(task), profile=training.profile, digital=training.digital, seed=training.seed
-        )
+        trained = training.prepared(task)
         try:
             with training.penalised(trained, task.loss) as loss:
                 history = fit(

@@ -134,6 +134,16 @@ class Training:
         model = task.model(self.seed)
         return self.sparsity.applied(model) if self.sparsity else model
 
+    def prepared(self, task: Task) -> nn.Module:
+        """That model as the method trains it: with quantizers, for example.
+
+        Raises:
+            MethodError: when the method cannot train it.
+        """
+        return self.recipe.prepare(
+            self.build(task), profile=self.profile, digital=self.digital, seed=self.seed
+        )
+
     def penalised(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
         """The loss that the model is trained with."""
         return nullcontext(loss) if self.sparsity is None else self.sparsity.penalised(model, loss)
