@@ -16,66 +16,22 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from operator import mul
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from analognoise.allocator import copy_of
 from analognoise.errors import MethodError
 from analognoise.quantized import quantizer_ranges
 from analognoise.training.checks import check_gradient, check_number, check_steps
 from analognoise.training.replay import Replay
-from analognoise.training.wrapper import (
-    Closure,
-    WrappedOptimizer,
-    absolutes,
-    as_numbers,
-    forget_casts,
-    run_closure,
-)
-
-# Norms below this count as zero: their reciprocal would overflow float32.
-_TINY = 1e-30
+from analognoise.training.slope import Climber, Slope, norms
+from analognoise.training.two_calls import InTwoCalls
+from analognoise.training.wrapper import Closure, forget_casts, run_closure
 
 
-class Climber(NamedTuple):
-    """Something that climbs.
-
-    Attributes:
-        moved: the tensor that ε is added to, with the gradient in its ``.grad``.
-        group: the parameter group whose ρ and η count.
-        size: the values whose size scales the climb.
-    """
-
-    moved: Tensor
-    group: dict[str, Any]
-    size: Tensor
-
-
-@dataclass(frozen=True)
-class _Open:
-    """A climb between ``first_step`` and ``second_step``.
-
-    Attributes:
-        usable: whether the gradient was.
-        statistics: running statistics after the first pass.
-        versions: how often torch had written to each of the climbed weights; more by now means that somebody
-            else has put weights there.
-        guard: the hook on the model's ``state_dict``.
-    """
-
-    usable: bool
-    statistics: list[tuple[Tensor, Tensor]]
-    versions: list[int]
-    guard: RemovableHandle
-
-
-class SharpnessAware(WrappedOptimizer):
+class SharpnessAware(InTwoCalls):
     """What SAM, ASAM and SAMSON share, and their forms for quantized weights.
 
     A step takes two passes. The second repeats the random numbers of the first (the same dropout masks;
@@ -134,7 +90,6 @@ class SharpnessAware(WrappedOptimizer):
         check_steps(method, "rho_warmup", rho_warmup)
         self.perturb = perturb
         self.rho_warmup = rho_warmup
-        self._open: _Open | None = None
         super().__init__(
             base,
             model,
@@ -146,16 +101,6 @@ class SharpnessAware(WrappedOptimizer):
             sync=sync,
         )
 
-    @property
-    def _mid_step(self) -> bool:
-        return super()._mid_step or self._open is not None
-
-    def _forget(self) -> None:
-        super()._forget()
-        if self._open is not None:
-            self._open.guard.remove()
-            self._open = None
-
     def _index(self) -> None:
         super()._index()
         self._replay = Replay(self.model)
@@ -165,111 +110,6 @@ class SharpnessAware(WrappedOptimizer):
                 check_number(
                     f"{type(self).__name__}, parameter group {number}", name, group.setdefault(name, value)
                 )
-
-    @torch.no_grad()
-    def first_step(self) -> None:
-        """Climb, from the gradients that lie in ``.grad``; they are used up.
-
-        After a second gradient without a step, as a ``GradScaler`` leaves it, the weights come back first. If
-        that is only now and not with ``optimizer.zero_grad()``, a RuntimeWarning says that the gradients in
-        ``.grad`` were taken at the climbed weights.
-
-        Raises:
-            MethodError: when a climb is open and no backward pass came after it, with noise, or for a sparse
-                or complex gradient.
-        """
-        method = type(self).__name__
-        if self._open is not None:
-            if not self._gradients_there():
-                raise MethodError(
-                    f"{method}.first_step was called twice: a backward pass and second_step, or restore to "
-                    "give up, come between"
-                )
-            self._give_up()
-            warnings.warn(
-                f"{method}.first_step, step {self.steps}: the step before had no second_step; the weights "
-                "have come back only now, so this climb goes by a gradient at the climbed ones: call "
-                "optimizer.zero_grad() before each first pass",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        if self.noise or self.computing is not None:
-            raise MethodError(
-                f"{method}.first_step comes too late for noise, which belongs before the first pass: "
-                "use step(closure)"
-            )
-        statistics = self._replay.statistics()
-        usable = self._climb() if self._climbs() else True
-        self._drop_gradients()
-        versions = [parameter._version for parameter in self._clean]
-        guard = self.model.register_state_dict_pre_hook(self._before_saving)
-        self._open = _Open(usable, statistics, versions, guard)
-
-    def second_step(self) -> None:
-        """Come back, and let the base optimizer step with the gradients that lie in ``.grad``.
-
-        Raises:
-            MethodError: when no climb is open.
-        """
-        if self._open is None:
-            raise MethodError(f"{type(self).__name__}.second_step needs a first_step before it")
-        self.step()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Come back without a step; for a ``first_step`` that is given up.
-
-        Call it after the last step of a training with a ``GradScaler``, which may have left that step out.
-        Where no climb is open it does nothing. Running statistics are then those after the first pass.
-        """
-        self._restore()
-        if self._open is not None:
-            self._replay.give_back(self._open.statistics)
-            self._forget()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients; a second one that no step has used gives that step up: weights come back."""
-        if self._open is not None and self._gradients_there():
-            self._give_up()
-        super().zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state dict, with the number of steps and the seed under ``"analognoise"``.
-
-        The model's own ``state_dict`` goes by the same rule between ``first_step`` and ``second_step``.
-
-        Raises:
-            MethodError: between ``first_step`` and ``second_step``, unless the second gradient is there and
-                not finite, so that a ``GradScaler`` has left the step out: then the weights come back.
-        """
-        self._before_saving()
-        return super().state_dict()
-
-    def _before_saving(self, *_: Any) -> None:
-        if self._open is None:
-            return
-        gradients = self._gradients_there()
-        if not gradients or all(map(math.isfinite, norms(gradients, math.inf))):
-            raise MethodError(
-                f"{type(self).__name__}, step {self.steps}: the weights cannot be stored between first_step "
-                "and second_step, where they are not the clean ones: call second_step, or restore to give up"
-            )
-        self._give_up()
-
-    @torch.no_grad()
-    def _give_up(self) -> None:
-        """Come back, unless other weights were put into the model since the climb."""
-        if self._open is not None and self._open.versions == [weight._version for weight in self._clean]:
-            self.restore()
-        self._forget()
-
-    def _gradients_there(self) -> list[Tensor]:
-        return [
-            parameter.grad
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None and parameter.numel()
-        ]
 
     def _gradients(self, closure: Closure | None) -> tuple[Any, bool]:
         if self._open is not None:
@@ -319,11 +159,6 @@ class SharpnessAware(WrappedOptimizer):
     def _climbs(self) -> bool:
         return any(group.get("rho", self._options["rho"]) for group in self.param_groups)
 
-    def _drop_gradients(self) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
     def _divisors(self, sizes: list[Tensor]) -> list[float]:
         """What each weight tensor's scaling is divided by, from abs(w); 0 leaves the tensor where it is."""
         return [1.0] * len(sizes)
@@ -337,37 +172,18 @@ class SharpnessAware(WrappedOptimizer):
         if not self._apart:
             self._average_ranges()
         scaled, plain = self._climbers()
-        moved = scaled + plain
-        if not moved:
+        if not (scaled or plain):
             return True
-        weights = [climber.moved for climber in moved]
-        gradients = [cast(Tensor, parameter.grad) for parameter in weights]
-        head = gradients[: len(scaled)]
-        scales: list[Tensor] = []
-        reciprocals = [1.0] * len(moved)
-        if scaled:
-            scales = absolutes([climber.size for climber in scaled])
-            divisors = self._divisors(scales)
-            torch._foreach_add_(scales, [c.group.get("eta", self._options["eta"]) for c in scaled])
-            torch._foreach_mul_(head, scales)
-            reciprocals[: len(scaled)] = [1.0 / size if size > _TINY else 0.0 for size in divisors]
-        total = math.hypot(*map(mul, norms(gradients, 2), reciprocals))
-        if not math.isfinite(total):
+        etas = [climber.group.get("eta", self._options["eta"]) for climber in scaled]
+        slope = Slope(scaled, plain, etas, self._divisors)
+        if not math.isfinite(slope.norm):
             if not self._apart:
-                self._warn_of_norm(total)
+                self._warn_of_norm(slope.norm)
             return False
-        if total <= _TINY:
-            return True
-        if scaled:
-            torch._foreach_mul_(head, scales)
-        self._keep(weights, scales)
-        factors = [self._signed_rho(c.group) / total * r * r for c, r in zip(moved, reciprocals, strict=True)]
-        if len(set(factors)) == 1:
-            torch._foreach_add_(weights, gradients, alpha=factors[0])
-        else:
-            torch._foreach_mul_(gradients, factors)
-            torch._foreach_add_(weights, gradients)
-        forget_casts()
+        if not slope.level:
+            self._keep(slope.weights, slope.turn())
+            slope.climb([self._signed_rho(climber.group) for climber in scaled + plain])
+            forget_casts()
         return True
 
     def _climbers(self) -> tuple[list[Climber], list[Climber]]:
@@ -404,15 +220,3 @@ class SharpnessAware(WrappedOptimizer):
                     scratch[number].copy_(parameter) if number < len(scratch) else copy_of(parameter)
                 )
         self._clean.update(copies)
-
-
-def norms(tensors: list[Tensor], order: float) -> list[float]:
-    """Norm of each tensor; half precision sums in float32."""
-    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
-        found = [
-            torch.linalg.vector_norm(t, order, dtype=torch.promote_types(t.dtype, torch.float32))
-            for t in tensors
-        ]
-    else:
-        found = list(torch._foreach_norm(tensors, order))
-    return as_numbers(found)

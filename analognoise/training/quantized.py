@@ -19,8 +19,9 @@ from torch.optim import Optimizer
 
 from analognoise.errors import MethodError
 from analognoise.training.checks import check_gradient
-from analognoise.training.climb import Climber, SharpnessAware
+from analognoise.training.climb import SharpnessAware
 from analognoise.training.sharpness import ASAM, SAM, SAMSON, Options
+from analognoise.training.slope import Climber
 
 
 class QuantizedClimb(SharpnessAware):

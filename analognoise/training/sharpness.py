@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from analognoise.errors import MethodError
-from analognoise.training.climb import SharpnessAware, norms
+from analognoise.training.climb import SharpnessAware
+from analognoise.training.slope import norms
 from analognoise.training.wrapper import as_numbers
 
 
