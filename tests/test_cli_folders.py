@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,6 +25,7 @@ from analognoise.evaluation.lifetime import lifetime
 from analognoise.evaluation.lock import held
 from analognoise.jobs.folder import JobFolder
 from analognoise.tasks.weights import file_digest
+from analognoise.training.fit import fit
 
 MINE = """
     import torch
@@ -289,6 +291,65 @@ def test_an_interrupted_command_prints_one_that_goes_on(
     assert main(words) == 0
 
 
+def test_an_interrupted_training_by_force_leaves_what_it_replaces_until_it_is_done(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(TRAIN) == 0
+    there = files()
+    again = [*TRAIN, "--lr", "0.3", "--epochs", "4", "--force"]
+    for kept, said, words in (
+        (0, "no epoch was kept yet", again),
+        (1, "1 of 4 epochs were kept", again[:-1]),
+    ):
+        capsys.readouterr()
+
+        def stopping(*arguments: Any, kept: int = kept, **options: Any) -> Any:
+            def on_epoch(epoch: Any) -> None:
+                if epoch.epoch > kept:
+                    raise KeyboardInterrupt
+
+            return fit(*arguments, **options | {"on_epoch": on_epoch})
+
+        with monkeypatch.context() as patched:
+            patched.setattr("analognoise.jobs.train.fit", stopping)
+            patched.setattr("analognoise.training.resuming.PAUSE", 0.0)
+            patched.setattr("analognoise.training.resuming.SHARE", 0.0)
+            assert main(again) == 130
+        told = capsys.readouterr().err.rstrip()
+        assert told.endswith(
+            f"{said}, run the same command again to go on:\n  {shlex.join(['analognoise', *words])}"
+        )
+        assert {name: content for name, content in files().items() if "checkpoint" not in name} == there
+    other = [*TRAIN, "--lr", "0.4"]
+    assert main(other) == 2
+    assert "out holds another run (epochs is 4 there" in capsys.readouterr().err
+    Path("out", ".training.checkpoint.part").write_text("of a kill")
+    assert main(words) == 0
+    assert "training: goes on after 1 of 4 epochs" in capsys.readouterr().err
+    assert "lr" in Path("out/run.json").read_text()
+    assert not [name for name in files() if "checkpoint" in name]
+
+
+def test_a_damaged_checkpoint_is_named_and_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    Path("out", "training.checkpoint").write_text("{}\n")
+    assert main(TRAIN) == 2
+    assert "error: checkpoint out/training.checkpoint is damaged, or no checkpoint" in capsys.readouterr().err
+    assert files() == {"training.checkpoint": b"{}\n"}
+    assert main([*TRAIN, "--force"]) == 0
+    assert "training.checkpoint" not in files()
+
+
+def test_a_training_that_breaks_down_leaves_nothing_in_the_way(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analognoise.training.resuming.PAUSE", 0.0)
+    monkeypatch.setattr("analognoise.training.resuming.SHARE", 0.0)
+    assert main([*TRAIN, "--lr", "1e30", "--epochs", "5"]) == 2
+    assert "broke down in epoch 2" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "out", "train", ("model.safetensors",))
     (tmp_path / "out").mkdir()
@@ -305,7 +366,8 @@ def test_a_training_that_cannot_be_stored_does_not_begin(
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda _: usage)
         assert main(TRAIN) == 2
-    assert "out needs about 0.00078 MB, and its disk has 0.0005 MB left: make room" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "out/training.checkpoint needs about 0.403 MB for the training's checkpoint, and its disk" in said
     assert main([*TRAIN[:-1], "/proc/out"]) == 2
     assert "cannot write to folder /proc/out" in capsys.readouterr().err
     assert not Path("out").exists()

@@ -5,10 +5,12 @@ Runs are forked from a process that has everything imported, so that one takes f
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,15 +61,19 @@ COMMANDS = {
     "faults": "faults --task mine:task --methods qat --bits 4 --rates 1e-2,1e-1 --chips 5 --seeds 2 "
     "--no-sharpness",
     "noise-sweep": "noise-sweep --task mine:task --methods sgd,noisy --sigmas 0.1:10:4 --repeats 3 --seeds 2",
+    "train": "train --task mine:task --method samson+noise --epochs 60",
 }
+WITH_ROWS = [name for name in COMMANDS if name != "train"]
 SERVER = multiprocessing.get_context("forkserver")
-# A pipe takes what is said also where files may not grow.
+# A pipe takes what is said also where files may not grow. Trainings leave a checkpoint after every epoch.
 CHILD = """
 import os, resource, sys
 os.dup2(os.open("said", os.O_WRONLY), 2)
 if {limit}:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 from analognoise.cli import main
+from analognoise.training import resuming
+resuming.PAUSE = resuming.SHARE = 0.0
 sys.exit(main({arguments}))
 """
 
@@ -83,7 +89,8 @@ class Run:
     """
 
     def __init__(self, command: str, out: str, workers: int = 1, limit: int = 0) -> None:
-        arguments = [*command.split(), "--workers", str(workers), "--out", out]
+        many = [] if command.startswith("train") else ["--workers", str(workers)]
+        arguments = [*command.split(), *many, "--out", out]
         Path("said").unlink(missing_ok=True)
         os.mkfifo("said")
         self._said = os.open("said", os.O_RDONLY | os.O_NONBLOCK)
@@ -135,7 +142,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def wholes() -> Callable[[str], Whole]:
     """What each command leaves when nobody disturbs it."""
-    jobs = [f"analognoise.jobs.{name}" for name in ("compare", "evaluate", "sensitivity", "sweeps")]
+    jobs = [f"analognoise.jobs.{name}" for name in ("compare", "evaluate", "sensitivity", "sweeps", "train")]
     SERVER.set_forkserver_preload(["analognoise.cli", *jobs])
     return cache(lambda name: finish(COMMANDS[name], "whole"))
 
@@ -168,7 +175,7 @@ def test_kills_at_many_moments(name: str, workers: int, wholes: Callable[[str], 
     assert files("killed") == wholes(name).files
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WITH_ROWS)
 def test_a_disk_that_fills_up_is_told_and_what_is_there_is_gone_on_with(
     name: str, wholes: Callable[[str], Whole]
 ) -> None:
@@ -184,7 +191,7 @@ def test_a_disk_that_fills_up_is_told_and_what_is_there_is_gone_on_with(
     assert files("full") == whole.files
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WITH_ROWS)
 def test_a_folder_at_work_is_refused_and_left_alone(
     name: str, wholes: Callable[[str], Whole], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,3 +211,33 @@ def test_workers_leave_what_one_process_leaves_when_the_number_of_chips_grows(
     wholes: Callable[[str], Whole],
 ) -> None:
     assert finish(COMMANDS["precision"], "shared", workers=2).files == wholes("precision").files
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_what_is_kept_and_goes_on(
+    number: signal.Signals, wholes: Callable[[str], Whole]
+) -> None:
+    whole, checkpoint = wholes("train"), Path("out", "training.checkpoint")
+    run = Run(COMMANDS["train"], "out")
+    while not checkpoint.exists():
+        assert run.process.is_alive()
+        time.sleep(0.01)
+    os.kill(run.process.pid or 0, number)
+    status, said = run.status()
+    assert status == 128 + number
+    [kept] = re.findall(r"^interrupted: (\d+) of 60 epochs were kept, run the same command again", said, re.M)
+    assert said.endswith(f"to go on:\n  analognoise {COMMANDS['train']} --out out\n")
+    with checkpoint.open("rb") as file:
+        assert json.loads(file.readline())["epoch"] == int(kept) > 0
+    again = Run(COMMANDS["train"], "out")
+    assert again.status() == (0, f"training: goes on after {kept} of 60 epochs\n")
+    assert files("out") == whole.files
+
+
+def test_a_training_whose_checkpoint_does_not_fit_the_disk_is_told_and_gone_on_with(
+    wholes: Callable[[str], Whole],
+) -> None:
+    whole = wholes("train")
+    status, said = Run(COMMANDS["train"], "full", limit=8000).status()
+    assert (status, said) == (2, "error: cannot write full/training.checkpoint: File too large\n")
+    assert finish(COMMANDS["train"], "full").files == whole.files

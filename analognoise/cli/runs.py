@@ -109,14 +109,15 @@ def train(
 ) -> None:
     """Train one model by one method, from scratch or from given weights.
 
-    Writes model.safetensors, history.csv (loss and validation accuracy of every epoch) and run.json.
+    Writes model.safetensors, history.csv (loss and validation accuracy of every epoch) and run.json. The same
+    command again reuses what is there; a run that was killed goes on after its last epoch that was kept.
     """
     from analognoise.jobs.train import train_model
 
     carry_out(
         train_model,
         as_json,
-        resumable=False,
+        resumable=True,
         task=task,
         model=model,
         data=data,

@@ -46,11 +46,14 @@ class Interrupted(Exception):
         resumable: whether the same command goes on from here.
         signal: which of the two.
         replaced: whether ``--force`` has done its work.
+        kept: what the command goes on from.
     """
 
-    def __init__(self, resumable: bool, signal: int, replaced: bool = True) -> None:
+    def __init__(
+        self, resumable: bool, signal: int, replaced: bool = True, kept: str = "what is finished was kept"
+    ) -> None:
         super().__init__()
-        self.resumable, self.signal, self.replaced = resumable, signal, replaced
+        self.resumable, self.signal, self.replaced, self.kept = resumable, signal, replaced, kept
 
     def sentence(self, arguments: Sequence[str]) -> str:
         """What to tell the user, who gave these arguments."""
@@ -60,7 +63,7 @@ class Interrupted(Exception):
         command = shlex.join(
             ["analognoise", *(word for word in arguments if word != "--force" or not self.replaced)]
         )
-        return f"interrupted: what is finished was kept, run the same command again to go on:\n  {command}"
+        return f"interrupted: {self.kept}, run the same command again to go on:\n  {command}"
 
 
 class _Terminated(KeyboardInterrupt):
@@ -86,8 +89,13 @@ def interruptible(resumable: bool, replacing: Path | None = None) -> Iterator[No
         yield
     except KeyboardInterrupt as stopped:
         terminated = isinstance(stopped, _Terminated)
-        replaced = left.isdisjoint(_run_in(replacing))
-        raise Interrupted(resumable, signal.SIGTERM if terminated else signal.SIGINT, replaced) from None
+        now = _run_in(replacing)
+        # A training replaces what is there when it is done; what it goes on from until then is a checkpoint.
+        replaced = left.isdisjoint(now) or any(name == "training.checkpoint" for name, *_ in now - left)
+        number = signal.SIGTERM if terminated else signal.SIGINT
+        # What a job knows better it has noted.
+        kept = getattr(stopped, "__notes__", ["what is finished was kept"])[0]
+        raise Interrupted(resumable, number, replaced, kept) from None
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)
@@ -98,7 +106,7 @@ def _run_in(folder: Path | None) -> set[tuple[str, int, int]]:
     found: set[tuple[str, int, int]] = set()
     if folder is None:
         return found
-    for name in ("run.json", "results.csv"):
+    for name in ("run.json", "results.csv", "training.checkpoint"):
         with suppress(OSError):
             status = (folder / name).stat()
             found.add((name, status.st_ino, status.st_mtime_ns))

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from analognoise.comparison.jobs import FORMAT, write_json
+from analognoise.comparison.jobs import CHECKPOINT, FORMAT, write_json
 from analognoise.comparison.plan import Plan
 from analognoise.comparison.settings import Training
 from analognoise.errors import ResultsError
@@ -26,7 +26,7 @@ RUN, RESULTS, SUMMARY, TEXT, MODELS = "run.json", "results.csv", "summary.csv", 
 _OWN = (RUN, RESULTS, SUMMARY, TEXT)
 _LIBRARIES = ("analognoise", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
 _ELSE = "choose another folder, or start over with force (--force)"
-_ENDINGS = (".safetensors", ".json", ".sharpness.json")
+_ENDINGS = (".safetensors", ".json", ".sharpness.json", CHECKPOINT)
 
 
 class Folder:

@@ -30,11 +30,14 @@ from analognoise.files import write_whole
 from analognoise.pool import Shared
 from analognoise.sparsity import activation_sparsity
 from analognoise.tasks import Task, get_task, load_for_chip, load_weights, save_weights
-from analognoise.training.fit import Epoch, fit
+from analognoise.training.checkpoint import Checkpoint
+from analognoise.training.fit import fit
+from analognoise.training.history import Epoch
 from analognoise.training.measure import measure
 
 Emit = Callable[[Any], None]
 FORMAT = 1
+CHECKPOINT = ".checkpoint"
 
 
 @lru_cache(maxsize=4)
@@ -68,7 +71,8 @@ def _sparsity(model: nn.Module, task: Task) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Train one model and store it: ``STEM.safetensors``, and ``STEM.json`` once all is done.
+    """Train one model and store it: ``STEM.safetensors``, and ``STEM.json`` once all is done; until then
+    ``STEM.checkpoint``, from which it goes on.
 
     Attributes:
         source: the task.
@@ -84,6 +88,12 @@ class TrainJob:
     def title(self) -> str:
         """What the job does, in words."""
         return f"training {self.training.title}"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What a training that was ended in the middle goes on from."""
+        path = Path(self.folder) / f"{self.training.stem}{CHECKPOINT}"
+        return Checkpoint(path, about={"id": self.training.id})
 
     def run(self, emit: Emit) -> dict[str, Any]:
         """Train; emits an :class:`Epoch` after each. Returns what the JSON file holds."""
@@ -114,6 +124,7 @@ class TrainJob:
                     loss=loss,
                     forward=task.forward,
                     on_epoch=cast(Callable[[Epoch], None], emit),
+                    checkpoint=self.checkpoint,
                 )
         except TrainingError as error:
             record["error"] = str(error)
@@ -128,6 +139,7 @@ class TrainJob:
             if training.sparsity is not None:
                 record["activation_sparsity"] = _sparsity(trained, task)
         write_json(path.with_suffix(".json"), record)
+        self.checkpoint.remove()
         return record
 
 

@@ -24,7 +24,7 @@ from analognoise.files import check_room
 from analognoise.pool import enough, run_jobs, size_of
 from analognoise.printing import counted
 from analognoise.report.numbers import one_value
-from analognoise.training.fit import Epoch
+from analognoise.training.history import Epoch
 
 # How much longer an epoch's gradient takes than a pass over the test data, roughly: for progress bars only.
 _EPOCH_WEIGHT = 8
@@ -164,14 +164,21 @@ class _Run:
         jobs: list[TrainJob | Evaluation] = []
         rows = 0
         for training, record in self.records.items():
+            job = TrainJob(self.plan.source, training, self.folder.seen_by_workers)
             if record is None:
-                jobs.append(TrainJob(self.plan.source, training, self.folder.seen_by_workers))
-                self.total += _EPOCH_WEIGHT * training.epochs * training.recipe.gradients_per_step
-                rows += sum(job.size for job in self._evaluations(training))
-            elif "error" not in record:
+                jobs.append(job)
+                left = job.checkpoint.header()
+                begun = 0 if left is None else int(left["epoch"])
+                if begun:
+                    self.tell("reused", f"{job.title} goes on after {begun} of {training.epochs} epochs")
+                self.total += _EPOCH_WEIGHT * (training.epochs - begun) * training.recipe.gradients_per_step
+                rows += sum(evaluation.size for evaluation in self._evaluations(training))
+                continue
+            job.checkpoint.remove()  # of a run that was killed when all was stored
+            if "error" not in record:
                 missing = self._evaluations(training)
                 jobs.extend(missing)
-                rows += sum(job.size - len(job.known) for job in missing)
+                rows += sum(evaluation.size - len(evaluation.known) for evaluation in missing)
         self.total += rows
         self._announce()
         if not jobs:

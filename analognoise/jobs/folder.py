@@ -57,7 +57,7 @@ class JobFolder:
                 "name another folder"
             )
         # A run that was killed while it wrote its tables goes on, too; whose the rows are is seen to later.
-        begun = any((path / name).is_file() for name in resumable)
+        begun = any((path / item).is_file() for name in resumable for item in (name, f".{name}.part"))
         own = (*self.files, RUN_FILE) if self.found is not None or force or begun else ()
         own = (*own, *(f".{name}.part" for name in own))
         strange = sorted(
@@ -69,15 +69,19 @@ class JobFolder:
                 "name an empty or a new folder"
             )
 
-    def refuse_other(self, settings: dict[str, Any]) -> bool:
-        """Whether the folder holds a finished run with these settings.
+    def refuse_other(self, settings: dict[str, Any], unfinished: dict[str, Any] | None = None) -> bool:
+        """Whether the folder holds a run with these settings.
+
+        Args:
+            settings: of the run that is asked for.
+            unfinished: those of a run that was begun there and not finished, which counts then.
 
         Raises:
             ResultsError: when it holds one with other settings; names the first that differs.
         """
-        if self.found is None:
+        if unfinished is None and self.found is None:
             return False
-        there = self.found.get("settings", {})
+        there = (self.found or {}).get("settings", {}) if unfinished is None else unfinished
         wanted = json.loads(json.dumps(settings))
         for name in {**there, **wanted}:
             if there.get(name) != wanted.get(name):
@@ -100,8 +104,8 @@ class JobFolder:
                 raise ResultsError(f"folder {self.path} was changed by another process: run again")
             yield
 
-    def open(self) -> Path:
-        """Make the folder ready to be written to, and empty of what ``force`` replaces.
+    def open(self, keep: Sequence[str] = ()) -> Path:
+        """Make the folder ready to be written to, and empty of what ``force`` replaces but for ``keep``.
 
         Raises:
             ResultsError: when it cannot be created or written to.
@@ -111,7 +115,8 @@ class JobFolder:
             if self.force:
                 for pattern in (*self.files, RUN_FILE):
                     for file in self.path.glob(pattern):
-                        file.unlink()
+                        if file.name not in keep:
+                            file.unlink()
         except OSError as error:
             raise ResultsError(f"cannot write to folder {self.path}: {error.strerror}") from error
         return self.path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from analognoise.devices import DeviceProfile, load_profile
-from analognoise.errors import DataError, ModelError
+from analognoise.errors import DataError, ModelError, TrainingError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Forward, Metric
-from analognoise.files import check_room, write_whole
+from analognoise.files import write_whole
 from analognoise.jobs.data import checked_data, load_forward, metric_of, try_batch
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output
@@ -32,12 +33,14 @@ from analognoise.report.numbers import one_value
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, load_callable, load_data, save_weights
 from analognoise.tasks.weights import file_digest
-from analognoise.training.fit import Epoch, fit
+from analognoise.training.checkpoint import Checkpoint
+from analognoise.training.fit import fit
+from analognoise.training.history import Epoch
 from analognoise.training.measure import Loss, loss_of, measure_batch
 from analognoise.training.measure import to_device as on_device
 from analognoise.training.recipes import Recipe, parse_method
 
-MODEL_FILE, HISTORY_FILE = "model.safetensors", "history.csv"
+MODEL_FILE, HISTORY_FILE, CHECKPOINT_FILE = "model.safetensors", "history.csv", "training.checkpoint"
 # For a model of the user's own; a task brings its own.
 _EPOCHS, _LR = 40, 0.05
 
@@ -129,7 +132,8 @@ def train_model(
     force: bool = False,
     say: Say = print,
 ) -> Trained:
-    """Train a model and store it, its history and run.json in a folder; what is there already is reused.
+    """Train a model and store it, its history and run.json in a folder; what is there already is reused, and
+    a training that was ended in the middle goes on from its checkpoint.
 
     Args:
         out: the folder.
@@ -168,7 +172,9 @@ def train_model(
     if seed < 0:
         raise DataError(f"--seed must not be negative, found {seed}")
     own = _functions(found, loss, metric, forward)
-    folder = JobFolder(out, "train", (MODEL_FILE, HISTORY_FILE), force)
+    files = (MODEL_FILE, HISTORY_FILE, CHECKPOINT_FILE)
+    folder = JobFolder(out, "train", files, force, resumable=(CHECKPOINT_FILE,))
+    left = None if force else Checkpoint(out / CHECKPOINT_FILE).header()
     place = torch_device(device)
     with torch_threads(threads):
         network = build_model(found, model, weights, seed, device)
@@ -208,14 +214,42 @@ def train_model(
             "device": place.type,
             "threads": threads,
         }
-        if folder.refuse_other(settings):
+        # What a run by force has left is newer than the finished run that it has not replaced yet.
+        if folder.refuse_other(settings, None if left is None else left["about"]) and left is None:
             known = _stored(folder)
             if known is not None:
                 say(f"training: reused {out / MODEL_FILE}")
                 return known
-        with folder.held():
-            check_room(out, sum(value.nbytes for value in trained.state_dict().values()))
-            return _train(folder, trained, batches, checks, own, recipe, target, settings, seed)
+        checkpoint = Checkpoint(out / CHECKPOINT_FILE, about=settings)
+        with folder.held(), _saying_what_is_kept(checkpoint):
+            checkpoint.check_room(trained)
+            if force:
+                checkpoint.remove()
+            if left is not None:
+                say(f"training: goes on after {_epochs(left)}")
+            try:
+                return _train(
+                    folder, trained, batches, checks, own, recipe, target, settings, seed, checkpoint
+                )
+            except TrainingError:
+                checkpoint.remove()  # it would break down again
+                raise
+
+
+@contextmanager
+def _saying_what_is_kept(checkpoint: Checkpoint) -> Iterator[None]:
+    """Note at an interrupt what the same command goes on from."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        left = checkpoint.header()
+        stopped.add_note("no epoch was kept yet" if left is None else f"{_epochs(left)} were kept")
+        raise
+
+
+def _epochs(header: dict[str, Any]) -> str:
+    """How far a checkpoint's training is, in words."""
+    return f"{header['epoch']} of {header['training']['epochs']} epochs"
 
 
 def _train(
@@ -228,9 +262,11 @@ def _train(
     profile: DeviceProfile | None,
     settings: dict[str, Any],
     seed: int,
+    checkpoint: Checkpoint,
 ) -> Trained:
     measured = Metric.of(own.metric).name
     with progress_bar(f"training {recipe.label}", settings["epochs"], sys.stderr.isatty()) as advance:
+        advance(steps=(checkpoint.header() or {"epoch": 0})["epoch"])
 
         def on_epoch(epoch: Epoch) -> None:
             note = f"loss {epoch.train_loss:.4g}"
@@ -251,6 +287,7 @@ def _train(
             metric=own.metric,
             loss=own.loss,
             forward=own.forward,
+            checkpoint=checkpoint,
         )
     columns: dict[str, Any] = {
         "epoch": range(1, len(history.train_loss) + 1),
@@ -261,10 +298,11 @@ def _train(
     if checks is None:
         del columns["validation"]
     frame = pd.DataFrame(columns)
-    path = folder.open()
+    path = folder.open(keep=(CHECKPOINT_FILE,))
     digest = save_weights(network, path / MODEL_FILE)
     write_whole(path / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n").encode())
     folder.finish(settings, metric=history.metric, sha256=digest)
+    checkpoint.remove()
     return Trained(path, settings, frame, history.metric, reused=False)
 
 

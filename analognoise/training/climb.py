@@ -25,7 +25,6 @@ from analognoise.allocator import copy_of
 from analognoise.errors import MethodError
 from analognoise.quantized import quantizer_ranges
 from analognoise.training.checks import check_gradient, check_number, check_steps
-from analognoise.training.replay import Replay
 from analognoise.training.slope import Climber, Slope, norms
 from analognoise.training.two_calls import InTwoCalls
 from analognoise.training.wrapper import Closure, forget_casts, run_closure
@@ -103,7 +102,6 @@ class SharpnessAware(InTwoCalls):
 
     def _index(self) -> None:
         super()._index()
-        self._replay = Replay(self.model)
         self._grids = set(quantizer_ranges(self.model).values())
         for number, group in enumerate(self.param_groups):
             for name, value in self._options.items():

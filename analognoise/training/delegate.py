@@ -16,6 +16,7 @@ from analognoise.calibration import learned_ranges, ranges, set_ranges_
 from analognoise.errors import MethodError
 from analognoise.processes import Processes, unwrapped
 from analognoise.training.checks import check_base, check_sync
+from analognoise.training.replay import Replay
 
 _OWN_STATE = "analognoise"
 # Rebuilt after copying, or (a scheduler's patched ``step``, hooks) never copied by torch's optimizers either.
@@ -124,10 +125,13 @@ class OptimizerAround(Optimizer):
             raise
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state dict, with the number of steps and the seed under ``"analognoise"``."""
+        """The base optimizer's state dict, and under ``"analognoise"`` the number of steps, the seed, and
+        whether second passes replay Python's and NumPy's random numbers.
+        """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        state_dict = {**self.base.state_dict(), _OWN_STATE: {"steps": self.steps, "seed": self.seed}}
+        own = {"steps": self.steps, "seed": self.seed, "watch_all": self._replay.watch_all}
+        state_dict = {**self.base.state_dict(), _OWN_STATE: own}
         for after in self._optimizer_state_dict_post_hooks.values():
             state_dict = after(self, state_dict) or state_dict
         return state_dict
@@ -142,6 +146,7 @@ class OptimizerAround(Optimizer):
         self.steps, self.seed = int(own["steps"]), int(own["seed"])
         self._forget()
         self._index()
+        self._replay.watch_all = own.get("watch_all")
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -176,6 +181,7 @@ class OptimizerAround(Optimizer):
             if parameter not in self._names or "weight" in name:
                 self._names[parameter] = name
         self._processes = Processes(self._wrapper)
+        self._replay = Replay(self.model)
         self._ranges = list(learned_ranges(self.model).values())
         for parameter in self._ranges:
             self._names[parameter] = "learned range"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -24,14 +24,17 @@ from analognoise.processes import Processes, unwrapped
 from analognoise.quantized import quantizer_ranges
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.training.breakdown import diverged, explained, mean_loss, refuse_broken
+from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.delegate import OptimizerAround
 from analognoise.training.fit_checks import (
+    SETTINGS,
     check_functions,
     check_inputs,
     check_numbers,
     check_prepared,
     check_processes,
 )
+from analognoise.training.history import Epoch, History
 from analognoise.training.measure import (
     Loss,
     Metric,
@@ -43,6 +46,7 @@ from analognoise.training.measure import (
     to_device,
 )
 from analognoise.training.recipes import Recipe, parse_method
+from analognoise.training.resuming import Resumption
 from analognoise.training.wrapper import WrappedOptimizer
 
 # Steps between two looks at the losses where a look is a wait for the device.
@@ -58,51 +62,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1.0 - done,
     "constant": lambda done: 1.0,
 }
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What is known after an epoch.
-
-    Attributes:
-        epoch: number of the epoch, from 1.
-        epochs: number of epochs of the whole training.
-        train_loss: mean over the epoch's samples of the loss at each step's first pass.
-        validation: the validation metric under the digital weights, or None.
-        gradients: gradient evaluations (forward and backward passes) so far.
-    """
-
-    epoch: int
-    epochs: int
-    train_loss: float
-    validation: float | None
-    gradients: int
-
-
-@dataclass
-class History:
-    """A training, epoch by epoch: the columns of :class:`Epoch` as lists.
-
-    Attributes:
-        metric: name of the validation metric.
-        trained: the model as the method trained it: the given one, or its quantized twin, for example, which
-            shares the given one's Parameters and holds the learned ranges.
-    """
-
-    metric: str
-    train_loss: list[float] = field(default_factory=list)
-    validation: list[float | None] = field(default_factory=list)
-    gradients: list[int] = field(default_factory=list)
-    trained: nn.Module | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and text, for JSON."""
-        return {
-            "metric": self.metric,
-            "train_loss": list(self.train_loss),
-            "validation": list(self.validation),
-            "gradients": list(self.gradients),
-        }
 
 
 def fit(
@@ -123,6 +82,7 @@ def fit(
     forward: Callable[[nn.Module, Any], Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     sync: str = "all",
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
 ) -> History:
     """Train a model in place by a recipe, from the weights it has; the weights of the last step are kept.
 
@@ -158,6 +118,11 @@ def fit(
         on_epoch: called with an :class:`Epoch` after each; in several processes by the first alone.
         sync: in several processes, whether all take the same perturbation of the weights ("all") or each its
             own ("worker"): see :class:`WrappedOptimizer`.
+        checkpoint: a file to go on from. It is written after the last epoch, and after those before it,
+            though not more often than every two seconds nor in more than a twentieth of the time. With the
+            file there, the same call goes on from it, with the numbers of a training left alone
+            (docs/methods.md, "Going on after an interruption"); of one that was finished it gives the model
+            and the history again. Delete it to train anew.
 
     Returns:
         The history.
@@ -166,7 +131,9 @@ def fit(
         MethodError: for an unknown method or hyperparameter, or a missing profile.
         ModelError: when no parameter can be trained.
         DataError: when a setting is impossible, the data have no length or no batch, or a batch or what the
-            metric gives is not understood.
+            metric gives is not understood; with a checkpoint in several processes, and where data do not go
+            on from it as they did.
+        ResultsError: when the checkpoint is damaged, of another training, or cannot be written.
         TrainingError: when the loss, a weight or the output on the validation data becomes NaN or infinite;
             names the method, the epoch and the step.
     """
@@ -181,6 +148,10 @@ def fit(
     model = unwrapped(model)  # learns, and is measured; batches go through the whole
     settings = (per_epoch, epochs, recipe.label, seed, lr, schedule, momentum, weight_decay, sync)
     check_processes(processes, train, settings)
+    if checkpoint is not None and processes.count > 1:
+        raise DataError(f"a checkpoint is for a training in one process, found {processes.count}")
+    training = dict(zip(SETTINGS, settings, strict=True))
+    training |= {"profile": None if profile is None else profile.digest, "metric": measured_as}
     prepared = recipe.prepare(model, profile=profile, seed=derive_seed("prepare", seed))
     check_prepared(processes, recipe.label, model, prepared)
     whole, model = (whole if prepared is model else prepared), prepared
@@ -203,11 +174,13 @@ def fit(
         if not isinstance(optimizer, OptimizerAround):
             optimizer = WrappedOptimizer(base, model)
         optimizer.distribute(whole, sync=sync)
-    rates = [(group, group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     run = forward or default_forward
     at_once = device.type == "cpu" and processes.count == 1
     history = History(measured_as, trained=model)
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    resumption = Resumption(checkpoint, training, model, optimizer, train, history)
     memory = InParts()
     batch: Any = None
 
@@ -230,7 +203,11 @@ def fit(
         ):
             # Without a gradient scaler a step that a method leaves out for such a gradient is a breakdown.
             warnings.filterwarnings("error", ".*the norm of the gradient is", RuntimeWarning)
-            for epoch in range(1, epochs + 1):
+            done = resumption.resume()
+            step, passes = resumption.step, history.gradients[-1] if done else 0
+            rates = [(group, group["lr"]) for group in optimizer.param_groups]
+            for epoch in range(done + 1, epochs + 1):
+                resumption.begin_epoch()
                 whole.train()
                 for ordered in (train, getattr(train, "sampler", None)):
                     if hasattr(ordered, "set_epoch"):
@@ -238,6 +215,8 @@ def fit(
                 total, count = torch.zeros((), device=device), 0
                 losses: list[Tensor] = []
                 for number, batch in enumerate(train):
+                    if not number:
+                        resumption.first_batch(batch, step)
                     batch = to_device(batch, device)
                     now = factor(min(step / steps, 1.0))
                     for group, rate in rates:
@@ -288,6 +267,7 @@ def fit(
                 history.gradients.append(passes)
                 if on_epoch is not None and processes.rank == 0:
                     on_epoch(Epoch(epoch, epochs, mean, measured, history.gradients[-1]))
+            resumption.finish(step)
     finally:
         for module, mode in modes:
             module.training = mode

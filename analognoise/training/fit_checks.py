@@ -14,6 +14,19 @@ from analognoise.errors import DataError, MethodError, ModelError, nearest
 from analognoise.processes import Processes
 from analognoise.quantized import input_ranges_to_come
 
+# What tells trainings apart, in the order of what is handed over.
+SETTINGS = (
+    "batches in an epoch",
+    "epochs",
+    "method",
+    "seed",
+    "lr",
+    "schedule",
+    "momentum",
+    "weight_decay",
+    "sync",
+)
+
 
 def check_processes(processes: Processes, train: Any, settings: tuple[Any, ...]) -> None:
     """Raise where processes would train past each other, or wait for each other for ever."""
@@ -23,19 +36,8 @@ def check_processes(processes: Processes, train: Any, settings: tuple[Any, ...])
             f"the training data are split over {sampler.num_replicas} processes (DistributedSampler), but "
             "the model is not: wrap it as torch.nn.parallel.DistributedDataParallel(model)"
         )
-    names = (
-        "batches in an epoch",
-        "epochs",
-        "method",
-        "seed",
-        "lr",
-        "schedule",
-        "momentum",
-        "weight_decay",
-        "sync",
-    )
     for rank, other in enumerate(processes.gather(settings)):
-        for name, own, found in zip(names, settings, other, strict=True):
+        for name, own, found in zip(SETTINGS, settings, other, strict=True):
             if own != found:
                 raise DataError(
                     f"process {processes.rank} has {name}: {own!r}, and process {rank} {found!r}: all "

@@ -17,7 +17,6 @@ from analognoise.crossbar.net import check_net
 from analognoise.errors import MethodError, ModelError, TrainingError
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_gradient, check_number
-from analognoise.training.replay import Replay
 from analognoise.training.wrapper import Closure, WrappedOptimizer, forget_casts, run_closure
 from analognoise.units import parse_time
 
@@ -251,10 +250,6 @@ class RandomWeightPerturbation(WrappedOptimizer):
             before_step=before_step,
             sync=sync,
         )
-
-    def _index(self) -> None:
-        super()._index()
-        self._replay = Replay(self.model)
 
     @property
     def _needs_closure(self) -> bool:

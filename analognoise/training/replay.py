@@ -27,11 +27,14 @@ class Replay:
 
     Args:
         model: whose normalization layers are watched.
+
+    Attributes:
+        watch_all: whether Python's and NumPy's generators are replayed, too; None before the first step.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [module for module in model.modules() if isinstance(module, _NormBase)]
-        self._watch_all: bool | None = None
+        self.watch_all: bool | None = None
         self._start: tuple[list[tuple[torch.device, Tensor]], Any] = ([], None)
 
     @contextmanager
@@ -40,7 +43,7 @@ class Replay:
         become again what they were before it.
         """
         devices = {parameter.device for parameter in parameters} | {torch.device("cpu")}
-        self._start = (_torch_states(devices), None if self._watch_all is False else _other_states())
+        self._start = (torch_states(devices), None if self.watch_all is False else other_states())
         statistics = self.statistics()
         try:
             yield
@@ -69,24 +72,25 @@ class Replay:
     def second_pass(self) -> Iterator[None]:
         """The generators start where :meth:`begun` found them; after it all is as the first pass left it."""
         states, others = self._start
-        after = _torch_states(device for device, _ in states)
-        others_after = None if self._watch_all is False else _other_states()
-        if self._watch_all is None:
-            self._watch_all = not _equal(others, others_after)
+        after = torch_states(device for device, _ in states)
+        others_after = None if self.watch_all is False else other_states()
+        if self.watch_all is None:
+            self.watch_all = not _equal(others, others_after)
         statistics = self.statistics()
         try:
-            _set_torch_states(states)
-            if self._watch_all:
-                _set_other_states(others)
+            set_torch_states(states)
+            if self.watch_all:
+                set_other_states(others)
             yield
         finally:
             self.give_back(statistics)
-            _set_torch_states(after)
-            if self._watch_all:
-                _set_other_states(others_after)
+            set_torch_states(after)
+            if self.watch_all:
+                set_other_states(others_after)
 
 
-def _torch_states(devices: Iterable[torch.device]) -> list[tuple[torch.device, Tensor]]:
+def torch_states(devices: Iterable[torch.device]) -> list[tuple[torch.device, Tensor]]:
+    """Each device with the state of its generator."""
     return [(device, _get_state(device)) for device in devices if device.type != "meta"]
 
 
@@ -97,7 +101,8 @@ def _get_state(device: torch.device) -> Tensor:
     return module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
 
 
-def _set_torch_states(states: list[tuple[torch.device, Tensor]]) -> None:
+def set_torch_states(states: list[tuple[torch.device, Tensor]]) -> None:
+    """Set the generators to what :func:`torch_states` gave."""
     for device, state in states:
         if device.type == "cpu":
             torch.set_rng_state(state)
@@ -107,11 +112,13 @@ def _set_torch_states(states: list[tuple[torch.device, Tensor]]) -> None:
             torch.get_device_module(device).set_rng_state(state, device)
 
 
-def _other_states() -> Any:
+def other_states() -> Any:
+    """The states of Python's and NumPy's generators."""
     return random.getstate(), np.random.get_state()  # noqa: NPY002
 
 
-def _set_other_states(states: Any) -> None:
+def set_other_states(states: Any) -> None:
+    """Set Python's and NumPy's generators to what :func:`other_states` gave."""
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
 

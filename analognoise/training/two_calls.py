@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from analognoise.errors import MethodError
-from analognoise.training.replay import Replay
 from analognoise.training.slope import norms
 from analognoise.training.wrapper import WrappedOptimizer
 
@@ -43,7 +42,6 @@ class InTwoCalls(WrappedOptimizer):
     """
 
     _open: _Open | None = None
-    _replay: Replay
 
     def _climbs(self) -> bool:
         """Whether a step has a second pass at all."""

@@ -19,7 +19,8 @@ from analognoise.conversion import convert_to_analog
 from analognoise.devices.catalog import load_profile
 from analognoise.errors import DataError, MethodError, ModelError, TrainingError
 from analognoise.tasks import TensorBatches, get_task
-from analognoise.training.fit import Epoch, fit
+from analognoise.training.fit import fit
+from analognoise.training.history import Epoch
 from analognoise.training.measure import measure
 from analognoise.training.recipes import METHODS, parse_method
 

@@ -1,0 +1,175 @@
+"""How a training goes on from its checkpoint, and leaves checkpoints.
+
+One is of the beginning of an epoch. It is written when the epoch's first batch is there, before the first
+step, and holds the batch's digest: data that do not go on as they did are found out, and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from analognoise.batches import Batch, update_digest
+from analognoise.calibration import learned_ranges, ranges, set_ranges_
+from analognoise.conversion import analog_layers
+from analognoise.errors import AnalogNoiseError, DataError
+from analognoise.training.checkpoint import Checkpoint
+from analognoise.training.generators import generator_states, set_generator_states
+from analognoise.training.history import History
+
+# Between two checkpoints lie at least so many seconds, and so many times as long as the last one took.
+PAUSE, SHARE = 2.0, 20.0
+_COLUMNS = ("train_loss", "validation", "gradients")
+
+
+class Resumption:
+    """A training's going on from its checkpoint, and its leaving of checkpoints; nothing at all without one.
+
+    Args:
+        checkpoint: the file, or None.
+        training: plain values that tell this training apart.
+        model, optimizer: what is trained.
+        data: the training data.
+        history: of the training; filled with what is known of the finished epochs.
+
+    Attributes:
+        step: number of steps in the epochs that were finished before.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        training: Mapping[str, Any],
+        model: nn.Module,
+        optimizer: Optimizer,
+        data: Any,
+        history: History,
+    ) -> None:
+        self._checkpoint, self._training = checkpoint, training
+        self._model, self._optimizer, self._data, self._history = model, optimizer, data, history
+        self._device = next(model.parameters()).device
+        self.step = 0
+        self._written, self._took = time.monotonic(), 0.0
+        self._generators: dict[str, Any] | None = None
+        self._expected: str | None = None
+
+    def resume(self) -> int:
+        """Take up the state that is there; returns the number of finished epochs.
+
+        Raises:
+            ResultsError: when the file is damaged, or of another training.
+        """
+        if self._checkpoint is None:
+            return 0
+        self._checkpoint.check_room(self._model)
+        found = self._checkpoint.read(self._training)
+        if found is None:
+            return 0
+        try:
+            self._model.load_state_dict(found["model"])
+            set_ranges_(self._model, found["ranges"])
+            with torch.no_grad():
+                for name, value in found["besides"].items():
+                    self._besides()[name].copy_(value)
+            for name, calls in found["calls"].items():
+                self._peripheries()[name].calls = calls
+            rates = [group["lr"] for group in self._optimizer.param_groups]  # at the start, as the schedule's
+            for group, rate in zip(found["optimizer"]["param_groups"], rates, strict=True):
+                group["lr"] = rate
+            self._optimizer.load_state_dict(found["optimizer"])
+        except (RuntimeError, ValueError, KeyError, AnalogNoiseError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise self._checkpoint.unusable(f"does not fit {type(self._model).__name__} ({first})") from error
+        set_generator_states(found["generators"], self._device, self._data)
+        for name, values in found["history"].items():
+            getattr(self._history, name)[:] = values
+        self.step, self._expected = found["step"], found["following"]
+        return len(self._history.train_loss)
+
+    def begin_epoch(self) -> None:
+        """Remember the generators as an epoch finds them, if a checkpoint is due."""
+        due = time.monotonic() - self._written >= max(PAUSE, SHARE * self._took)
+        if self._checkpoint is not None and self._history.train_loss and due and self._expected is None:
+            self._generators = generator_states(self._device, self._data)
+
+    def first_batch(self, batch: Batch, step: int) -> None:
+        """Write the checkpoint that is due; of a training that was taken up, see that the data go on alike.
+
+        Args:
+            batch: the epoch's first.
+            step: number of steps before it.
+
+        Raises:
+            DataError: when the data do not.
+            ResultsError: when the file cannot be written.
+        """
+        if self._expected is not None:
+            expected, self._expected = self._expected, None
+            if _digest(batch) != expected:
+                epoch = len(self._history.train_loss) + 1
+                raise DataError(
+                    f"the training data do not go on as they did when {self._file.path} was written: epoch "
+                    f"{epoch} begins with another batch; give the data set_epoch(epoch), or state_dict() and "
+                    "load_state_dict(state), and delete the checkpoint to begin anew"
+                )
+        if self._generators is not None:
+            self._write(step, _digest(batch))
+
+    def finish(self, step: int) -> None:
+        """Write the checkpoint of a training that is done."""
+        if self._checkpoint is not None and step > self.step:
+            self._generators = generator_states(self._device, self._data)
+            self._write(step, None)
+
+    def _write(self, step: int, following: str | None) -> None:
+        begun = time.monotonic()
+        state = self._model.state_dict()
+        content = {
+            "model": state,
+            "ranges": ranges(self._model),
+            "besides": {name: value for name, value in self._besides().items() if name not in state},
+            "calls": {name: periphery.calls for name, periphery in self._peripheries().items()},
+            "optimizer": self._optimizer.state_dict(),
+            "generators": self._generators,
+            "history": {name: getattr(self._history, name) for name in _COLUMNS},
+            "step": step,
+            "following": following,
+        }
+        try:
+            self._file.write(self._training, len(self._history.train_loss), content)
+        except DataError as error:
+            warnings.warn(f"the training goes on without a checkpoint: {error}", stacklevel=4)
+            self._checkpoint = None
+        self._generators, self._written = None, time.monotonic()
+        self._took = self._written - begun
+
+    def _besides(self) -> dict[str, Any]:
+        """Tensors that a state dict may be without: buffers that are not stored, the logarithms of ranges."""
+        return {**dict(self._model.named_buffers()), **learned_ranges(self._model)}
+
+    def _peripheries(self) -> dict[str, Any]:
+        """What counts the products that were computed with noise of their own."""
+        layers = analog_layers(self._model)
+        return {name: layer.analog.periphery for name, layer in layers.items() if layer.analog.periphery}
+
+    @property
+    def _file(self) -> Checkpoint:
+        assert self._checkpoint is not None
+        return self._checkpoint
+
+
+def _digest(batch: Batch) -> str:
+    """What tells a batch from others; nothing for one that cannot be told."""
+    digest = hashlib.sha256()
+    try:
+        update_digest(digest, batch, "the training data")
+    except DataError:
+        return ""
+    return digest.hexdigest()
