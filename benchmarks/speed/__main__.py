@@ -15,7 +15,9 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.speed import evaluation, periphery, programming, targets
+from analognoise.errors import DataError
+from analognoise.jobs.setup import torch_device
+from benchmarks.speed import evaluation, peer, periphery, programming, targets
 from benchmarks.speed.workloads import WORKLOADS
 
 app = typer.Typer(add_completion=False)
@@ -69,11 +71,18 @@ def table(
     samples: Annotated[
         int | None, typer.Option(help="Samples of an evaluation, instead of each workload's.")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, …")] = "cpu",
 ) -> None:
     """Print the table of speed targets as Markdown, row by row as it is measured."""
+    try:
+        place = torch_device(device)
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not peer.installed():
+        print("aihwkit is not installed: its column stays empty", file=sys.stderr)
     found = []
     for name in workloads.split(","):
-        work = WORKLOADS[name]
+        work = WORKLOADS[name].on(place)
         measured = {
             "pass": partial(targets.passes, name, work, repeats),
             "programming": partial(targets.programming, name, work, repeats),
@@ -84,7 +93,7 @@ def table(
         }
         for row in rows.split(";"):
             found += measured[row]()
-    print(targets.markdown(found, "python -m benchmarks.speed " + shlex.join(sys.argv[1:])))
+    print(targets.markdown(found, "python -m benchmarks.speed " + shlex.join(sys.argv[1:]), place))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Memory from the allocator's own record."""
+"""Memory from the allocators' own records."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from torch.profiler import ProfilerActivity, profile
 from analognoise.conversion import analog_layers
 
 
-def most_allocated(work: Callable[[], object]) -> int:
-    """Bytes of tensors that are live at the most while something runs, beyond the start."""
+def most_allocated(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes of tensors that are live at the most on a device while something runs, beyond the start."""
     gc.collect()  # what goes meanwhile would count as given back
+    if device.type != "cpu":
+        allocator = torch.get_device_module(device)
+        allocator.reset_peak_memory_stats(device)
+        before = allocator.memory_allocated(device)
+        work()
+        return allocator.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     assert record.profiler is not None

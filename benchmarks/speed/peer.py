@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -9,11 +10,16 @@ from torch import nn
 NOISE = 0.038  # of the largest weight, in training
 
 
+def installed() -> bool:
+    """Whether there is an aihwkit to compare with."""
+    return find_spec("aihwkit") is not None
+
+
 def converted(model: nn.Module, *, periphery: bool = False, noise: bool = False) -> nn.Module:
-    """A copy of the model on aihwkit's torch tiles.
+    """The model on aihwkit's torch tiles, on the same device.
 
     Args:
-        model: digital.
+        model: digital; it is used up.
         periphery: 8 bits in and out and output noise; else products are exact.
         noise: Gaussian noise on the weights in training.
     """
@@ -39,7 +45,8 @@ def converted(model: nn.Module, *, periphery: bool = False, noise: bool = False)
     if noise:
         config.modifier.type = WeightModifierType.ADD_NORMAL
         config.modifier.std_dev, config.modifier.rel_to_actual_wmax = NOISE, True
-    return convert_to_analog(model, config)
+    device = next(model.parameters()).device
+    return convert_to_analog(model.cpu(), config).to(device)
 
 
 def optimizer(model: nn.Module, **options: Any) -> Any:

@@ -63,21 +63,22 @@ def passes(name: str, work: Workload, repeats: int) -> list[Figure]:
     plain, normals = work.model().eval(), with_normals(work.model().eval(), _profile().tile.rows)
     batch = work.batches(work.size)
     chips = {"chip": _chip(work, _profile()), "8 bits": _chip(work, _profile(periphery=True))}
-    for label, periphery in (("aihwkit", False), ("aihwkit, 8 bits", True)):
-        chips[label] = peer.converted(work.model(), periphery=periphery).eval()
-        chips[label].program_analog_weights()
-        chips[label].drift_analog_weights(TIMES[3])
+    if peer.installed():
+        for label, periphery in (("aihwkit", False), ("aihwkit, 8 bits", True)):
+            chips[label] = peer.converted(work.model(), periphery=periphery).eval()
+            chips[label].program_analog_weights()
+            chips[label].drift_analog_weights(TIMES[3])
     models = {"plain": plain, "normals": normals, **chips}
-    seconds = medians(f"{name} passes", _calls(models, batch), repeats)
+    seconds = medians(f"{name} passes", _calls(models, batch), repeats, work.device)
     ratio = {label: value / seconds["plain"] for label, value in seconds.items()}
     return [
-        Figure("pass, no periphery", name, ratio["chip"], 1.05, ratio["aihwkit"]),
+        Figure("pass, no periphery", name, ratio["chip"], 1.05, ratio.get("aihwkit")),
         Figure(
             "pass, 8 bits, output noise",
             name,
             ratio["8 bits"],
             1.25 + max(0.0, ratio["normals"] - 1),
-            ratio["aihwkit, 8 bits"],
+            ratio.get("aihwkit, 8 bits"),
         ),
     ]
 
@@ -86,8 +87,9 @@ def programming(name: str, work: Workload, repeats: int) -> list[Figure]:
     """Programming a chip and letting it drift once, in units of drawing as many normals."""
     analog = _chip(work, _profile())
     weights = sum(t.numel() for layer in analog_layers(analog).values() for t in layer.targets().values())
-    tile = peer.converted(work.model()).eval()
-    numbers, generator = torch.empty(1 << 18), torch.Generator()
+    # What stays in the cache of a processor; other devices do better with all at once.
+    numbers = torch.empty(1 << 18 if work.device.type == "cpu" else 6 * weights, device=work.device)
+    generator = torch.Generator(work.device)
 
     def draw() -> None:
         for start in range(0, 6 * weights, len(numbers)):
@@ -96,18 +98,24 @@ def programming(name: str, work: Workload, repeats: int) -> list[Figure]:
     def ours() -> None:
         an.drift_to_(an.program_(analog, 0), TIMES[2])
 
-    def peers() -> None:
-        tile.program_analog_weights()
-        tile.drift_analog_weights(TIMES[2])
+    parts: dict[str, Callable[[], object]] = {"ours": ours, "draw": draw}
+    if peer.installed():
+        tile = peer.converted(work.model()).eval()
 
-    seconds = medians(f"{name} programming", {"ours": ours, "draw": draw, "aihwkit": peers}, repeats)
+        def peers() -> None:
+            tile.program_analog_weights()
+            tile.drift_analog_weights(TIMES[2])
+
+        parts["aihwkit"] = peers
+    seconds = medians(f"{name} programming", parts, repeats, work.device)
+    ratio = {label: value / seconds["draw"] for label, value in seconds.items()}
     return [
         Figure(
             "programming and one drift, × its normals",
             name,
-            seconds["ours"] / seconds["draw"],
+            ratio["ours"],
             2.5,
-            seconds["aihwkit"] / seconds["draw"],
+            ratio.get("aihwkit"),
         )
     ]
 
@@ -124,7 +132,7 @@ def training(name: str, work: Workload, repeats: int) -> list[Figure]:
         model = an.convert_to_analog(work.model(), _profile())
         return _stepper(model, method(base(model), model, **given), batch)
 
-    plain, tile = work.model(), peer.converted(work.model(), noise=True)
+    plain = work.model()
     steps = {
         "plain": _stepper(plain, base(plain), batch),
         "noise": ours(an.GaussianNoise, noise=peer.NOISE, clip=None),
@@ -133,18 +141,21 @@ def training(name: str, work: Workload, repeats: int) -> list[Figure]:
         "sam": ours(an.SAM),
         "asam": ours(an.ASAM),
         "samson": ours(an.SAMSON),
-        "aihwkit": _stepper(tile, peer.optimizer(tile, **options), batch),
     }
-    seconds = medians(f"{name} training", steps, repeats)
+    if peer.installed():
+        tile = peer.converted(work.model(), noise=True)
+        steps["aihwkit"] = _stepper(tile, peer.optimizer(tile, **options), batch)
+    seconds = medians(f"{name} training", steps, repeats, work.device)
+    ratio = {label: value / seconds["plain"] for label, value in seconds.items()}
     noise, profile = _STEP_LIMITS.get(name, (None, None))
     limits = {"noise": noise, "profile-noise": None, "profile-noise:draw=net": profile}
     return [
         Figure(
             f"step: {label}",
             name,
-            seconds[label] / seconds["plain"],
+            ratio[label],
             limits.get(label, 2.05),
-            seconds["aihwkit"] / seconds["plain"] if label == "noise" else None,
+            ratio.get("aihwkit") if label == "noise" else None,
         )
         for label in steps
         if label not in ("plain", "aihwkit")
@@ -157,25 +168,24 @@ def evaluation(
     """A whole drift evaluation, against as many plain passes; aihwkit's is added up from its parts."""
     plain, profile = work.model().eval(), _profile(periphery=periphery)
     batches = work.batches(samples)
-    tile = peer.converted(work.model(), periphery=periphery).eval()
-    few = batches[:1]
 
     def ours() -> None:
         analog = an.convert_to_analog(plain, profile)
         an.evaluate_drift(analog, batches, times=TIMES, chips=chips)
 
-    parts = {
-        "ours": ours,
-        "pass": lambda: one_pass(plain, batches),
-        "program": tile.program_analog_weights,
-        "drift": lambda: tile.drift_analog_weights(TIMES[2]),
-        "read": lambda: one_pass(tile, few),
-    }
-    seconds = medians(f"{name} evaluation", parts, repeats)
+    parts = {"ours": ours, "pass": lambda: one_pass(plain, batches)}
+    if peer.installed():
+        tile = peer.converted(work.model(), periphery=periphery).eval()
+        parts["program"] = tile.program_analog_weights
+        parts["drift"] = lambda: tile.drift_analog_weights(TIMES[2])
+        parts["read"] = lambda: one_pass(tile, batches[:1])
+    seconds = medians(f"{name} evaluation", parts, repeats, work.device)
     states = chips * len(TIMES)
     whole = states * seconds["pass"]
-    read = seconds["read"] * len(batches)
-    peers = chips * seconds["program"] + states * (seconds["drift"] + read)
+    peers = None
+    if peer.installed():
+        each = seconds["drift"] + seconds["read"] * len(batches)
+        peers = (chips * seconds["program"] + states * each) / whole
     limits: dict[str, float | None] = {"limit": 1.2}
     if name == "W2":
         limits["least"] = 10
@@ -183,19 +193,22 @@ def evaluation(
         limits = {"least": 15} if name == "W2" else {}
     count = sum(len(labels) for _, labels in batches)
     what = f"evaluation, {chips} × {len(TIMES)}, {'8 bits, ' if periphery else ''}{count:,} samples"
-    return [Figure(what, name, seconds["ours"] / whole, peer=peers / whole, **limits)]
+    return [Figure(what, name, seconds["ours"] / whole, peer=peers, **limits)]
 
 
 def peak_memory(name: str, work: Workload) -> list[Figure]:
     """Most memory that an evaluation takes beside the model, over one chip's state and a plain pass's."""
     plain, batches = work.model().eval(), work.batches(work.size)
-    one = memory.most_allocated(lambda: one_pass(plain, batches))
+    one_pass(plain, batches)  # what libraries ask for once, for themselves
+    one = memory.most_allocated(lambda: one_pass(plain, batches), work.device)
     chip = _chip(work, _profile())
     bound = memory.state_of(chip) + one
 
     def evaluated(chips: int) -> int:
         analog = an.convert_to_analog(plain, _profile())
-        return memory.most_allocated(lambda: an.evaluate_drift(analog, batches, times=TIMES[:2], chips=chips))
+        return memory.most_allocated(
+            lambda: an.evaluate_drift(analog, batches, times=TIMES[:2], chips=chips), work.device
+        )
 
     found = {chips: evaluated(chips) for chips in (1, 4)}
     return [
@@ -204,11 +217,14 @@ def peak_memory(name: str, work: Workload) -> list[Figure]:
     ]
 
 
-def markdown(figures: list[Figure], command: str) -> str:
+def markdown(figures: list[Figure], command: str, device: torch.device) -> str:
     """The table, with where and how it was measured."""
+    where = f"{torch.get_num_threads()} thread(s), {platform.machine()}"
+    if device.type != "cpu":
+        where = f"{torch.get_device_module(device).get_device_name(device)} ({device})"
     lines = [
-        f"`{command}`: torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
-        f"{platform.machine()}. Numbers are × plain torch unless the row says otherwise.",
+        f"`{command}`: torch {torch.__version__}, {where}. "
+        "Numbers are × plain torch unless the row says otherwise.",
         "",
         "| | | analognoise | target | aihwkit's torch tile | faster than it | |",
         "|---|---|---:|---:|---:|---:|---|",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from benchmarks.speed.timing import CPU
 
 Batch = tuple[Tensor, Tensor]
 
@@ -87,6 +89,7 @@ class Workload:
         size: samples in a batch.
         samples: of a pass, and of the data set of a drift evaluation.
         classes: of the labels.
+        device: where model and batches lie.
     """
 
     label: str
@@ -95,19 +98,24 @@ class Workload:
     size: int
     samples: int
     classes: int = 10
+    device: torch.device = CPU
+
+    def on(self, device: torch.device) -> Workload:
+        """The same elsewhere."""
+        return replace(self, device=device)
 
     def model(self) -> nn.Module:
         """The network from a fixed seed."""
         torch.manual_seed(0)
-        return self.build()
+        return self.build().to(self.device)
 
     def batches(self, samples: int | None = None) -> list[Batch]:
         """Standard normal inputs and random labels."""
         draw = torch.Generator().manual_seed(1)
         return [
             (
-                torch.randn(self.size, *self.shape, generator=draw),
-                torch.randint(self.classes, (self.size,), generator=draw),
+                torch.randn(self.size, *self.shape, generator=draw).to(self.device),
+                torch.randint(self.classes, (self.size,), generator=draw).to(self.device),
             )
             for _ in range(-(-(samples or self.samples) // self.size))
         ]
