@@ -17,6 +17,7 @@ TIMEOUT = 10.0
 # Workers that are started anew, by a nanny or a batch system, are back by then.
 PATIENCE = 60.0
 _INTERVAL = 5.0
+_ANSWER, _WORKERS = "answer", "workers"
 
 
 @contextlib.contextmanager
@@ -80,12 +81,24 @@ def is_dask(executor: Executor) -> bool:
 
 
 def capacity(executor: Any) -> int:
-    """How many tasks a Dask cluster runs at once now."""
-    return sum(executor._client.nthreads().values())
+    """How many tasks a Dask cluster runs at once now.
+
+    Raises:
+        WorkerError: when its scheduler does not answer.
+    """
+    client = executor._client
+    try:
+        threads: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=TIMEOUT)
+    except TimeoutError as error:
+        raise WorkerError(
+            f"the Dask scheduler {client.scheduler.address!r} did not answer within {TIMEOUT:g} s: see what "
+            "it is at, and run again to go on; what was finished is kept"
+        ) from error
+    return sum(threads.values())
 
 
 class Attendance:
-    """Whether a Dask cluster still has workers: without any, its tasks wait for ever.
+    """Whether a Dask cluster still answers and has workers: without, its tasks wait for ever.
 
     Args:
         executor: the cluster's.
@@ -97,37 +110,46 @@ class Attendance:
     def __init__(self, executor: Any) -> None:
         self.interval = min(_INTERVAL, PATIENCE)
         self._client = executor._client
-        self._since: float | None = None
+        self._since = 0.0
+        self._lacking = ""
 
     def check(self) -> None:
-        """Look; tell when there is none, first by a warning.
+        """Look; tell what is lacking, first by a warning.
 
         Raises:
-            WorkerError: when there was none for :data:`PATIENCE` seconds.
+            WorkerError: when something was for :data:`PATIENCE` seconds.
         """
-        if self._there():
-            self._since = None
+        began, before = monotonic(), self._lacking
+        self._lacking = self._look()
+        if not self._lacking:
             return
         address = self._client.scheduler.address
-        if self._since is None:
-            self._since = monotonic()
+        now, then = "has no workers", "has had no workers"
+        advice = f"start some with 'dask worker {address}'"
+        if self._lacking == _ANSWER:
+            now, then, advice = "does not answer", "has not answered", "see what it is at"
+        if self._lacking != before:
+            self._since = began
             warnings.warn(
-                f"the Dask scheduler {address!r} has no workers any more: waiting {PATIENCE:g} s for one "
-                f"(start some with 'dask worker {address}')",
+                f"the Dask scheduler {address!r} {now} any more: waiting {PATIENCE:g} s ({advice})",
                 stacklevel=9,
             )
         elif monotonic() - self._since >= PATIENCE:
             raise WorkerError(
-                f"the Dask scheduler {address!r} has had no workers for {PATIENCE:g} s: start some with "
-                f"'dask worker {address}', and run again to go on; what was finished is kept"
+                f"the Dask scheduler {address!r} {then} for {PATIENCE:g} s: {advice}, and run again to go on; "
+                "what was finished is kept"
             )
 
-    def _there(self) -> bool:
+    def _look(self) -> str:
+        """What is lacking, if anything."""
         client = self._client
         try:
-            return bool(client.sync(client.scheduler.ncores, callback_timeout=TIMEOUT))
+            there = client.sync(client.scheduler.ncores, callback_timeout=TIMEOUT)
+        except TimeoutError:  # connected, but nobody is at the other end
+            return _ANSWER
         except (OSError, RuntimeError):
-            return True  # a scheduler that is gone itself cancels its tasks, which is told then
+            return ""  # a scheduler that is gone itself cancels its tasks, which is told then
+        return "" if there else _WORKERS
 
 
 def _first_line(error: BaseException) -> str:
