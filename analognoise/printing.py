@@ -20,7 +20,7 @@ def as_text(drawn: RenderableType, width: int = WIDTH) -> str:
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun: ``"1 tile"``, ``"3,728 devices"``, ``"2 batches"``."""
-    ending = "es" if noun.endswith(("s", "ch")) else "s"
+    ending = "es" if noun.endswith(("s", "tch")) else "s"
     return f"{number:,} {noun}{ending * (number != 1)}"
 
 

@@ -10,9 +10,12 @@ from textwrap import dedent
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from analognoise import convert_to_analog, evaluate_drift, load_profile
 from analognoise.cli import main
+from analognoise.devices.whatif import Changes
 
 MINE = """
     import torch
@@ -113,7 +116,7 @@ def test_compare_beside_the_original(home: Path, capsys: pytest.CaptureFixture[s
     assert main(base) == 0
     assert main([*base, *CHANGES]) == 0
     said = capsys.readouterr().err
-    assert "(profile pcm-ibm): they stay there" in said
+    assert "keeps 2 rows that an earlier call asked for and this one does not (profile pcm-ibm)" in said
     assert list(dict.fromkeys(pd.read_csv("out/results.csv")["profile"])) == [NAME, "pcm-ibm"]
     assert list(dict.fromkeys(pd.read_csv("out/summary.csv")["profile"])) == [NAME]
     run = json.loads(Path("out/run.json").read_text())
@@ -144,3 +147,19 @@ def test_a_field_that_is_not_there(
     assert main([*command, "--set", "drift.t0=10"]) == 2
     assert "unknown field drift.t0 = 10 (did you mean 't_0'?)" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_train_for_a_changed_device(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["train", "--model", "mine:build", "--data", "mine:batches", "--epochs", "2", "--lr", "0.05"]
+    device = ["--method", "profile-noise", "--profile", "pcm-ibm"]
+    assert main([*base, *device, "--out", "plain"]) == 0
+    assert main([*base, *device, *CHANGES, "--out", "changed"]) == 0
+    settings = json.loads(Path("changed/run.json").read_text())["settings"]
+    [profile] = Changes.parse(CHANGES[1:2], CHANGES[3:]).apply([load_profile("pcm-ibm")])
+    assert settings["profile"] == {"name": NAME, "digest": profile.digest}
+    assert settings["set"] == {"drift.t_0": 10}
+    models = [load_file(f"{name}/model.safetensors") for name in ("plain", "changed")]
+    assert not torch.equal(*(model["0.weight"] for model in models))
+    capsys.readouterr()
+    assert main([*base, *CHANGES, "--out", "out"]) == 2
+    assert "--set and --scale change the device to train for" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from analognoise.printing import counted
         (0, "tile", "0 tiles"),
         (3728, "device", "3,728 devices"),
         (2, "batch", "2 batches"),
+        (2, "epoch", "2 epochs"),
         (1, "worker process", "1 worker process"),
         (2, "worker process", "2 worker processes"),
         (2, "training seed", "2 training seeds"),

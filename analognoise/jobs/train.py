@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from analognoise.devices import DeviceProfile, load_profile
+from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ModelError, TrainingError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
@@ -26,7 +27,7 @@ from analognoise.files import write_whole
 from analognoise.jobs.data import checked_data, load_forward, metric_of, try_batch
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output
-from analognoise.jobs.setup import Say, build_model, either, torch_device, torch_threads, weights_of
+from analognoise.jobs.setup import Say, WhatIf, build_model, either, torch_device, torch_threads, weights_of
 from analognoise.printing import counted
 from analognoise.progress import progress_bar
 from analognoise.report.numbers import one_value
@@ -119,6 +120,7 @@ def train_model(
     method: str = "sgd",
     weights: Path | None = None,
     profile: str | None = None,
+    changes: WhatIf = ((), (), None),
     digital: Sequence[str] = (),
     epochs: int | None = None,
     lr: float | None = None,
@@ -144,6 +146,7 @@ def train_model(
         method: as :func:`analognoise.training.recipes.parse_method` reads it.
         weights: safetensors file to start from.
         profile: the device to train for, where the method needs one.
+        changes: of the profile, as ``--set`` and ``--scale`` take them.
         digital: patterns of layer names that will stay digital: no noise on them, no clipping.
         epochs: passes over the training data.
         lr: learning rate at the start.
@@ -161,7 +164,10 @@ def train_model(
         AnalogNoiseError: of the class that fits, before anything is written.
     """
     recipe = parse_method(method)
-    target = None if profile is None else load_profile(profile)
+    changed = Changes.parse(*changes)
+    if changed and profile is None:
+        raise DataError("--set and --scale change the device to train for: name it with --profile")
+    target = None if profile is None else changed.apply([load_profile(profile)])[0]
     if recipe.needs_profile and target is None:
         raise DataError(f"method {recipe.label!r} trains for a device: name it with --profile")
     found = either(task, model)
@@ -203,6 +209,7 @@ def train_model(
             "method": recipe.label,
             "hyperparameters": recipe.hyperparameters,
             "profile": target and {"name": target.name, "digest": target.digest},
+            **changed.to_dict(),
             **({"digital": list(digital)} if digital else {}),
             "weights": weights_of(weights),
             "initial_weights": _digest(network.state_dict()),

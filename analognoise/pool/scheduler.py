@@ -136,8 +136,8 @@ class Attendance:
             )
         elif monotonic() - self._since >= PATIENCE:
             raise WorkerError(
-                f"the Dask scheduler {address!r} {then} for {PATIENCE:g} s: {advice}, and run again to go on; "
-                "what was finished is kept"
+                f"the Dask scheduler {address!r} {then} for {PATIENCE:g} s: {advice}, and run again to go "
+                "on; what was finished is kept"
             )
 
     def _look(self) -> str:
