@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from analognoise.chip import digital, evaluating
 from analognoise.conversion import analog_layers, require_analog
 from analognoise.crossbar.periphery import Magnitudes
 from analognoise.errors import CalibrationError, ConversionError, DataError, nearest
+from analognoise.halving import InParts, until_it_fits
 from analognoise.layers.periphery import SIDES, LayerPeriphery
 from analognoise.metrics import default_forward
 from analognoise.processes import Processes, unwrapped
@@ -40,7 +42,8 @@ def calibrate_(
     is then the maximum of the absolute inputs of its matrix, or the profile's ``percentile`` of those other
     than 0 (known to 0.05 %); an ADC's the same of its outputs, in parts of a full input on a full weight.
     Parts of a matrix that lie on different tiles along the rows have ranges of their own, tiles side by side
-    share one. Ranges belong to the model and not to a chip: calibrate once, before or after programming.
+    share one. Ranges belong to the model and not to a chip: calibrate once, before or after programming. A
+    batch that memory does not suffice for is halved: the ranges are the same.
 
     Given a model in ``DistributedDataParallel``, all processes together find the ranges of all their data.
 
@@ -79,6 +82,22 @@ def calibrate_(
     processes, inner = Processes(model), unwrapped(model)
     device = next(iter(next(iter(layers.values())).targets().values())).device
     count = 0
+    memory = InParts()
+
+    def watch(batch: Any) -> None:
+        """Run a batch, in parts where memory does not suffice for it."""
+        before = {name: _copied(periphery.watched) for name, periphery in peripheries.items()}
+
+        def compute() -> None:
+            for part in memory.parts([batch]):
+                run(inner, to_device(part, device))
+
+        def forget() -> None:
+            for name, periphery in peripheries.items():
+                periphery.watched = _copied(before[name])
+
+        until_it_fits(compute, memory, forget)
+
     total = batches if batches is not None else len(loader) if isinstance(loader, Sized) else 0
     try:
         for periphery in peripheries.values():
@@ -94,7 +113,7 @@ def calibrate_(
         ):
             for batch in islice(loader, batches):
                 try:
-                    run(inner, to_device(batch, device))
+                    watch(batch)
                 except (DataError, RuntimeError) as error:  # torch's words for shapes that do not fit
                     raise DataError(f"calibration data, batch {count}: {error}") from error
                 count += 1
@@ -116,6 +135,11 @@ def calibrate_(
     for (name, key), values in found.items():
         peripheries[name].set_range(key, torch.tensor(values))
     return model
+
+
+def _copied(watched: dict[str, list[Magnitudes]] | None) -> dict[str, list[Magnitudes]]:
+    """Counts that go on apart; what is counted up to now is shared."""
+    return {key: [copy.copy(part) for part in parts] for key, parts in (watched or {}).items()}
 
 
 def _found(layer: str, periphery: LayerPeriphery) -> dict[str, list[float]]:

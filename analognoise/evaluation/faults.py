@@ -21,7 +21,6 @@ from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, Buffers, left_as_found
-from analognoise.halving import until_it_fits
 from analognoise.memory.chip import StoredWeights
 from analognoise.memory.faults import FaultModel, fault_rates, faults_label
 from analognoise.progress import progress_bar
@@ -197,10 +196,7 @@ class FaultEvaluation:
             )
             unquantized = passes.first("digital", buffers)
         try:
-            data, forward = self.passes.data, self.passes.forward
-            self.sparsity = until_it_fits(
-                lambda: activation_sparsity(self.model, data, forward=forward), data, buffers.restore
-            )
+            self.sparsity = activation_sparsity(self.model, self.passes.data, forward=self.passes.forward)
         except SparsityError:  # no activation layers, or none that is called
             self.sparsity = None
         buffers.restore()

@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from torch import Tensor, nn
 from torch.nn import functional
 
+from analognoise.batches import is_out_of_memory
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ModelError, TrainingError
@@ -37,7 +38,7 @@ from analognoise.tasks.weights import file_digest
 from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.fit import fit
 from analognoise.training.history import Epoch
-from analognoise.training.measure import Loss, loss_of, measure_batch
+from analognoise.training.measure import Loss, loss_of, measure_batch, size_of
 from analognoise.training.measure import to_device as on_device
 from analognoise.training.recipes import Recipe, parse_method
 
@@ -197,7 +198,10 @@ def train_model(
             refuse_broken(network, fixed, own.measure, named, own.forward)
         first = on_device(_first_batch(batches, seed), place)
         named = f"training data {data!r}" if data else "the task's training data"
-        try_batch(network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b), whole=True)
+        with _naming_batch_size(first):
+            try_batch(
+                network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b), whole=True
+            )
         settings = {
             "task": found.name if found else None,
             "model": _code(model),
@@ -235,12 +239,24 @@ def train_model(
             if left is not None:
                 say(f"training: goes on after {_epochs(left)}")
             try:
-                return _train(
-                    folder, trained, batches, checks, own, recipe, target, settings, seed, checkpoint
-                )
+                with _naming_batch_size(first):
+                    return _train(
+                        folder, trained, batches, checks, own, recipe, target, settings, seed, checkpoint
+                    )
             except TrainingError:
                 checkpoint.remove()  # it would break down again
                 raise
+
+
+@contextmanager
+def _naming_batch_size(first: Any) -> Iterator[None]:
+    """Where memory does not suffice to train on batches as the first, name the option for smaller ones."""
+    try:
+        yield
+    except DataError as error:
+        if not is_out_of_memory(error) or size_of(first) < 2:
+            raise
+        raise DataError(f"{error}; for smaller batches: --batch-size {size_of(first) // 2}") from error
 
 
 @contextmanager

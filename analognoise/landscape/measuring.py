@@ -9,7 +9,10 @@ from typing import Any
 from torch import nn
 from torch.nn import functional
 
-from analognoise.errors import MethodError
+from analognoise.batches import is_out_of_memory
+from analognoise.errors import DataError, MethodError
+from analognoise.evaluation.data import EvaluationData
+from analognoise.halving import until_it_fits
 from analognoise.landscape import curvature, rise
 from analognoise.landscape.settings import Sharpness, settled
 from analognoise.landscape.stored import around_stored_weights
@@ -84,6 +87,9 @@ def sharpness(
         The value with its standard error or bracket, and whether it has converged. What has not is returned
         all the same: look at ``converged``.
 
+    A batch that memory does not suffice for is halved, and the measurement begins anew with batches of at
+    most that size; not with ``eval_mode=False``, where the loss is another one then.
+
     Raises:
         MethodError: for an unknown kind, an option that is not the kind's or out of range, a model without
             parameters to move, or one without second derivatives where the Hessian is asked for.
@@ -107,10 +113,29 @@ def sharpness(
     if not isinstance(model, nn.Module):
         raise MethodError(f"sharpness: model must be a torch.nn.Module, found {type(model).__name__}")
     model = around_stored_weights(model)
-    with opened(
-        model, loader, eval_mode=eval_mode, seed=root, perturb=perturb, loss=loss, forward=forward
-    ) as surface:
-        return _measured(surface, kind, options, perturb, float(tolerance), root)
+    first = next(model.parameters(), None)
+    if first is None:
+        raise MethodError(f"sharpness: {type(model).__name__} has no parameters to move")
+    data = EvaluationData(loader, first.device)
+
+    def measure() -> Sharpness:
+        with opened(
+            model, data, eval_mode=eval_mode, seed=root, perturb=perturb, loss=loss, forward=forward
+        ) as surface:
+            return _measured(surface, kind, options, perturb, float(tolerance), root)
+
+    if eval_mode:
+        return until_it_fits(measure, data, lambda: None)
+    try:
+        return measure()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DataError(
+            f"sharpness: there is not enough memory for a batch ({type(error).__name__}), and with "
+            "eval_mode=False it is not halved, because layers in training mode compute with the batch as a "
+            "whole: give smaller batches"
+        ) from error
 
 
 def _measured(

@@ -175,15 +175,14 @@ class Surface:
 
 
 @contextmanager
-def opened(model: nn.Module, loader: Any, *, eval_mode: bool, seed: int, **options: Any) -> Iterator[Surface]:
+def opened(
+    model: nn.Module, data: EvaluationData, *, eval_mode: bool, seed: int, **options: Any
+) -> Iterator[Surface]:
     """A model's surface; afterwards the model, its gradients and the global generators are as found.
 
     Converted layers compute with their digital weights, BatchNorm with its running statistics.
     """
     parameters = list(model.parameters())
-    if not parameters:
-        raise MethodError(f"sharpness: {type(model).__name__} has no parameters to move")
-    data = EvaluationData(loader, parameters[0].device)
     modes = [(module, module.training) for module in model.modules()]
     gradients = [parameter.grad for parameter in parameters]
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())

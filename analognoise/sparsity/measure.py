@@ -17,6 +17,7 @@ from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
 from analognoise.compiled import eager
 from analognoise.errors import DataError, SparsityError
+from analognoise.halving import InParts, until_it_fits
 from analognoise.metrics import Forward, default_forward
 from analognoise.printing import as_text
 from analognoise.seeds import rng_preserved
@@ -110,7 +111,7 @@ def activation_sparsity(
 
     Measured in eval mode with the digital weights; mode, buffers and global random generators are left as
     found. A layer whose outputs are all zero for every sample gives a warning with its name: what stands
-    behind it does not see the input.
+    behind it does not see the input. A batch that memory does not suffice for is halved.
 
     Args:
         model: any module with activation layers.
@@ -120,13 +121,33 @@ def activation_sparsity(
 
     Raises:
         SparsityError: when there is no such layer, or a forward calls none of them.
-        DataError: when the data have no batch.
+        DataError: when the data have no batch, or one does not fit in memory and cannot be halved.
     """
     chosen = activation_layers(model, layers)
     run = forward or default_forward
     some = next((tensor for tensor in (*model.parameters(), *model.buffers())), torch.empty(0))
     kept = [(tensor, tensor.clone()) for tensor in model.buffers()]
-    counter, samples = _Counter(), 0
+    counter = _Counter()
+    in_parts = isinstance(data, InParts)  # gives its batches in parts itself
+    memory: InParts = data if in_parts else InParts()
+
+    def restore() -> None:
+        for tensor, content in kept:
+            tensor.copy_(content)
+
+    def count() -> int:
+        counter.zeros, counter.outputs = {}, {}  # of a pass that was given up
+        samples = 0
+        for number, batch in enumerate(data if in_parts else memory.parts(data)):
+            counter.begin()
+            moved = to_device(batch, some.device, copy=True)
+            try:
+                run(model, moved)
+            except DataError as error:
+                raise DataError(f"batch {number}: {error}") from None
+            samples += _samples(moved)
+        return samples
+
     with ExitStack() as stack:
         for context in (torch.no_grad(), rng_preserved(0), evaluating(model), digital(model), eager()):
             stack.enter_context(context)
@@ -137,17 +158,9 @@ def activation_sparsity(
 
             stack.callback(module.register_forward_hook(note).remove)
         try:
-            for number, batch in enumerate(data):
-                counter.begin()
-                moved = to_device(batch, some.device, copy=True)
-                try:
-                    run(model, moved)
-                except DataError as error:
-                    raise DataError(f"batch {number}: {error}") from None
-                samples += _samples(moved)
+            samples = until_it_fits(count, memory, restore)
         finally:
-            for tensor, content in kept:
-                tensor.copy_(content)
+            restore()
     return _report(counter, samples)
 
 

@@ -23,11 +23,16 @@ _STEP = re.compile(r"^\w+, step \d+: ")
 def explained(error: Exception, recipe: Recipe, epoch: int, number: int, batch: Any) -> Exception:
     """An error that ended a step, in the words of the training."""
     if is_out_of_memory(error):
+        size = size_of(batch)
+        what = (
+            f"give smaller batches, of {size // 2} for example (to keep the step of a large one, accumulate "
+            "the gradients of its parts in the closure of an optimizer; with batch normalization that is not "
+            "the same), or take a device with more memory"
+        )
         return DataError(
             f"training by method {recipe.label!r} ran out of memory in epoch {epoch}, step {number + 1}, on "
-            f"a batch of {counted(size_of(batch), 'sample')}: give smaller batches (to keep the step of a "
-            "large one, accumulate the gradients of its parts in the closure of an optimizer; with batch "
-            "normalization that is not the same) or a device with more memory"
+            f"a batch of {counted(size, 'sample')}: "
+            f"{what if size > 1 else 'take a device with more memory, or a smaller model'}"
         )
     if isinstance(error, (ModelError, TrainingError, RuntimeWarning)):
         # A method that looks at the weights or gradients finds them broken before a loss shows it.

@@ -205,7 +205,8 @@ def test_training_is_not_halved_but_says_what_to_do(recipe: str) -> None:
     model = Small(10)
     before = [parameter.clone() for parameter in model.parameters()]
     words = (
-        rf"'{recipe}' ran out of memory in epoch 1, step 1, on a batch of 20 samples: give smaller batches"
+        rf"'{recipe}' ran out of memory in epoch 1, step 1, on a batch of 20 samples: give smaller batches, "
+        "of 10 for example"
     )
     with pytest.raises(DataError, match=words):
         an.fit(model, batches(20), recipe=recipe, epochs=1, lr=0.1)
@@ -237,6 +238,74 @@ def test_a_validation_sample_that_does_not_fit_is_told() -> None:
         an.fit(Never(50), batches(10), recipe="sgd", epochs=1, lr=0.05, validation=batches(50))
 
 
+class Forgetful(Small):
+    """Runs out of memory only when all of its layers have computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.two(self.one(x).tanh())
+        if len(x) > self.most:
+            raise self.error
+        return found
+
+
+CALIBRATED = {"periphery": {"dac": {"bits": 8, "range": "calibrated", "percentile": 90.0}}}
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+def test_calibration_batches_are_halved_and_nothing_is_counted_twice() -> None:
+    def ranges(most: int) -> dict[str, Tensor]:
+        profile = an.load_profile("pcm-ibm").replace(CALIBRATED)
+        analog = an.convert_to_analog(Forgetful(most), profile)
+        return an.ranges(an.calibrate_(analog, batches(20)))
+
+    with pytest.warns(UserWarning, match="for a batch of 20 samples.* in parts of at most 5 ") as caught:
+        found = ranges(6)
+    assert len(caught) == 1
+    whole = ranges(100)
+    assert found.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(found[name], value)
+    with pytest.raises(DataError, match=r"calibration data, batch 0: there is not enough .* a single sample"):
+        ranges(0)
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+def test_activation_sparsity_is_that_of_the_whole_batches() -> None:
+    class Sparse(Forgetful):
+        def __init__(self, most: int) -> None:
+            super().__init__(most)
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.relu(self.one(x))
+            self.relu(x)
+            return super().forward(x)
+
+    with pytest.warns(UserWarning, match="for a batch of 20 samples.* in parts of at most 5 "):
+        found = an.activation_sparsity(Sparse(6), batches(20))
+    assert found == an.activation_sparsity(Sparse(100), batches(20))
+    assert found.samples == 50
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+@pytest.mark.parametrize("kind", ["sam", "samson", "random", "eigenvalue", "trace"])
+def test_sharpness_is_that_of_the_smaller_batches(kind: str) -> None:
+    small = Forgetful(5)
+    before = [parameter.clone() for parameter in small.parameters()]
+    found = an.sharpness(small, batches(20), kind)
+    for parameter, clean in zip(small.parameters(), before, strict=True):
+        assert torch.equal(parameter, clean)
+        assert parameter.grad is None
+    cut = [part for batch in batches(20) for part in parts_of(batch, 5)]
+    assert found == an.sharpness(Forgetful(100), cut, kind)
+    assert found.value == pytest.approx(an.sharpness(Forgetful(100), batches(20), kind).value, rel=1e-3)
+
+
+def test_sharpness_of_layers_in_training_mode_is_not_halved() -> None:
+    with pytest.raises(DataError, match="with eval_mode=False it is not halved, because layers in training"):
+        an.sharpness(Forgetful(5), batches(20), eval_mode=False)
+
+
 TASK = """
 import torch
 from torch import nn
@@ -247,12 +316,14 @@ X[0] = float("nan")
 Y = X[:, :3].argmax(1)
 
 class Small(nn.Module):
+    backward_too = False
+
     def __init__(self, most):
         super().__init__()
         self.most, self.net = most, nn.Linear(6, 3)
 
     def forward(self, x):
-        if len(x) > self.most:
+        if len(x) > self.most or (self.training and self.backward_too):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.net(torch.nan_to_num(x))
 
@@ -297,3 +368,23 @@ def test_every_command_halves_what_it_measures(
     said = capsys.readouterr().err
     assert status == 0, said
     assert "not enough memory for a batch of 48 samples" in said
+
+
+def test_train_names_the_option_for_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ["train", "--model", "mine:build", "--data", "mine:data", "--out", "out"]
+    try:
+        status = main(command)
+        first = capsys.readouterr().err
+        sys.modules["mine"].Small.backward_too = True
+        again = main([*command[:-4], "--data", "mine:train", *command[-2:]])
+    finally:
+        sys.modules.pop("mine", None)
+    for said, number in ((first, 24), (capsys.readouterr().err, 8)):
+        assert said.rstrip().endswith(f"for smaller batches: --batch-size {number}"), said
+    assert (status, again) == (2, 2)
+    assert not Path("out").exists()
