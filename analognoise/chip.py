@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from analognoise.conversion import analog_layers, require_analog
 from analognoise.crossbar import program_all, read_all
 from analognoise.errors import ConversionError
-from analognoise.layers import AnalogLayer, note_written, warn_if_stale
+from analognoise.layers import AnalogLayer, check_programmable, note_written, warn_if_stale
 from analognoise.seeds import Stream
 from analognoise.units import parse_time
 
@@ -46,8 +46,7 @@ def program_(model: nn.Module, seed: int = 0, chip: int = 0) -> nn.Module:
     stream = Stream(_whole("seed", seed), "", chip=_whole("chip", chip))
     _refuse_equal_names(layers)
     with torch.inference_mode(False), torch.no_grad():
-        for layer in layers.values():
-            layer.check_programmable()
+        check_programmable(layers.values())
         programmed = program_all(chain.from_iterable(layer.requests(stream) for layer in layers.values()))
         for layer in layers.values():
             layer.program_(programmed)

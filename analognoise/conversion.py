@@ -17,7 +17,7 @@ from analognoise.crossbar import CrossbarTile
 from analognoise.crossbar.compensation import check_compensation
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError, ModelError, nearest
-from analognoise.layers import AnalogLayer, Geometry, analog_class, registered_names
+from analognoise.layers import AnalogLayer, Geometry, analog_class, check_programmable, registered_names
 from analognoise.obstacles import GEOMETRY, SIMULATED, obstacle_of
 from analognoise.patterns import Names, all_names, check_patterns, first_matches, matching
 from analognoise.printing import counted
@@ -320,10 +320,13 @@ def sample_chip(model: nn.Module, *, seed: int, step: int, seconds: float, net: 
 
     Raises:
         ConversionError: when the model is not on tiles.
+        ModelError: when weights cannot be programmed, as :func:`analognoise.program_`.
     """
     chip = SampledChip({}, {})
     seen: set[int] = set()
-    for name, layer in require_analog(model, "sample weights").items():
+    layers = require_analog(model, "sample weights")
+    check_programmable(layers.values())
+    for name, layer in layers.items():
         own = {parameter: id(layer.target(parameter)) for parameter in geometries(layer)}
         if seen.issuperset(own.values()):
             continue

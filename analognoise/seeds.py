@@ -26,8 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analognoise.allocator import in_huge_pages
-
 # Long draws are cut into chunks with a key each, so that chunks can be drawn side by side without changing a
 # number.
 _CHUNK = 1 << 20
@@ -104,8 +102,7 @@ class Stream:
     def _filled(
         self, shape: tuple[int, ...], device: torch.device | str, fill: Callable[..., Tensor]
     ) -> Tensor:
-        numbers = in_huge_pages(torch.empty(prod(shape), dtype=torch.float32, device=device))
-        return self._fill(numbers, fill).view(shape)
+        return self._fill(torch.empty(prod(shape), dtype=torch.float32, device=device), fill).view(shape)
 
     def _fill(self, flat: Tensor, fill: Callable[..., Tensor]) -> Tensor:
         generator = _spare(flat.device)

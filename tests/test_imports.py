@@ -17,6 +17,7 @@ ORDER = [
         "errors",
         "compiled",
         "allocator",
+        "scalars",
         "units",
         "seeds",
         "files",

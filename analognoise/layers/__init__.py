@@ -1,7 +1,7 @@
 """Torch modules on tiles."""
 
 from analognoise.layers.attention import AnalogMultiheadAttention
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer, Geometry, check_programmable
 from analognoise.layers.conv import (
     AnalogConv1d,
     AnalogConv2d,
@@ -49,6 +49,7 @@ __all__ = [
     "AnalogState",
     "Geometry",
     "analog_class",
+    "check_programmable",
     "known_base",
     "note_written",
     "register_analog_layer",

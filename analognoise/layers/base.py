@@ -33,6 +33,7 @@ from analognoise.layers.periphery import LayerPeriphery
 from analognoise.layers.products import matrix_product, no_autocast, of_vectors
 from analognoise.layers.state import AnalogState
 from analognoise.layers.written import Sum, local_sums
+from analognoise.scalars import as_numbers
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
@@ -289,12 +290,9 @@ class AnalogLayer(nn.Module):
             )
 
     def program_tiles(self, stream: Stream) -> list[ProgrammedTile]:
-        """Programmed tiles of the layer's present weights; nothing of the layer is changed.
-
-        Raises:
-            ModelError: when the weights hold NaN or inf, or have no data (``meta`` device).
+        """Programmed tiles of the layer's present weights, which were checked; nothing of the layer is
+        changed.
         """
-        self.check_programmable()
         return [tile for tile, _ in program_all(self.requests(stream))]
 
     def requests(self, stream: Stream) -> Iterator[Request]:
@@ -307,12 +305,9 @@ class AnalogLayer(nn.Module):
             yield Request(state.tile, block, stream.at(tile=number), most)
 
     def net_weights(self, stream: Stream, seconds: float) -> dict[str, Tensor]:
-        """Weights by Parameter as on a fresh chip at a drift time, each pair's noise drawn as one normal.
-
-        Raises:
-            ModelError: as :meth:`program_tiles`.
+        """Weights by Parameter as on a fresh chip at a drift time, each pair's noise drawn as one normal; the
+        layer's weights were checked.
         """
-        self.check_programmable()
         state = self._analognoise
         stream = stream.at(layer=state.name)
         found = self.empty_weights()
@@ -408,14 +403,14 @@ class AnalogLayer(nn.Module):
                 "call analognoise.program_(model, seed=0) first"
             )
 
-    def check_programmable(self) -> None:
-        """Raise unless the present weights can be programmed; nothing is changed.
+    def sums_to_check(self) -> list[Tensor]:
+        """The sum of each of the present weights: not finite where one of them is NaN or inf.
 
         Raises:
-            ModelError: when they hold NaN or inf, have no data (``meta`` device) or another shape than what
-                went on tiles.
+            ModelError: when the weights have no data (``meta`` device) or another shape than what went on
+                tiles.
         """
-        state = self._analognoise
+        state, sums = self._analognoise, []
         for name, geometry in self.geometries(self).items():
             target = self.target(name)
             ends = state.sizes.get(name, [])  # nothing of an empty one
@@ -425,7 +420,30 @@ class AnalogLayer(nn.Module):
                     f"layer {state.name!r} cannot be programmed: its {name!r} of shape {list(target.shape)} "
                     f"is not what went on tiles, [groups, columns, rows] = {ends}: convert the model again"
                 )
-            check_values(state.name, gathered(target))
+            weight = gathered(target)
+            if weight.is_meta:
+                raise ModelError(
+                    f"layer {state.name!r} cannot be programmed: its weight is on the 'meta' device and "
+                    "holds no values"
+                )
+            sums.append(weight.float().sum())
+        return sums
+
+    def check_each_value(self) -> None:
+        """Raise if a weight is NaN or infinite as a device would be given it, in float32.
+
+        Raises:
+            ModelError: naming the layer.
+        """
+        for name in self.geometries(self):
+            weight = gathered(self.target(name))
+            finite = torch.isfinite(weight.float())
+            if not finite.all():
+                beyond = " or beyond float32" if weight.dtype == torch.float64 else ""
+                raise ModelError(
+                    f"layer {self._analognoise.name!r} cannot be programmed: {int((~finite).sum())} of its "
+                    f"{weight.numel()} weights are NaN or infinite{beyond}"
+                )
 
     def _write(self, seconds: float | None, readings: Iterator[Reading | None] | None = None) -> None:
         state = self._analognoise
@@ -484,23 +502,16 @@ def gathered(parameter: nn.Parameter) -> Tensor:
     return weights.full_tensor() if hasattr(weights, "full_tensor") else weights
 
 
-def check_values(layer: str, weight: Tensor) -> None:
-    """Raise unless the weights are numbers that devices can be given.
+def check_programmable(layers: Iterable[AnalogLayer]) -> None:
+    """Raise unless the present weights of layers can be programmed; nothing is changed, and their device is
+    waited for once.
 
     Raises:
-        ModelError: naming the layer.
+        ModelError: when they hold NaN or inf, have no data (``meta`` device) or another shape than what went
+            on tiles.
     """
-    if weight.is_meta:
-        raise ModelError(
-            f"layer {layer!r} cannot be programmed: its weight is on the 'meta' device and holds no values"
-        )
-    wide, weight = weight.dtype == torch.float64, weight.float()  # devices are computed in float32
-    if math.isfinite(weight.sum()):  # NaN and inf survive a sum; much faster than a look at each
-        return
-    finite = torch.isfinite(weight)
-    if not finite.all():
-        beyond = " or beyond float32" if wide else ""
-        raise ModelError(
-            f"layer {layer!r} cannot be programmed: {int((~finite).sum())} of its {weight.numel()} weights "
-            f"are NaN or infinite{beyond}"
-        )
+    layers = list(layers)
+    # NaN and inf survive a sum, which is much faster than a look at each.
+    if not all(map(math.isfinite, as_numbers([s for layer in layers for s in layer.sums_to_check()]))):
+        for layer in layers:
+            layer.check_each_value()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from analognoise.errors import MethodError
+from analognoise.scalars import as_numbers
 from analognoise.training.climb import SharpnessAware
 from analognoise.training.slope import norms
-from analognoise.training.wrapper import as_numbers
 
 
 class Options(TypedDict, total=False):

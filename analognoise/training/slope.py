@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from analognoise.training.wrapper import absolutes, as_numbers
+from analognoise.scalars import as_numbers
+from analognoise.training.wrapper import absolutes
 
 # Norms below this count as zero: their reciprocal would overflow float32.
 _TINY = 1e-30

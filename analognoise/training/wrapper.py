@@ -13,6 +13,7 @@ from analognoise.allocator import in_huge_pages
 from analognoise.conversion import chip_weights
 from analognoise.errors import MethodError
 from analognoise.quantized import QuantizedLayer, quantized_weights
+from analognoise.scalars import as_numbers
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_number, check_steps
 from analognoise.training.computing import TrainingNoise
@@ -225,7 +226,8 @@ class WrappedOptimizer(OptimizerAround):
         key = (stream, weight.device, weight.dtype)
         known, draws = self._drawn.get(name, (None, weight))
         if known != key:
-            draws = stream.normal((steps, *weight.shape), weight.device).to(weight.dtype)
+            room = torch.empty((steps, *weight.shape), dtype=torch.float32, device=weight.device)
+            draws = stream.normal_(in_huge_pages(room)).to(weight.dtype)
             if steps > 1:
                 self._drawn[name] = (key, draws)
         return draws[row]
@@ -282,10 +284,3 @@ def forget_casts() -> None:
     It costs less than asking whether one is open; a disabled one around an enabled one keeps copies too.
     """
     torch.clear_autocast_cache()
-
-
-def as_numbers(scalars: list[Tensor]) -> list[float]:
-    """The values of one-element tensors, with a single wait for the device if all are on the same."""
-    if not scalars or scalars[0].is_cpu or len({scalar.device for scalar in scalars}) > 1:
-        return [scalar.item() for scalar in scalars]
-    return torch.stack(scalars).tolist()
