@@ -14,7 +14,7 @@ from analognoise.crossbar.periphery import Frame, Magnitudes, Products, Surround
 from analognoise.crossbar.periphery.converters import log_of, range_of
 from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import CalibrationError
+from analognoise.errors import CalibrationError, NoiseError
 from analognoise.layers.geometry import Geometry
 from analognoise.layers.products import blocks, followed
 from analognoise.seeds import Stream, nanoseconds
@@ -239,7 +239,11 @@ class LayerPeriphery:
         device: torch.device,
         plane: int,
     ) -> Tensor:
-        """Standard normals for a product's part on a tile and after it, or for one block of that."""
+        """Standard normals for a product's part on a tile and after it, or for one block of that.
+
+        Raises:
+            NoiseError: under a vmap that does not let all samples have the same noise.
+        """
         state, place = layer.analog, (plane,) if block is None else (plane, block)
         if layer.training:
             assert self.training is not None
@@ -248,7 +252,15 @@ class LayerPeriphery:
             assert state.tiles is not None
             time = None if state.time is None else nanoseconds(state.time)
             stream = state.tiles[tile].stream.at(process="product", time_ns=time)
-        return stream.at(step=(self.calls, *place)).normal(shape, device)
+        try:
+            return stream.at(step=(self.calls, *place)).normal(shape, device)
+        except RuntimeError as error:
+            if not str(error).startswith("vmap: "):
+                raise
+            raise NoiseError(
+                f"layer {state.name!r}: vmap cannot draw the noise of its products for each sample: call the "
+                "model on the whole batch, or let all have the same noise by vmap(…, randomness='same')"
+            ) from error
 
     def _parts(self, layer: Layer, name: str) -> list[Prepared]:
         """The matrix with all factors folded in, kept as long as nothing of it changes."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import analognoise as an
-from analognoise.errors import CalibrationError, ConversionError
+from analognoise.errors import CalibrationError, ConversionError, NoiseError
 
 IDEAL = an.load_profile("ideal")
 FINE = {"bits": 22, "range": "fixed", "bound": 8.0}
@@ -456,6 +456,32 @@ def test_products_in_blocks_are_the_whole_ones(layer, shape, periphery, monkeypa
         in_blocks(monkeypatch, 40)
         assert torch.allclose(analog(x), whole, rtol=1e-5, atol=2e-5)
         assert torch.allclose(torch.vmap(analog)(x.unsqueeze(0))[0], whole, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_transforms_of_torch_func():
+    torch.manual_seed(3)
+    x = torch.randn(5, 12)
+    analog = on_tiles(nn.Linear(12, 6), {"dac": {"bits": 8}, "out_noise": 0.1})
+
+    def again(run=lambda output: output):
+        an.program_(analog, seed=0)  # the noise begins anew
+        return lambda x: run(analog(x))
+
+    given = x.clone().requires_grad_()
+    loss = again(lambda output: output.square().sum())
+    [expected] = torch.autograd.grad(loss(given), given)
+    assert expected.abs().min() > 0
+    assert torch.equal(torch.func.grad(again(lambda output: output.square().sum()))(x), expected)
+    rows = torch.func.jacrev(again())(x)
+    assert torch.allclose(torch.einsum("bobi,bo->bi", rows, 2 * again()(x)), expected, rtol=1e-5, atol=1e-6)
+
+    for options in ({}, {"randomness": "different"}):
+        with pytest.raises(NoiseError, match=r"layer '': vmap cannot draw .* randomness='same'\)$"):
+            torch.vmap(again(), **options)(x)
+    alike = torch.vmap(again(), randomness="same")(x[:1].expand(3, -1))
+    assert torch.equal(alike[0], alike[1])
+    assert torch.allclose(alike[:1], again()(x[:1]))
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(16, 24, bias=False), nn.Conv1d(16, 24, 1, bias=False)], ids=str)

@@ -13,9 +13,15 @@ _LARGEST_LOG = 60.0
 class _Round(torch.autograd.Function):
     """Rounding to whole numbers whose gradient is that of leaving the values alone."""
 
+    generate_vmap_rule = True  # this and setup_context are what torch.func asks for
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(values: Tensor) -> Tensor:
         return values.round()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is needed for the gradient."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
