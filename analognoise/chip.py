@@ -95,8 +95,7 @@ def drift_to_(model: nn.Module, time: str | float) -> nn.Module:
     layers = _ready_to_drift(model, [seconds])
     with torch.inference_mode(False), torch.no_grad():
         warn_if_stale(layers.values())
-        tiles = chain.from_iterable(layer.analog.tiles or () for layer in layers.values())
-        readings = read_all(tiles, seconds)
+        readings = read_all(chain.from_iterable(layer.places() for layer in layers.values()), seconds)
         for layer in layers.values():
             layer.drift_to_(seconds, readings)
     return model

@@ -350,4 +350,5 @@ def _put(layer: AnalogLayer, saved: _Layer, tiles: list[ProgrammedTile]) -> None
         for key, values in saved.ranges.items():
             state.periphery.set_range(key, torch.tensor(values))
     note_written([layer])
+    state.views = None
     layer._write(saved.time)

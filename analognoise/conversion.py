@@ -256,7 +256,22 @@ def analog_layers(model: nn.Module) -> dict[str, AnalogLayer]:
     """Layers on tiles by their present qualified name; a module used at several places once, under its first
     name.
     """
-    return {name: module for name, module in model.named_modules() if isinstance(module, AnalogLayer)}
+    layers: dict[str, AnalogLayer] = {}
+    seen: set[nn.Module] = set()
+    # The order of named_modules, whose generators, one within the other, take several times as long.
+    ahead: list[tuple[str, nn.Module | None]] = [("", model)]
+    while ahead:
+        name, module = ahead.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        if isinstance(module, AnalogLayer):
+            layers[name] = module
+        children = module._modules
+        if children:
+            prefix = f"{name}." if name else ""
+            ahead += [(prefix + child, children[child]) for child in reversed(list(children))]
+    return layers
 
 
 def require_analog(model: nn.Module, action: str) -> dict[str, AnalogLayer]:

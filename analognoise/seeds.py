@@ -71,15 +71,11 @@ class Stream:
 
     def key(self, chunk: int = 0) -> int:
         """The 128-bit key of this stream's ``chunk``-th stretch of numbers."""
-        parts: tuple[object, ...]
-        parts = (self.root, self.process, self.layer, self.tile, self.chip, self.time_ns, self.step, chunk)
-        if not _PLAIN.issuperset(map(type, parts)):
-            parts = tuple(map(_plain, parts))
-        return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
+        return int.from_bytes(_key(self.__dict__, chunk), "little")
 
     def generator(self, device: torch.device | str = "cpu", chunk: int = 0) -> torch.Generator:
         """A fresh generator at the beginning of the stream."""
-        return _start(torch.Generator(device=device), self.key(chunk))
+        return _start(torch.Generator(device=device), _key(self.__dict__, chunk))
 
     def normal(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
@@ -97,7 +93,7 @@ class Stream:
         """The numbers of ``uniforms((count,))``, a stretch at a time, for what would not fit in memory."""
         for chunk, start in enumerate(range(0, count, _CHUNK)):
             part = torch.empty(min(_CHUNK, count - start), dtype=torch.float32, device=device)
-            yield part.uniform_(generator=_start(_spare(part.device), self.key(chunk)))
+            yield part.uniform_(generator=_start(_spare(part.device), _key(self.__dict__, chunk)))
 
     def _filled(
         self, shape: tuple[int, ...], device: torch.device | str, fill: Callable[..., Tensor]
@@ -107,7 +103,7 @@ class Stream:
     def _fill(self, flat: Tensor, fill: Callable[..., Tensor]) -> Tensor:
         generator = _spare(flat.device)
         for chunk, part in enumerate(flat.split(_CHUNK)) if flat.numel() > _CHUNK else ((0, flat),):
-            fill(part, generator=_start(generator, self.key(chunk)))
+            fill(part, generator=_start(generator, _key(self.__dict__, chunk)))
         return flat
 
     def uniform(self) -> float:
@@ -115,18 +111,35 @@ class Stream:
         return (self.key() >> 75) / (1 << 53)
 
 
-def normals(streams: Sequence[Stream], sizes: Sequence[int]) -> Tensor:
+def normals(
+    streams: Sequence[Stream], sizes: Sequence[int], process: str, time_ns: int | None = None
+) -> Tensor:
     """As many numbers of each stream as are asked for, one after the other, on the processor; each as by
     :meth:`Stream.normal`.
+
+    Args:
+        streams: where process and time are filled in, as by :meth:`Stream.at`.
+        sizes: how many numbers of each.
+        process: what they are for.
+        time_ns: drift time, for what is drawn anew at each.
     """
     found = torch.empty(sum(sizes))
     generator = _spare(found.device)
+    changes = {"process": process, "time_ns": time_ns}
     for stream, part in zip(streams, found.split_with_sizes(sizes), strict=True):
         if part.numel() <= _CHUNK:  # calls count where streams are short
-            part.normal_(generator=_start(generator, stream.key()))
+            part.normal_(generator=_start(generator, _key(stream.__dict__ | changes)))
         else:
-            stream.normal_(part)
+            stream.at(**changes).normal_(part)
     return found
+
+
+def _key(parts: dict[str, object], chunk: int = 0) -> bytes:
+    """The 128 bits of a key, of a stream's parts in their order and the stretch of its numbers."""
+    values = (*parts.values(), chunk)
+    if not _PLAIN.issuperset(map(type, values)):
+        values = tuple(map(_plain, values))
+    return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
 
 
 class _Spare(threading.local):
@@ -136,7 +149,7 @@ class _Spare(threading.local):
         self.generators: dict[torch.device, torch.Generator] = {}
         self.philox = np.random.Philox(key=0)
         self.beginning: Any = self.philox.state
-        self.key = self.beginning["state"]["key"]
+        self.key = self.beginning["state"]["key"].view(np.uint8).data
         self.state = torch.Generator().get_state()
         self.words = self.state.numpy()[_HEADER : _HEADER + 8 * _WORDS].view(np.uint64)
 
@@ -151,14 +164,14 @@ def _spare(device: torch.device) -> torch.Generator:
     return generator
 
 
-def _start(generator: torch.Generator, key: int) -> torch.Generator:
+def _start(generator: torch.Generator, key: bytes) -> torch.Generator:
     """Set a generator to the beginning of a key's numbers."""
     if generator.device.type == "cpu":
-        _SPARE.key[:] = key & _LOW, key >> 64
+        _SPARE.key[:] = key
         _SPARE.philox.state = _SPARE.beginning
         _SPARE.words[:] = _SPARE.philox.random_raw(_WORDS // 2).view(np.uint32)
         return generator.set_state(_SPARE.state)
-    return generator.manual_seed(key & _LOW)
+    return generator.manual_seed(int.from_bytes(key, "little") & _LOW)
 
 
 def _plain(part: object) -> object:

@@ -3,12 +3,13 @@
 from analognoise.crossbar.compensation import COMPENSATIONS
 from analognoise.crossbar.mapping import Block, split
 from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading
-from analognoise.crossbar.together import Programmed, Request, program_all, read_all
+from analognoise.crossbar.together import Place, Programmed, Request, program_all, read_all
 
 __all__ = [
     "COMPENSATIONS",
     "Block",
     "CrossbarTile",
+    "Place",
     "Programmed",
     "ProgrammedTile",
     "Reading",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from analognoise.errors import ConversionError, nearest
@@ -108,6 +109,17 @@ def read_out(weights: Tensor, compensation: str = "global") -> Tensor:
             the tile, a scalar tensor.
     """
     return weights.abs().mean(dim=2, keepdim=True) if compensation == "column" else weights.abs().mean()
+
+
+def read_outs(weights: list[Tensor], compensation: str) -> tuple[Tensor, list[tuple[int, ...]]]:
+    """:func:`read_out` of several tiles, bit for bit, in one dimension, and the shape of each."""
+    magnitudes = torch._foreach_abs(weights)
+    if compensation == "column":
+        means = [magnitude.mean(dim=2) for magnitude in magnitudes]
+        return torch.cat([mean.view(-1) for mean in means]), [(*mean.shape, 1) for mean in means]
+    # A mean is a sum, and a call to divide it.
+    sums = torch.stack([magnitude.sum() for magnitude in magnitudes])
+    return sums / torch.tensor([tensor.numel() for tensor in weights]), [()] * len(weights)
 
 
 def factor(reference: Tensor, now: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ is left over at the end of a tensor is computed by other instructions, which may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import pairwise, repeat
+from functools import lru_cache, partial
+from itertools import chain, groupby, pairwise, repeat
 from math import prod
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from analognoise.crossbar.compensation import factor, read_out
+from analognoise.crossbar.compensation import factor, read_outs
 from analognoise.crossbar.mapping import scales_of, to_range, tops
 from analognoise.crossbar.tile import CrossbarTile, ProgrammedTile, Reading, as_block
 from analognoise.devices.laws import law_of
@@ -28,18 +28,22 @@ _TOGETHER = 1 << 20  # devices that are mapped, and read, at once: by operations
 _IN_CACHE = 1 << 17  # devices of which the law is computed at once: they stay in the cache
 _OF_ONE_THREAD = 1 << 15  # of which torch gives no part to another thread: parts end within a vector
 _GRAIN = 32  # floats that torch's kernels take in one go: two registers of 512 bits
+_ALL = slice(None)
 
 T = TypeVar("T")
 Shape = Sequence[int]
 
 
 class Request(NamedTuple):
-    """What :meth:`CrossbarTile.program` is to be called with."""
+    """What :meth:`CrossbarTile.program` is to be called with, and where the weights of its reading go, by the
+    number of the tile in its layer: asked for when they are there, for memory.
+    """
 
     tile: CrossbarTile
     weights: Tensor
     stream: Stream
     layer_max: Tensor | None
+    out: Callable[[int], Tensor | None] = lambda number: None
 
 
 class Programmed(NamedTuple):
@@ -49,91 +53,114 @@ class Programmed(NamedTuple):
     reading: Reading | None
 
 
+class Place(NamedTuple):
+    """A programmed tile, and where the weights of its reading go."""
+
+    tile: ProgrammedTile
+    out: Tensor | None = None
+
+
 def program_all(requests: Iterable[Request]) -> Iterator[Programmed]:
-    """The programmed tile of each request, in their order."""
+    """The programmed tile of each request, in their order; of those that come with a reading the weights are
+    written.
+    """
     for profile, group in _groups(requests, _joins):
         if profile is None:
-            yield from (Programmed(request.tile.program(*request[1:]), None) for request in group)
+            yield from (Programmed(request.tile.program(*request[1:4]), None) for request in group)
             continue
-        scales, target, shapes = _targets(group, profile)
-        law = law_of(profile)
+        scales, target, layout = _targets(group, profile)
+        law, streams = law_of(profile), [request.stream for request in group]
         states: list[Tensor] = []
         exponents: list[Tensor | None] = []
         devices = []
-        pieces = _pieces(shapes)
-        sizes = [sum(map(prod, shapes[piece])) for piece in pieces]
-        for piece, own in zip(pieces, target.split_with_sizes(sizes), strict=True):
-            draw = partial(_normals, [request.stream for request in group[piece]], shapes[piece], None)
-            state, nu = law.write(own, draw)
-            states += _split(state, shapes[piece])
-            exponents += [None] * len(shapes[piece]) if nu is None else _split(nu, shapes[piece])
+        for piece, own in zip(layout.pieces, target.split_with_sizes(layout.piece_sizes), strict=True):
+            state, nu = law.write(own, partial(normals, streams[piece], layout.sizes[piece]))
+            states += layout.split(state, piece)
+            exponents += layout.split(nu, piece) if nu is not None else repeat(None, len(streams[piece]))
             devices.append(law.programmed(state, nu))
         tiles = [
-            ProgrammedTile(profile, request.tile.compensation, state, nu, scale, request.stream)
-            for request, state, nu, scale in zip(group, states, exponents, scales, strict=True)
+            ProgrammedTile(profile, request.tile.compensation, state, nu, scale, stream)
+            for request, state, nu, scale, stream in zip(
+                group, states, exponents, scales, streams, strict=True
+            )
         ]
-        yield from map(Programmed, tiles, _readings(tiles, devices, None))
+        outs = [request.out(stream.tile) for request, stream in zip(group, streams, strict=True)]
+        yield from map(Programmed, tiles, _readings(tiles, outs, layout, devices, None))
 
 
-def read_all(tiles: Iterable[ProgrammedTile], seconds: float) -> Iterator[Reading | None]:
-    """:meth:`ProgrammedTile.reading` at a drift time of each tile, in their order; None for one that does
-    better by itself.
+def read_all(places: Iterable[Place], seconds: float) -> Iterator[Reading | None]:
+    """:meth:`ProgrammedTile.reading` at a drift time of each tile, in their order, its weights written; None
+    for one that does better by itself.
     """
-    for profile, group in _groups(tiles, _drifts_with_others):
+    for profile, group in _groups(places, _drifts_with_others):
         if profile is None:
             yield from repeat(None, len(group))
             continue
-        law, shapes = law_of(profile), [tile.state.shape for tile in group]
+        tiles, outs = [tile for tile, _ in group], [out for _, out in group]
+        law, layout = law_of(profile), _layout_of([tile.state.shape for tile in tiles])
         devices = []
-        for piece in _pieces(shapes):
-            own = group[piece]
-            draw = partial(_normals, [tile.stream for tile in own], shapes[piece], nanoseconds(seconds))
+        for piece in layout.pieces:
+            own = tiles[piece]
+            draw = partial(
+                normals, [tile.stream for tile in own], layout.sizes[piece], time_ns=nanoseconds(seconds)
+            )
             exponents = [tile.coefficients for tile in own if tile.coefficients is not None]
             nu = _joined(exponents) if exponents else None
             devices.append(law.conductances(_joined([tile.state for tile in own]), nu, seconds, draw))
-        yield from _readings(group, devices, seconds)
+        yield from _readings(tiles, outs, layout, devices, seconds)
 
 
-def _targets(group: Sequence[Request], profile: DeviceProfile) -> tuple[list[Tensor], Tensor, list[Shape]]:
-    """The scale of each tile, and the targets of all in one dimension with the shape of each."""
+def _targets(group: Sequence[Request], profile: DeviceProfile) -> tuple[Sequence[Tensor], Tensor, _Layout]:
+    """The scale of each tile, and the targets of all in one dimension with their layout."""
     blocks = [as_block(request.weights) for request in group]
-    shapes: list[Shape] = [(2, *block.shape) for block in blocks]
-    top = [tops(block, profile, request.layer_max) for block, request in zip(blocks, group, strict=True)]
-    scales = _split(scales_of(_joined(top), profile), [part.shape for part in top])
-    # The weights of each tile twice, over its scales, once with the other sign: as of a pair's devices.
-    flat = [block.reshape(-1) for block in blocks]
-    net = torch.cat([half for block in flat for half in (block, block)])
-    torch._foreach_div_(_split(net, shapes), scales)
-    torch._foreach_neg_(_halves(net, shapes)[1::2])
-    return scales, to_range(net, profile), shapes
+    layout = _layout_of([(2, *block.shape) for block in blocks])
+    flat = torch.cat([block.reshape(-1) for block in blocks])
+    if profile.mapping.scale == "column":
+        parts, shapes = layout.columns(flat), [(*block.shape[:2], 1) for block in blocks]
+        top = [tops(part, profile) for part in parts]
+    else:
+        parts, shapes = [part.view(1, 1, -1) for part in layout.weights(flat)], [(1, 1, 1)] * len(blocks)
+        top = [tops(part, profile, own.layer_max) for part, own in zip(parts, group, strict=True)]
+    scale = scales_of(torch.cat(top, dim=1), profile)
+    torch._foreach_div_(parts, scale.split_with_sizes([part.shape[1] for part in parts], dim=1))
+    # Of each tile w / s and -w / s, as of a pair's devices.
+    pairs = zip(layout.weights(flat), layout.weights(flat.neg()), strict=True)
+    net = torch.cat(list(chain.from_iterable(pairs)))
+    return _split(scale.view(-1), shapes), to_range(net, profile), layout
 
 
 def _readings(
-    tiles: Sequence[ProgrammedTile], devices: Sequence[Tensor], seconds: float | None
+    tiles: Sequence[ProgrammedTile],
+    outs: Sequence[Tensor | None],
+    layout: _Layout,
+    devices: Sequence[Tensor],
+    seconds: float | None,
 ) -> Iterator[Reading]:
-    """What :meth:`ProgrammedTile.reading` makes of conductances, given one tile after the other in the
-    pieces of :func:`_pieces`.
+    """What :meth:`ProgrammedTile.reading` makes of conductances, given one tile after the other in the pieces
+    of the layout; its weights are written.
     """
     profile, compensation = tiles[0].profile, tiles[0].compensation
-    shapes = [tile.state.shape for tile in tiles]
-    held = list(zip(devices, [shapes[piece] for piece in _pieces(shapes)], strict=True))
+    held = list(zip(devices, layout.pieces, strict=True))
     if profile.surroundings is not None or not _one_pair(profile):
-        pairs = [pair for flat, own in held for pair in _split(flat, own)]
-        return (tile.reading(seconds, pair) for tile, pair in zip(tiles, pairs, strict=True))
+        pairs = [pair for flat, piece in held for pair in layout.split(flat, piece)]
+        readings = [tile.reading(seconds, pair) for tile, pair in zip(tiles, pairs, strict=True)]
+        _write([reading.weights for reading in readings], outs)
+        return iter(readings)
     scales = [tile.scale for tile in tiles]
-    halves = [half for flat, own in held for half in _halves(flat, own)]
+    halves = [half for flat, piece in held for half in layout.halves(flat, piece)]
     nets = torch._foreach_sub(halves[::2], halves[1::2])
-    weights = [net.view(shape[1:]) for net, shape in zip(nets, shapes, strict=True)]
+    weights = [net.view(shape[1:]) for net, shape in zip(nets, layout.shapes, strict=True)]
     torch._foreach_mul_(weights, scales)
-    now = [read_out(net, compensation) for net in weights]
     if seconds is None:
-        for tile, value in zip(tiles, now, strict=True):
+        now, shapes = read_outs(weights, compensation)
+        for tile, value in zip(tiles, _split(now, shapes), strict=True):
             tile.reference = value
     elif compensation != "none":
-        alphas = factor(_joined([tile.reference for tile in tiles]), _joined(now))
-        alpha = _split(alphas, [value.shape for value in now])
+        now, shapes = read_outs(weights, compensation)
+        alpha = _split(factor(_joined([tile.reference for tile in tiles]), now), shapes)
         torch._foreach_mul_(weights, alpha)
         scales = list(torch._foreach_mul(scales, alpha))
+    _write(weights, outs)
     return map(Reading, weights, scales, repeat(None))
 
 
@@ -168,7 +195,8 @@ def _joins(request: Request) -> tuple[DeviceProfile | None, str, int]:
     return (profile if _one_pair(profile) and plain and fits else None), tile.compensation, devices
 
 
-def _drifts_with_others(tile: ProgrammedTile) -> tuple[DeviceProfile | None, str, int]:
+def _drifts_with_others(place: Place) -> tuple[DeviceProfile | None, str, int]:
+    tile = place.tile
     if type(tile) is not ProgrammedTile:
         return None, "", 0
     profile, devices = tile.profile, tile.state.numel()
@@ -181,10 +209,10 @@ def _one_pair(profile: DeviceProfile) -> bool:
     return profile.mapping.cell in (None, "pair") and not profile.mapping.pairs
 
 
-def _normals(streams: Sequence[Stream], shapes: Sequence[Shape], time_ns: int | None, process: str) -> Tensor:
-    """Standard normals of every tile for a process."""
-    streams = [stream.at(process=process, time_ns=time_ns) for stream in streams]
-    return normals(streams, [prod(shape) for shape in shapes])
+def _write(weights: Sequence[Tensor], outs: Sequence[Tensor | None]) -> None:
+    asked = [(own, out) for own, out in zip(weights, outs, strict=True) if out is not None]
+    if asked:
+        torch._foreach_copy_([out for _, out in asked], [own for own, _ in asked])
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -207,19 +235,50 @@ def _split(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _halves(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-    """The first and the second device of the pairs of each tile, in one dimension."""
-    return flat.split_with_sizes([half for shape in shapes for half in (prod(shape) // 2,) * 2])
+class _Layout:
+    """How the devices of tiles lie one after the other, and which tiles the law is computed of at once.
+
+    Args:
+        shapes: of the devices of each tile, pairs first.
+        most: devices of which the law is computed at once.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], most: int) -> None:
+        self.shapes = shapes
+        self.sizes = [prod(shape) for shape in shapes]
+        self._weights = [size // 2 for size in self.sizes]
+        runs = groupby(shapes, key=lambda shape: shape[-1])
+        self._runs = [(sum(prod(shape[1:-1]) for shape in run), rows) for rows, run in runs]
+        ends, total = [0], 0
+        for place, size in enumerate(self.sizes):
+            if total and total + size > most:
+                ends.append(place)
+                total = 0
+            total += size
+        self.pieces = [slice(*edge) for edge in pairwise([*ends, len(shapes)])]
+        self.piece_sizes = [sum(self.sizes[piece]) for piece in self.pieces]
+
+    def split(self, flat: Tensor, piece: slice = _ALL) -> list[Tensor]:
+        """The devices of each tile of a piece, out of those in one dimension."""
+        parts = flat.split_with_sizes(self.sizes[piece])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes[piece], strict=True)]
+
+    def halves(self, flat: Tensor, piece: slice = _ALL) -> tuple[Tensor, ...]:
+        """The first and the second device of the pairs of each tile, in one dimension."""
+        return flat.split_with_sizes([half for half in self._weights[piece] for _ in range(2)])
+
+    def weights(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """The weights of each tile, out of those of all in one dimension."""
+        return flat.split_with_sizes(self._weights)
+
+    def columns(self, flat: Tensor) -> list[Tensor]:
+        """The same, of neighbours with as many rows the columns of all, ``[1, columns, rows]``."""
+        parts = flat.split_with_sizes([prod(run) for run in self._runs])
+        return [part.view(1, *run) for part, run in zip(parts, self._runs, strict=True)]
 
 
-def _pieces(shapes: Sequence[Shape]) -> list[slice]:
-    """Which tiles the law is computed of at once."""
-    ends, total = [0], 0
-    most = _IN_CACHE if torch.get_num_threads() == 1 else _OF_ONE_THREAD
-    for place, shape in enumerate(shapes):
-        size = prod(shape)
-        if total and total + size > most:
-            ends.append(place)
-            total = 0
-        total += size
-    return [slice(*edge) for edge in pairwise([*ends, len(shapes)])]
+def _layout_of(shapes: Sequence[Shape]) -> _Layout:
+    return _layout(tuple(shapes), _IN_CACHE if torch.get_num_threads() == 1 else _OF_ONE_THREAD)
+
+
+_layout = lru_cache(maxsize=64)(_Layout)

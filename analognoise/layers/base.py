@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from analognoise.crossbar import (
     CrossbarTile,
+    Place,
     Programmed,
     ProgrammedTile,
     Reading,
@@ -293,16 +295,27 @@ class AnalogLayer(nn.Module):
         """Programmed tiles of the layer's present weights, which were checked; nothing of the layer is
         changed.
         """
-        return [tile for tile, _ in program_all(self.requests(stream))]
+        return [tile for tile, _ in program_all(self._requests(stream, lambda number: None))]
 
-    def requests(self, stream: Stream) -> Iterator[Request]:
-        """What each tile of the layer is to be programmed with, looked at when it is asked for; the weights
-        were checked.
+    def requests(self, stream: Stream) -> list[Request]:
+        """What each tile of the layer is to be programmed with for :meth:`program_`; the weights were
+        checked.
         """
+        if not self._analognoise.weights:
+            self._analognoise.views = None
+        return self._requests(stream, lambda number: self._own_parts()[number])
+
+    def _requests(self, stream: Stream, out: Callable[[int], Tensor | None]) -> list[Request]:
         state = self._analognoise
         stream = stream.at(layer=state.name)
-        for number, (block, most) in enumerate(self._blocks()):
-            yield Request(state.tile, block, stream.at(tile=number), most)
+        return [
+            Request(state.tile, block, stream.at(tile=number), most, out)
+            for number, (block, most) in enumerate(self._blocks())
+        ]
+
+    def places(self) -> Iterator[Place]:
+        """The programmed tiles, and where the weights that each computes with go."""
+        return map(Place, self._analognoise.tiles or (), self._own_parts())
 
     def net_weights(self, stream: Stream, seconds: float) -> dict[str, Tensor]:
         """Weights by Parameter as on a fresh chip at a drift time, each pair's noise drawn as one normal; the
@@ -316,7 +329,7 @@ class AnalogLayer(nn.Module):
             part.copy_(net_weights(state.tile, block, stream.at(tile=number), seconds, most))
         return found
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _blocks(self) -> list[tuple[Tensor, Tensor | None]]:
         """Of each tile the targets, and for scale "layer" the layer's largest weight."""
         state = self._analognoise
         by_layer = state.profile.mapping.scale == "layer"
@@ -325,8 +338,8 @@ class AnalogLayer(nn.Module):
             weight = gathered(self.target(name)).contiguous()  # channels_last has no matrix view
             matrices[name] = self.matrix(name, weight, geometry)
             top[name] = largest(weight.float(), state.profile) if by_layer else None
-        for name, block in state.placed:
-            yield matrices[name][block.index], top[name]
+        blocks = state.cut(matrices)
+        return [(block, top[name]) for (name, _), block in zip(state.placed, blocks, strict=True)]
 
     def assemble(
         self, tiles: list[ProgrammedTile], seconds: float | None, out: dict[str, Tensor]
@@ -353,7 +366,7 @@ class AnalogLayer(nn.Module):
             name: self.matrix(name, weights[name], geometry)
             for name, geometry in self.geometries(self).items()
         }
-        return [matrices[name][block.index] for name, block in self._analognoise.placed]
+        return self._analognoise.cut(matrices)
 
     def empty_weights(self) -> dict[str, Tensor]:
         """Memory for the layer's weights on a chip, by Parameter."""
@@ -363,18 +376,21 @@ class AnalogLayer(nn.Module):
         }
 
     def program_(self, programmed: Iterator[Programmed]) -> None:
-        """Put the next of these tiles on the layer, as many as it has; see :func:`analognoise.program_`."""
+        """Put the next of these tiles on the layer, made as its :meth:`requests` say; see
+        :func:`analognoise.program_`.
+        """
         state = self._analognoise
         fresh = [next(programmed) for _ in state.placed]
         state.tiles = [tile for tile, _ in fresh]
-        self._write(None, (reading for _, reading in fresh))
+        self._write(None, [reading for _, reading in fresh])
 
     def drift_to_(self, seconds: float, readings: Iterator[Reading | None]) -> None:
         """Let this layer's tiles drift; see :func:`analognoise.drift_to_`.
 
         Args:
             seconds: drift time.
-            readings: of the next tiles at that time; None for one that is read by itself.
+            readings: at that time, of the next tiles of what was asked for with :meth:`places`; None for one
+                that is read by itself.
         """
         self._write(seconds, readings)
 
@@ -445,21 +461,31 @@ class AnalogLayer(nn.Module):
                     f"{weight.numel()} weights are NaN or infinite{beyond}"
                 )
 
-    def _write(self, seconds: float | None, readings: Iterator[Reading | None] | None = None) -> None:
+    def _own_parts(self) -> list[Tensor]:
+        """Of each tile the part of the weights that eval mode computes with; of new ones before a chip is
+        programmed.
+        """
         state = self._analognoise
-        assert state.tiles is not None
-        if not state.weights:
+        if state.views is None or (state.weights and state.views[0] is not state.weights):
             state.views = None  # lets go of the memory before
-            state.weights = self.empty_weights()
-        if state.views is None or state.views[0] is not state.weights:
-            state.views = state.weights, self._parts(state.weights)
-        placed = zip(state.views[1], state.placed, state.tiles, strict=True)
-        for part, (name, block), tile in placed:
-            reading = (next(readings) if readings else None) or tile.reading(seconds)
-            part.copy_(reading.weights)
+            weights = state.weights or self.empty_weights()
+            state.views = weights, self._parts(weights)
+        return state.views[1]
+
+    def _write(self, seconds: float | None, readings: Iterable[Reading | None] = repeat(None)) -> None:
+        """Write what the tiles compute with at a time; of readings that are given it is written already."""
+        state, parts = self._analognoise, self._own_parts()
+        assert state.tiles is not None
+        assert state.views is not None
+        placed = zip(parts, state.placed, state.tiles, readings, strict=False)  # readings go on after them
+        for part, (name, block), tile, reading in placed:
+            if reading is None:
+                reading = tile.reading(seconds)
+                part.copy_(reading.weights)
             if state.periphery is not None:
                 state.periphery.note(name, block, reading)
             del reading  # before the next tile makes its own
+        state.weights = state.views[0]
         state.time = seconds
         state.restart()
 
@@ -486,7 +512,7 @@ class AnalogLayer(nn.Module):
             device = self.target(next(iter(state.weights))).device
             for tile in state.tiles:
                 tile.to(device)
-            state.weights = {}
+            state.weights, state.views = {}, None
             with torch.inference_mode(False), torch.no_grad():
                 self._write(state.time)
         return self

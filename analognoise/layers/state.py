@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -71,6 +72,12 @@ class AnalogState:
         """Whether products draw noise, by a key of the programmed chip."""
         return self.periphery is not None and self.periphery.surroundings.noisy
 
+    def cut(self, matrices: Mapping[str, Tensor]) -> list[Tensor]:
+        """The part of each tile of the Parameters' ``[groups, columns, rows]``; views."""
+        if len(self.placed) == len(self.parameters):  # one tile holds all of a Parameter
+            return [matrices[name] for name in self.parameters]
+        return [matrices[name][block.index] for name, block in self.placed]
+
     def copy_weights(self) -> dict[str, Tensor]:
         """A copy of the weights that eval mode computes with, and of what their periphery must know."""
         return {name: tensor.clone() for name, tensor in self._of_chip().items()}
@@ -85,6 +92,7 @@ class AnalogState:
                 tensor.copy_(weights[name])
         else:
             self.weights = {name: weights[name] for name in self.parameters if name in weights}
+            self.views = None
             for name, tensor in self._of_periphery().items():
                 tensor.copy_(weights[name])
         self.time = time

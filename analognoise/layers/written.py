@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 15  # words that the cache holds
+_SMALL = 2 * _CHUNK  # numbers of tensors that are copied into one
 _ODD = np.arange(1, 2 * _CHUNK + 1, 2, dtype=np.int64)
 
 Sum: TypeAlias = "int | Tensor"
@@ -108,20 +109,21 @@ def _local(target: Tensor) -> Tensor:
 def checksums(weights: Sequence[Tensor]) -> list[Sum]:
     """:func:`checksum` of several tensors without gradients; small ones are copied into one."""
     sums: dict[int, Sum] = {}
-    group: list[int] = []
+    group: dict[int, Tensor] = {}
     size = 0
     for place, tensor in enumerate(weights):
+        count = tensor.numel()
         # in whole words, which lie in the sum one after the other
-        if tensor.is_cpu and tensor.dtype is torch.float32 and tensor.numel() % 2 == 0:
-            if size + tensor.numel() > 2 * _CHUNK:
-                sums |= zip(group, _sums_together([weights[other] for other in group]), strict=True)
-                group, size = [], 0
-            if tensor.numel() <= 2 * _CHUNK:
-                group.append(place)
-                size += tensor.numel()
-                continue
-        sums[place] = checksum(tensor)
-    sums |= zip(group, _sums_together([weights[other] for other in group]), strict=True)
+        if count > _SMALL or count % 2 or not count or not tensor.is_cpu or tensor.dtype is not torch.float32:
+            sums[place] = checksum(tensor)
+            continue
+        if size + count > 2 * _SMALL:
+            sums |= zip(group, _sums_together(list(group.values())), strict=True)
+            group, size = {}, 0
+        group[place] = tensor
+        size += count
+    if group:
+        sums |= zip(group, _sums_together(list(group.values())), strict=True)
     return [sums[place] for place in range(len(weights))]
 
 
@@ -147,17 +149,22 @@ def checksum(weights: Tensor) -> Sum:
     return total
 
 
-def _sums_together(weights: Sequence[Tensor]) -> Iterator[int]:
-    if not weights:
-        return
+def _sums_together(weights: Sequence[Tensor]) -> list[int]:
     words = torch.cat([tensor.reshape(-1) for tensor in weights]).view(torch.int64).numpy()
+    odd, starts, lengths = _factors(tuple(tensor.numel() // 2 for tensor in weights))
     mixed = words >> 32
     mixed ^= words
-    start = 0
-    for tensor in weights:
-        count = tensor.numel() // 2
-        yield _wrapped(31 * 8 * count + int(mixed[start : start + count].dot(_ODD[:count])))
-        start += count
+    mixed *= odd
+    return (np.add.reduceat(mixed, starts) + lengths).tolist()
+
+
+@lru_cache(maxsize=32)
+def _factors(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of tensors of so many words what each word is multiplied with, where each begins, and what its length
+    adds to its sum.
+    """
+    words = np.array(counts)
+    return np.concatenate([_ODD[:count] for count in counts]), words.cumsum() - words, 31 * 8 * words
 
 
 def _sum_of_bytes(array: np.ndarray) -> int:
