@@ -87,6 +87,8 @@ class Resumption:
         except (RuntimeError, ValueError, KeyError, AnalogNoiseError) as error:
             first = str(error).strip().split("\n")[0]
             raise self._checkpoint.unusable(f"does not fit {type(self._model).__name__} ({first})") from error
+        if getattr(self._data, "persistent_workers", False):
+            iter(self._data)  # starts them, for which a seed is drawn; the training before had done so
         set_generator_states(found["generators"], self._device, self._data)
         for name, values in found["history"].items():
             getattr(self._history, name)[:] = values

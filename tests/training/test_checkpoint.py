@@ -112,13 +112,15 @@ class OfItsOwn(Counting):
         self.number = int(state["number"][0])
 
 
-def loader(generator: torch.Generator | None = None) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(X, Y), 32, shuffle=True, generator=generator)
+def loader(generator: torch.Generator | None = None, **options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X, Y), 32, shuffle=True, generator=generator, **options)
 
 
 LOADERS: dict[str, Callable[[], Any]] = {
     "global generator": loader,
     "generator of its own": lambda: loader(torch.Generator().manual_seed(5)),
+    "workers": lambda: loader(num_workers=1),
+    "workers that stay": lambda: loader(num_workers=1, persistent_workers=True),
     "set_epoch": lambda: TensorBatches(X, Y, 32, seed=3),
     "numpy": OfNumpy,
     "old numpy": OfOldNumpy,
