@@ -72,6 +72,7 @@ class Resumption:
         found = self._checkpoint.read(self._training)
         if found is None:
             return 0
+        self._check_shapes(found["model"])
         try:
             self._model.load_state_dict(found["model"])
             set_ranges_(self._model, found["ranges"])
@@ -94,6 +95,20 @@ class Resumption:
             getattr(self._history, name)[:] = values
         self.step, self._expected = found["step"], found["following"]
         return len(self._history.train_loss)
+
+    def _check_shapes(self, state: Mapping[str, Any]) -> None:
+        """Raise unless the state is this model's: torch would load what of it fits before it complains."""
+        here = self._model.state_dict()
+        for name in {**here, **state}:
+            sides = [
+                "missing" if name not in side else str(tuple(getattr(side[name], "shape", ())))
+                for side in (state, here)
+            ]
+            if sides[0] != sides[1]:
+                raise self._file.unusable(
+                    f"does not fit {type(self._model).__name__} ({name!r} is {sides[0]} there and {sides[1]} "
+                    "now)"
+                )
 
     def begin_epoch(self) -> None:
         """Remember the generators as an epoch finds them, if a checkpoint is due."""

@@ -314,9 +314,19 @@ def test_another_training_is_refused(change: dict[str, Any], words: str, tmp_pat
 def test_another_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     stopped(file, loader())
-    other = nn.Linear(6, 3)
-    with pytest.raises(ResultsError, match=r"file does not fit Linear \(Error\(s\) in loading state_dict"):
-        an.fit(other, loader(), recipe="sgd", epochs=EPOCHS, lr=0.05, validation=[(X, Y)], checkpoint=file)
+    for other, words in (
+        (nn.Linear(6, 3), r"Linear \('weight' is missing there and \(3, 6\) now\)"),
+        (Net(), r"Net \('two.weight' is \(3, 16\) there and \(4, 16\) now\)"),
+    ):
+        if isinstance(other, Net):
+            other.two = nn.Linear(16, 4)
+        before = {name: value.clone() for name, value in other.state_dict().items()}
+        with pytest.raises(ResultsError, match=f"file does not fit {words}: delete it to begin anew"):
+            an.fit(
+                other, loader(), recipe="sgd", epochs=EPOCHS, lr=0.05, validation=[(X, Y)], checkpoint=file
+            )
+        for name, value in other.state_dict().items():
+            assert torch.equal(value, before[name])
 
 
 def test_a_state_that_no_file_can_hold_is_said_and_the_training_goes_on(tmp_path: Path) -> None:
