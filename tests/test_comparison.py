@@ -239,6 +239,32 @@ def test_an_interrupted_run_goes_on(tmp_path, finished, workers):
     assert contents(tmp_path / "run") == contents(finished.folder)
 
 
+def test_a_training_that_was_interrupted_goes_on(tmp_path, finished, monkeypatch):
+    monkeypatch.setattr("analognoise.training.resuming.PAUSE", 0.0)
+    monkeypatch.setattr("analognoise.training.resuming.SHARE", 0.0)
+    folder, events = tmp_path / "run", []
+
+    def interrupt(event: Event) -> None:
+        events.append(event.kind)
+        if events.count("epoch") == 2:  # the second of two, before it counts
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, on_event=interrupt)
+    [left] = (folder / "models").iterdir()
+    assert left.name == "sgd-seed0.checkpoint"
+    again = []
+    run(folder, on_event=again.append)
+    [said] = [event.message for event in again if "goes on" in event.message]
+    assert said == "training sgd, seed 0 goes on after 1 of 2 epochs"
+    assert [event.kind for event in again].count("epoch") == 7
+    assert again[-1].done == again[-1].total
+    assert contents(folder) == contents(finished.folder)
+    left.write_text("of a kill when the model was stored")
+    run(folder)
+    assert not left.exists()
+
+
 def test_a_damaged_model_is_trained_again(copied, finished):
     path = copied / "models" / "sgd-seed0.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
