@@ -9,6 +9,7 @@ import torch
 
 import analognoise as an
 from analognoise.crossbar import CrossbarTile, Place, Request, program_all, read_all, together
+from analognoise.errors import NotProgrammedError
 from analognoise.seeds import Stream
 
 # Whole vectors of devices, a rest at the end, several groups, more than one set of operations holds.
@@ -133,7 +134,7 @@ def test_a_programming_that_fails_leaves_nothing_to_compute_with(monkeypatch):
         patched.setattr(together, "read_outs", fails)
         with pytest.raises(RuntimeError, match="no numbers"):
             an.program_(analog)
-    with pytest.raises(an.NotProgrammedError):
+    with pytest.raises(NotProgrammedError):
         analog(torch.ones(1, 32))
     found = an.program_(analog.double()).weight_now()
     assert found.dtype == torch.float64
