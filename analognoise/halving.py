@@ -40,9 +40,11 @@ class InParts:
     Attributes:
         most: samples given at once, at most; None for batches as they are.
         name: of a batch, in messages.
+        consequence: what parts change in the results, in messages; empty where nothing.
     """
 
     name = "batch"
+    consequence = ""
 
     def __init__(self) -> None:
         self.most: int | None = None
@@ -107,7 +109,7 @@ def until_it_fits(
     if largest:
         warnings.warn(
             f"there is not enough memory for a {data.name} of {largest} samples: all are computed in parts "
-            f"of at most {data.most} from here on",
+            f"of at most {data.most} from here on{data.consequence}",
             stacklevel=3,
         )
     return found

@@ -41,6 +41,7 @@ class CalibrationData(InParts):
     """
 
     name = "batch of the calibration"
+    consequence = ", and corrections are by the statistics of those, a little different from the whole's"
 
     def __init__(
         self, loader: Any, device: torch.device, batches: int | None = 10, forward: Forward | None = None

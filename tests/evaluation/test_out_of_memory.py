@@ -121,7 +121,7 @@ def test_batches_of_the_calibration_are_halved(kind: str, only_on_chips: bool) -
         model.two = nn.Sequential(nn.BatchNorm1d(16), model.two) if kind == "batchnorm" else model.two
         return model.eval()
 
-    with pytest.warns(UserWarning, match="for a batch of the calibration of 30 samples.* at most 15 "):
+    with pytest.warns(UserWarning, match="batch of the calibration of 30 .* most 15 .* corrections are by"):
         found = rows(small(25), batches(20), calibration=list(inputs.split(30)), **options)
     # Every statistic is that of the halves, those of the digital network included.
     assert found == rows(small(100), batches(20), calibration=list(inputs.split(15)), **options)
@@ -146,16 +146,23 @@ def test_wherever_memory_runs_out_the_counts_are_the_same() -> None:
     model = an.convert_to_analog(Small(100), "pcm-ibm")
     quantized = an.quantize(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)), bits=4)
 
-    def chips(forward: Any) -> Any:
-        report = an.evaluate_drift(model, batches(20), times=["1h"], chips=2, forward=forward)
+    def chips(forward: Any, **options: Any) -> Any:
+        options = {"times": ["1h"], "chips": 2} | options
+        report = an.evaluate_drift(model, batches(20), forward=forward, **options)
         assert not report.not_read
         return [row.sum for row in report.rows], str(report.description)
+
+    def some_samples(forward: Any) -> Any:
+        return chips(forward, sampling="stratified")
+
+    def growing(forward: Any) -> Any:
+        return chips(forward, times=["1s", "1y"], chips=10, precision=0.03, max_chips=25)
 
     def faults(forward: Any) -> Any:
         report = an.evaluate_faults(quantized, batches(20), rates=[0.05], chips=2, forward=forward)
         return [row.sum for row in report.rows], report.sparsity
 
-    for evaluate in (chips, faults):
+    for evaluate in (chips, some_samples, growing, faults):
         counting = Once(0)
         expected = evaluate(counting)
         for number in range(1, 1 - counting.left):
