@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from analognoise.report.summary import (
 FAILED = "failed"
 ABSENT = "–"
 STUDENT = "Student-t"
+_NAMES = 22  # characters of a line of a method's name where room is short
 
 
 def terminal_table(
@@ -58,8 +60,8 @@ def terminal_table(
         compensation: the drift compensations used, with commas; the caption names the section's.
         confidence: level of the frame's intervals.
         interval: whose they are.
-        width: columns of the terminal. A table that needs more puts the half widths on lines of their own.
-            None: no limit.
+        width: columns of the terminal. A table that needs more puts the half widths on lines of their own,
+            and breaks long names of methods between hyperparameters. None: no limit.
 
     Raises:
         ResultsError: when the frame is not a summary, or holds several profiles that are no family.
@@ -78,14 +80,16 @@ def print_summary(
     confidence: float = 0.95,
     interval: str = STUDENT,
 ) -> None:
-    """Print a table per profile, no wider than the console, and below each what its numbers mean.
+    """Print a table per profile, and below each what its numbers mean. What is wider than the console is cut
+    into several tables, each with some of the columns.
 
     Raises:
         ResultsError: when the frame is not a summary.
     """
     console = console or Console()
     for section in sections(frame):
-        console.print(_fitting(section, console.width))
+        for table in _several(section, console.width):
+            console.print(table)
         for line in notes(section, compensation, confidence, interval, change="below it"):
             console.print(Text(line, style="dim"))
         console.print()
@@ -169,16 +173,37 @@ def _title(section: Section) -> str:
 
 
 def _fitting(section: Section, width: int | None) -> Table:
-    """The section's table; with half widths below the means when it would not fit otherwise."""
+    """The section's table; with half widths below the means, and names on several lines, when it would not
+    fit otherwise.
+    """
     table = _table(section, stacked=False)
-    if width is None:
-        return table
+    for names in (None, _NAMES):
+        if width is None or _width(table) <= width:
+            break
+        table = _table(section, stacked=True, names=names)
+    return table
+
+
+def _several(section: Section, width: int) -> list[Table]:
+    """The section's table, or as few as fit, each with some of the columns."""
+    tables, count = [_fitting(section, width)], len(section.positions)
+    for each in range(count - 1, 0, -1):
+        if all(_width(table) <= width for table in tables):
+            break
+        parts = [slice(start, start + each) for start in range(0, count, each)]
+        tables = [_table(section, stacked=True, names=_NAMES, part=part) for part in parts]
+    return tables
+
+
+def _width(table: Table) -> int:
     console = Console(width=100_000)
-    needed = Measurement.get(console, console.options, table).maximum
-    return table if needed <= width else _table(section, stacked=True)
+    return Measurement.get(console, console.options, table).maximum
 
 
-def _table(section: Section, stacked: bool) -> Table:
+def _table(section: Section, stacked: bool, names: int | None = None, part: slice = slice(None)) -> Table:
+    """The section's table; with lines of at most ``names`` characters for the methods, and with the columns
+    of one part.
+    """
     table = Table(
         title=_title(section),
         title_style="bold",
@@ -189,15 +214,25 @@ def _table(section: Section, stacked: bool) -> Table:
         pad_edge=False,
     )
     columns = [_digital_column(section, stacked)]
-    for position in section.positions:
+    for position in section.positions[part]:
         cells = [section.cells.get((method, position)) for method in section.methods]
         columns.append(_column(cells, section, stacked))
     table.add_column("method", overflow="fold")
-    for heading in (section.layout.undisturbed, *section.labels):
+    for heading in (section.layout.undisturbed, *section.labels[part]):
         table.add_column(heading, no_wrap=True)
     for method, *texts in zip(section.methods, *columns, strict=True):
-        table.add_row(Text(label(method)), *texts)
+        table.add_row(Text(_broken(label(method), names)), *texts)
     return table
+
+
+def _broken(name: str, width: int | None) -> str:
+    """A method's name on lines of that many characters, ended after its colons; longer parts stay whole."""
+    lines = [""]
+    for part in re.split(r"(?<=:)", name):
+        if width is not None and lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _digital_column(section: Section, stacked: bool) -> list[Text]:

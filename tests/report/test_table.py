@@ -299,3 +299,19 @@ def test_wrong_frames_are_refused(two: pd.DataFrame, summary: Frames) -> None:
     same = pd.concat([summary({"sgd": [0.9]}, [0.0], profile=f"gaussian@{p}%") for p in ("5", "5.0")])
     with pytest.raises(ResultsError, match="same noise level"):
         terminal_table(same)
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 1), (60, 2), (45, 5)])
+def test_long_names_break_between_hyperparameters_and_leave_the_figures_whole(
+    two: pd.DataFrame, width: int, tables: int
+) -> None:
+    long = "samson-inf+clip:rho=0.2719:clip=1.63:lr=0.02977"
+    text = printed(two.replace({"method": {"sgd": long}}), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = text.split()
+    assert words.count("digital") == tables
+    for piece in ("samson-inf+clip:", "rho=0.2719:clip=1.63:", "lr=0.02977"):
+        assert words.count(piece) == tables
+    values = [f"{100 * mean:.1f}" for mean in two["mean"]]
+    assert all(value in words for value in values)
+    assert all(text.count(time) == 1 for time in ("1 s", "1 h", "1 day", "1 month", "1 year"))
