@@ -18,8 +18,8 @@ from analognoise.comparison.sparse import SparsityChoice
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import DataError, MethodError, ModelError
 from analognoise.evaluation.broken import refuse_broken
+from analognoise.evaluation.checks import MOST_CHIPS
 from analognoise.evaluation.data import EvaluationData, update_digest
-from analognoise.evaluation.drift import MOST_CHIPS
 from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.statistics import check_confidence

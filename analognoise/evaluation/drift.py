@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 
-from analognoise.chip import ChipWeights, digital, drift_to_, program_, weights_through
+from analognoise.chip import digital, drift_to_, program_
 from analognoise.compiled import is_compiled
-from analognoise.conversion import analog_layers, check_finite, require_analog
+from analognoise.conversion import check_finite, require_analog
 from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
-from analognoise.errors import DataError, ModelError, ResultsError, nearest
+from analognoise.errors import DataError, ResultsError, nearest
 from analognoise.evaluation.blocks import Place, measure_blocks
 from analognoise.evaluation.calibration import CalibrationData
+from analognoise.evaluation.checks import check_place, refuse_another, whole_number
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric
@@ -36,21 +34,14 @@ from analognoise.evaluation.rows import Row
 from analognoise.evaluation.sampling import PLANNING_CHIPS, SAMPLINGS, StratifiedSampling
 from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import ResultStore
-from analognoise.evaluation.surroundings import (
-    At,
-    Buffers,
-    left_as_found,
-)
+from analognoise.evaluation.surroundings import At, Buffers, left_as_found
+from analognoise.evaluation.walk import walk
 from analognoise.halving import until_it_fits
 from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.progress import Advance, progress_bar
 from analognoise.seeds import derive_seed
 from analognoise.units import format_time
 
-_AHEAD_BYTES = 8 << 20
-_SAME = 1e-5
-# More than anybody needs for an interval; what is asked beyond is a slip that would never end.
-MOST_CHIPS = 100_000
 # What only the process that evaluates needs: not all of it can be sent.
 _HERE = ("_identity", "_probe", "_shared")
 
@@ -276,7 +267,8 @@ class DriftEvaluation:
             advance()
 
         begun = perf_counter()
-        for first, (chip, time) in enumerate(self._states(places if executor is None else places[:1])):
+        here = places if executor is None else places[:1]
+        for first, (chip, time) in enumerate(walk(self.model, self.seed, here)):
             if watched and first == 0:
                 with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
                     row = self._row(chip, time, ideal, reads)
@@ -291,7 +283,8 @@ class DriftEvaluation:
     def measure(self, places: Sequence[Place], ideal: float) -> list[Row]:
         """Rows of some chips and times; what a worker does for :meth:`run`, after the digital pass."""
         with left_as_found(self.model) as buffers:
-            return [self._measured(chip, time, ideal, buffers) for chip, time in self._states(places)]
+            reached = walk(self.model, self.seed, places)
+            return [self._measured(chip, time, ideal, buffers) for chip, time in reached]
 
     @cached_property
     def _shared(self) -> Shared:
@@ -311,41 +304,6 @@ class DriftEvaluation:
     def _measured(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
         with self._recalibrated(chip, time, buffers):
             return self._row(chip, time, ideal)
-
-    def _states(self, places: Sequence[Place]) -> Iterator[Place]:
-        """Bring the model into the state of each (chip, time) in turn.
-
-        Chips are programmed and drifted ahead, as far as their weights fit in ``_AHEAD_BYTES``: to and fro
-        between that and the forward would cost a small model a tenth of its time in cold caches. Not where
-        products draw noise: its key belongs to the chip that is programmed.
-        """
-        layers = [layer.analog for layer in analog_layers(self.model).values()]
-        size = sum(
-            target.nbytes
-            for layer in analog_layers(self.model).values()
-            for target in layer.targets().values()
-        )
-        ahead = 1 if any(layer.draws for layer in layers) else max(1, _AHEAD_BYTES // size)
-        programmed = None
-        for start in range(0, len(places), ahead):
-            block = places[start : start + ahead]
-            kept: list[ChipWeights] = []
-            for chip, group in groupby(block, key=itemgetter(0)):
-                if chip != programmed:
-                    for layer in layers:
-                        layer.tiles = None  # the chip before makes room
-                    program_(self.model, self.seed, chip)
-                    programmed = chip
-                times = [time for _, time in group]
-                if len(block) > 1:
-                    kept += weights_through(self.model, times)
-                else:
-                    drift_to_(self.model, times[0])
-            for number, (chip, time) in enumerate(block):
-                if kept:
-                    for layer, weights in zip(layers, kept[number], strict=True):
-                        layer.put_weights(weights, time)
-                yield chip, time
 
     def _recalibrated(self, chip: int, time: float, buffers: Buffers) -> AbstractContextManager[Any]:
         if self.passes.writes_buffers:
@@ -416,54 +374,3 @@ def _wanted(
             numbers[time] = precision.chips([rows[place].value for place in known])
     most = max(numbers.values())
     return [(chip, time) for chip in range(most) for time in times if chip < numbers[time]]
-
-
-def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """A whole number as a plain int, also NumPy's.
-
-    Raises:
-        DataError: when it is none, less than ``least`` or more than ``most``.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    low = least is not None and number is not None and number < least
-    high = most is not None and number is not None and number > most
-    if number is None or low or high:
-        bound = f", at most {most}" if high else "" if least is None else f", at least {least}"
-        raise DataError(f"{name} is {value!r}: give a whole number{bound}")
-    return number
-
-
-def refuse_another(what: str, metric: Metric, value: float, stored: float, store: ResultStore) -> None:
-    """Raise when the metric without a chip is not the one that stored rows were compared with.
-
-    Raises:
-        ResultsError: otherwise.
-    """
-    if abs(value - stored) > _SAME * max(1.0, abs(stored)):
-        raise ResultsError(
-            f"the {what} {metric.name} is {value!r} here, but {stored!r} in {store.path}: "
-            "its rows come from another model, metric or forward, or from a machine that computes "
-            "differently; go on where they were computed, or use another file"
-        )
-
-
-def check_place(model: nn.Module) -> None:
-    """Raise unless all values of the model are at hand.
-
-    Raises:
-        ModelError: when some are sharded over processes or on the ``meta`` device.
-    """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if hasattr(tensor, "full_tensor"):
-            raise ModelError(
-                f"{name!r} is sharded over processes: evaluate a model that is whole, with the weights of "
-                "torch.distributed.checkpoint.state_dict.get_model_state_dict(…, full_state_dict=True)"
-            )
-        if tensor.is_meta:
-            raise ModelError(
-                f"{name!r} is on the 'meta' device and holds no values: load the weights first, for example "
-                "with model.to_empty(device='cpu') and load_state_dict"
-            )

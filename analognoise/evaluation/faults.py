@@ -13,7 +13,7 @@ from torch import nn
 from analognoise.conversion import check_finite
 from analognoise.copying import NotCopiedError
 from analognoise.errors import ConversionError, DataError, ResultsError, SparsityError
-from analognoise.evaluation.drift import MOST_CHIPS, check_place, refuse_another, whole_number
+from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.fault_report import FaultReport, FaultRow, bits_label
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction

@@ -11,7 +11,8 @@ from torch import nn
 
 from analognoise.conversion import require_analog
 from analognoise.devices.profile import drift_times
-from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
+from analognoise.evaluation.checks import MOST_CHIPS, whole_number
+from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import check_confidence, direction_of

@@ -17,8 +17,8 @@ from analognoise.computing.noise import ComputingNoise, check_law
 from analognoise.computing.walking import order_of
 from analognoise.conversion import analog_layers, check_finite
 from analognoise.errors import DataError, ModelError, ResultsError
+from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.data import EvaluationData, update_digest
-from analognoise.evaluation.drift import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.identity import Identity, device_of, name_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction, labels_of
 from analognoise.evaluation.noise_report import NoiseReport

@@ -16,8 +16,9 @@ from analognoise.conversion import Filter, Profile, analog_layers, convert_to_an
 from analognoise.copying import NotCopiedError
 from analognoise.devices.profile import drift_times
 from analognoise.errors import ConversionError, DataError, ResultsError
+from analognoise.evaluation.checks import MOST_CHIPS, whole_number
 from analognoise.evaluation.data import EvaluationData
-from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
+from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.identity import device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.sensitivity_parts import Network, Part, choices, run_parts

@@ -20,34 +20,11 @@ from scipy import stats
 from analognoise.errors import DataError
 from analognoise.metrics import Metric
 from analognoise.report.layout import DRIFT, Layout
+from analognoise.report.summary import COLUMNS
 
 DIRECTIONS = {"accuracy": True, "loss": False, "perplexity": False}
 SEED = "training seed"
 
-SUMMARY_COLUMNS = (
-    "profile",
-    "method",
-    "time_s",
-    "metric",
-    "unit",
-    "n",
-    "chips",
-    "mean",
-    "low",
-    "high",
-    "std",
-    "worst",
-    "digital",
-    "digital_low",
-    "digital_high",
-    "drop",
-    "drop_low",
-    "drop_high",
-    "p_best",
-    "best",
-    "marked",
-    "test_error",
-)
 _NEEDED = ("profile", "method", "training_seed", "chip", "time_s", "metric", "count", "value", "digital")
 
 
@@ -235,7 +212,7 @@ def summarise_methods(
         parts.extend(records)
     profiles, methods = list(dict.fromkeys(frame["profile"])), list(dict.fromkeys(frame["method"]))
     parts.sort(key=lambda r: (profiles.index(r["profile"]), methods.index(r["method"]), r["time_s"]))
-    found: pd.DataFrame = layout.outwards(pd.DataFrame(parts, columns=list(SUMMARY_COLUMNS)))
+    found: pd.DataFrame = layout.outwards(pd.DataFrame(parts, columns=list(COLUMNS)))
     return found
 
 

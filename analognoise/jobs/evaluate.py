@@ -19,7 +19,8 @@ from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.calibration import CalibrationData
-from analognoise.evaluation.drift import MOST_CHIPS, DriftEvaluation, whole_number
+from analognoise.evaluation.checks import MOST_CHIPS, whole_number
+from analognoise.evaluation.drift import DriftEvaluation
 from analognoise.evaluation.lifetime import lifetime
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift

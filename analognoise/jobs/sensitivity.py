@@ -17,7 +17,7 @@ from analognoise.description import Description
 from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
 from analognoise.evaluation.broken import refuse_broken
-from analognoise.evaluation.drift import MOST_CHIPS, whole_number
+from analognoise.evaluation.checks import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.row_text import read_rows
 from analognoise.evaluation.rows import Row

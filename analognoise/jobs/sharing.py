@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from analognoise.errors import DataError
-from analognoise.evaluation.drift import whole_number
+from analognoise.evaluation.checks import whole_number
 from analognoise.pool import WorkerProcesses, connected
 
 

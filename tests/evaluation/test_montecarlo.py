@@ -27,7 +27,7 @@ from analognoise.errors import (
     ResultsError,
     UnitError,
 )
-from analognoise.evaluation import drift
+from analognoise.evaluation import walk
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.row_text import read_results
@@ -111,9 +111,9 @@ def test_repeats_give_the_same_rows(batches: list, metric: str, monkeypatch: pyt
     first = run(make(), batches, metric=metric)
     torch.manual_seed(99)
     assert run(make(), batches, metric=metric).rows == first.rows
-    monkeypatch.setattr(drift, "_AHEAD_BYTES", 0)  # each chip and time by itself
+    monkeypatch.setattr(walk, "_AHEAD_BYTES", 0)  # each chip and time by itself
     assert run(make(), batches, metric=metric).rows == first.rows
-    monkeypatch.setattr(drift, "_AHEAD_BYTES", 3000)  # blocks that split a chip's times
+    monkeypatch.setattr(walk, "_AHEAD_BYTES", 3000)  # blocks that split a chip's times
     assert run(make(), batches, metric=metric).rows == first.rows
 
 

@@ -11,7 +11,6 @@ from scipy import stats
 
 from analognoise.errors import DataError
 from analognoise.evaluation.statistics import (
-    SUMMARY_COLUMNS,
     better_when_higher,
     holm,
     mean_interval,
@@ -19,6 +18,7 @@ from analognoise.evaluation.statistics import (
     sampling_error,
     summarise_methods,
 )
+from analognoise.report.summary import COLUMNS
 
 
 def rows(values: dict[tuple[str, int | None], list[list[float]]], **changes: object) -> pd.DataFrame:
@@ -155,7 +155,7 @@ def test_directions() -> None:
 def test_a_method_is_judged_over_training_seeds() -> None:
     frame = random_rows()
     summary = summarise_methods(frame)
-    assert tuple(summary.columns) == SUMMARY_COLUMNS
+    assert tuple(summary.columns) == COLUMNS
     row = summary[(summary.method == "m1") & (summary.time_s == 10.0)].iloc[0]
     mine = frame[(frame.method == "m1") & (frame.time_s == 10.0)]
     means = mine.groupby("training_seed")["value"].mean()
