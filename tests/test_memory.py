@@ -113,3 +113,32 @@ def test_an_evaluation_takes_one_chips_state_however_many_chips() -> None:
     assert one <= 5.8 * weights
     # A tile's values that are freed late count twice; a chip would be five.
     assert evaluated(3) <= one + 0.5 * weights
+
+
+class Inputs(nn.Module):
+    """Notes where its inputs lie, and may write into them."""
+
+    def __init__(self, writes: bool) -> None:
+        super().__init__()
+        self.linear, self.writes, self.places = nn.Linear(6, 3), writes, list[int]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.places.append(x.data_ptr())
+        found = self.linear(x)
+        if self.writes:
+            x.zero_()
+        return found
+
+
+def test_batches_are_copied_only_for_a_model_that_writes_into_them() -> None:
+    values = {}
+    for writes in (False, True):
+        torch.manual_seed(0)
+        model = an.convert_to_analog(Inputs(writes).eval(), "pcm-ibm")
+        data = [(torch.randn(8, 6), torch.randint(3, (8,)))]
+        report = an.evaluate_drift(model, data, times=["1s", "1d"], chips=3, metric="loss")
+        values[writes] = report.frame["value"].tolist()
+        probed_and_measured = model.places[-8:]  # the other five rows, and before them probing
+        if not writes:
+            assert len(set(probed_and_measured)) == 1
+    assert values[True] == values[False]

@@ -102,7 +102,7 @@ class DriftEvaluation:
         self.device = device_of(model)
         self.passes = Passes(model, data, metric, device=self.device, forward=forward, seed=self.seed)
         self.data, self.forward = self.passes.data, self.passes.forward
-        self._probe = Probe(model, self.data, self.forward, self.seed)
+        self._probe = Probe(model, self.passes, self.seed)
         self._recalibration = self._recalibrated_by(recalibrate, calibration, calibration_batches)
         tile = next(iter(layers.values())).analog.compensation
         self.compensation = name_compensation(tile, recalibrate)

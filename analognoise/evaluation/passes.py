@@ -38,6 +38,7 @@ class Passes:
         forward: the function in use.
         draws: whether a forward draws from the global generators; known after the first pass.
         writes_buffers: whether a forward changes buffers, so that they must be put back before each pass.
+        writes_input: whether a forward writes into its input, so that it must be given copies; likewise.
 
     Raises:
         DataError: for data that are not the same in every pass, or a forward that is no function.
@@ -61,7 +62,7 @@ class Passes:
         self.forward: Forward = forward or default_forward
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
-        self.draws = self.writes_buffers = self._writes_input = False
+        self.draws = self.writes_buffers = self.writes_input = False
         # Of each batch, once known, and in parts of what size.
         self._counts: tuple[int | None, list[float]] = (None, [])
 
@@ -107,7 +108,7 @@ class Passes:
         most, known = self._counts
         if most != self.data.most:
             known = []
-        for number, batch in enumerate(self.data.copies() if first or self._writes_input else self.data):
+        for number, batch in enumerate(self.data.copies() if first or self.writes_input else self.data):
             if reads is not None:
                 reads.batch = number
             versions = [tensor._version for tensor in tensors(batch)] if first else []
@@ -116,7 +117,7 @@ class Passes:
             sums.append(total)
             counts.append(count)
             if first and versions != [tensor._version for tensor in tensors(batch)]:
-                self._writes_input = True
+                self.writes_input = True
         if first and self.metric.function is None:  # what counts depends on the labels alone
             self._counts = (self.data.most, [float(count) for count in counts])
         added, counted = add_up(self.metric, sums, counts)

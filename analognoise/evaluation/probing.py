@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from analognoise.chip import drift_to_, program_, restart_products
 from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
-from analognoise.evaluation.data import EvaluationData, to_device
-from analognoise.evaluation.metrics import Forward, default_forward
+from analognoise.evaluation.data import to_device
+from analognoise.evaluation.metrics import default_forward
+from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
 from analognoise.halving import until_it_fits
@@ -28,13 +29,13 @@ class Probe:
 
     Args:
         model: converted, in the state of an evaluation.
-        data: of the evaluation.
-        forward: ``forward(model, batch) -> output``.
+        passes: of the evaluation; the first is over.
         seed: root seed of the chips.
     """
 
-    def __init__(self, model: nn.Module, data: EvaluationData, forward: Forward, seed: int) -> None:
-        self.model, self.data, self.forward, self.seed = model, data, forward, seed
+    def __init__(self, model: nn.Module, passes: Passes, seed: int) -> None:
+        self.model, self.passes, self.seed = model, passes, seed
+        self.data, self.forward = passes.data, passes.forward
 
     def read(self, chip: int, time: float) -> Reads:
         """Run batches on a chip until all its tiles were read, or to the end: a layer may serve few
@@ -49,9 +50,9 @@ class Probe:
 
     def _look(self) -> Reads:
         with rng_preserved(), eager(), reads_watched(self.model) as reads:
-            for number, batch in enumerate(self.data.copies()):
+            for number, batch in enumerate(self.data):
                 reads.batch = number
-                self._forward(batch, number)
+                self._forward(self._own(batch), number)
                 if reads.complete:
                     break
         return reads
@@ -93,13 +94,13 @@ class Probe:
             tested = {name: layer for name, layer in idle.items() if reads.first[name] <= number}
             if not (new or tested):
                 continue
-            expected = compute()
+            expected = _kept(compute())
             if new:
                 reads.bypassed += find_bypassed(new, compute, expected)
             without = [name for name in tested if name not in reads.bypassed]
             if without and (few := self._few(batch)) is not None:  # most layers show in a few samples
                 part = partial(self._computed, few, number, buffers)
-                without = find_idle({name: tested[name] for name in without}, part, part())
+                without = find_idle({name: tested[name] for name in without}, part, _kept(part()))
             without = find_idle({name: tested[name] for name in without}, compute, expected)
             idle = {n: layer for n, layer in idle.items() if n in without or reads.first[n] > number}
         reads.idle = list(idle)
@@ -120,13 +121,22 @@ class Probe:
         return x[:_FEW], y[:_FEW]
 
     def _computed(self, batch: Any, number: int, buffers: Buffers) -> list[Tensor]:
-        """The numbers that a forward gives, from the same buffers, random numbers and input every time."""
+        """The numbers that a forward gives, from the same buffers, random numbers and input every time; the
+        next forward may write over them.
+        """
         buffers.restore()
         seed_all(derive_seed("probe", self.seed), self.data.device)
         restart_products(self.model)
-        output = self._forward(to_device(batch, self.data.device, copy=True), number)
-        return [tensor.clone() for tensor in numbers(output)]
+        return numbers(self._forward(self._own(batch), number))
+
+    def _own(self, batch: Any) -> Any:
+        """A batch that a forward may do with what it does."""
+        return to_device(batch, self.data.device, copy=True) if self.passes.writes_input else batch
 
     def _forward(self, batch: Any, number: int) -> Any:
         with At("batch {}", number):
             return self.forward(self.model, batch)
+
+
+def _kept(output: list[Tensor]) -> list[Tensor]:
+    return [tensor.clone() for tensor in output]
