@@ -1,11 +1,17 @@
-"""What the whole suite needs before it imports anything."""
+"""What the whole suite needs before it imports anything, and what the tests of the command line share."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
+import pytest
 import torch
+
+from tests.command import Result, Run
 
 # A Library's operators live as long as the object.
 _KEPT: list[torch.library.Library] = []
@@ -30,3 +36,27 @@ def _make_torchvision_importable() -> None:
 
 
 _make_torchvision_importable()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process."""
+    from analognoise.cli import main
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's folder, where the command is called, with the test module's MINE as ``mine.py``."""
+    (tmp_path / "mine.py").write_text(dedent(request.module.MINE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("mine", None)

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from unittest.mock import Mock
@@ -26,6 +24,7 @@ from analognoise.cli import main
 from analognoise.cli.shared import seed_list
 from analognoise.errors import DataError
 from analognoise.training.recipes import MODIFIERS
+from tests.command import Result, Run
 
 MINE = """
     import torch
@@ -103,45 +102,14 @@ PROFILE = """
 """
 
 
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line in this process."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's folder, where the command is called: a module, a profile, weights that fit."""
-    (tmp_path / "mine.py").write_text(dedent(MINE))
-    (tmp_path / "my.toml").write_text(dedent(PROFILE))
+def home(home: Path) -> Path:
+    """With a profile and weights that fit, too."""
+    (home / "my.toml").write_text(dedent(PROFILE))
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3))
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    save_file(model.state_dict(), home / "weights.safetensors")
+    return home
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,7 @@ import os
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pandas as pd
@@ -50,15 +47,12 @@ SENSITIVITY = ["sensitivity", *BASE, "--profile", "pcm-ibm"]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "mine.py").write_text(dedent(MINE))
+def home(home: Path) -> Path:
+    """With weights that fit, too."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    save_file(model.state_dict(), home / "weights.safetensors")
+    return home
 
 
 def files() -> dict[str, bytes]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -94,16 +92,12 @@ COMPARE = ["compare", "--methods", "sgd", "--epochs", "1", "--chips", "1", "--se
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The user's folder: a module, weights that fit."""
-    (tmp_path / "mine.py").write_text(dedent(MINE))
+def home(home: Path) -> Path:
+    """With weights that fit, too."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    save_file(model.state_dict(), home / "weights.safetensors")
+    return home
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

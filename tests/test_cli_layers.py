@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 
 import pandas as pd
 import pytest
@@ -15,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import analognoise as an
-from analognoise.cli import main
 from analognoise.errors import ProfileError
 from analognoise.jobs.placements import load_placements
+from tests.command import Run
 
 MINE = """
     import torch
@@ -58,38 +54,15 @@ MODEL = ["--model", "mine:build", "--weights", "weights.safetensors", "--data", 
 LAYERS = ["features.0", "features.2", "head"]
 
 
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "mine.py").write_text(dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With weights that fit, too."""
+    monkeypatch.syspath_prepend(str(home))
     import mine
 
     torch.manual_seed(0)
-    save_file(mine.build().state_dict(), tmp_path / "weights.safetensors")
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    save_file(mine.build().state_dict(), home / "weights.safetensors")
+    return home
 
 
 def run_json(folder: Path) -> dict:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 
 import pandas as pd
 import pytest
@@ -61,15 +59,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "mine.py").write_text(dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With weights that fit, too."""
+    monkeypatch.syspath_prepend(str(home))
     import mine
 
-    save_file(mine.build().state_dict(), tmp_path / "weights.safetensors")
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    save_file(mine.build().state_dict(), home / "weights.safetensors")
+    return home
 
 
 def expected(loader: str) -> an.DriftReport:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from analognoise.cli import main
 from analognoise.devices import DeviceProfile, list_profiles, load_profile
 from analognoise.devices.schema import profile_schema
+from tests.command import Run
 
 START = files("analognoise.devices").joinpath("new_profile.toml").read_text(encoding="utf-8")
 BAD = """\
@@ -31,32 +28,11 @@ nu_std = 0.01
 """
 
 
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line in this process, in an empty folder."""
+def run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``analognoise profiles``, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        status = main(["profiles", *(str(argument) for argument in arguments)])
-        captured = capsys.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    return call
+    return partial(run, "profiles")
 
 
 # new

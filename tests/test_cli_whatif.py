@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
 
 import pandas as pd
 import pytest
@@ -32,15 +29,6 @@ MINE = """
 MODEL = ["--model", "mine:build", "--data", "mine:batches", "--times", "1h", "--chips", "3", "--out", "out"]
 CHANGES = ["--set", "drift.t_0=10", "--scale", "programming=2,read=0"]
 NAME = "pcm-ibm(drift.t_0=10,programming*2,read*0)"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "mine.py").write_text(dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("mine", None)
 
 
 def test_evaluate_and_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
