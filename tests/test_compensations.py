@@ -194,7 +194,12 @@ def test_an_evaluation_sweeps_compensations_and_goes_on(tmp_path, weights):
     }
     more = evaluate(tmp_path, weights, compensation="global,affine,none", **options)
     assert sum(report.reused for report in more.reports) == sum(len(report.rows) for report in found.reports)
-    assert "compensation" in report_again(tmp_path / "out").to_dict()["settings"]
+    again, unwritten = report_again(tmp_path / "out")
+    there, before = (output.to_dict()["evaluations"] for output in (again, more))
+    assert [(item["profile"], item["over_time"]) for item in there] == [
+        (item["profile"], item["over_time"]) for item in before
+    ]
+    assert unwritten is None
 
 
 @pytest.mark.parametrize(
