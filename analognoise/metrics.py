@@ -289,7 +289,8 @@ def _check_labels(logits: Tensor, labels: Tensor, batch: Batch) -> None:
     outside = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= logits.shape[1]))
     if outside.any():
         raise DataError(
-            f"label {int(labels[outside][0])} is no class of a model with {counted(logits.shape[1], 'class')}"
+            f"label {int(labels[outside][0])} is not a class of a model with "
+            f"{counted(logits.shape[1], 'class')}"
         )
     given = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if isinstance(given, Tensor) and given.numel() == labels.numel():

@@ -170,7 +170,7 @@ def test_damaged_files_are_refused_and_change_nothing(tmp_path):
         *(({"metadata": changed_layers(path, change)}, "its metadata cannot be read") for change in layers),
         (
             {"metadata": changed_layers(path, lambda m: m["3"]["tiles"].pop())},
-            r"layer '3' has 1 tiles, needs 2",
+            r"layer '3' has 1 tile, needs 2",
         ),
         ({"tensors": {"3/1/scale": None}}, r"tensor '3/1/scale' is missing"),
         ({"tensors": {"3/1/state": flipped}}, r"tensor '3/1/state' is missing or not of this layer"),
