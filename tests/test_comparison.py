@@ -357,7 +357,7 @@ def test_less_is_shown_alone_and_the_rest_is_kept(copied, finished, no_work):
     found = run(copied, methods="samson+clip", chips=2, times="1d", seeds=(1,), on_event=events.append)
     assert (found.reused_models, found.reused_rows) == (1, 2)
     [kept] = [event.message for event in events if event.kind == "kept"]
-    assert "22 rows of" in kept
+    assert "keeps 22 rows that an earlier call asked for" in kept
     assert "(method sgd; training seed 0; time 1 s; 3 chips)" in kept
     everything = finished.results
     asked = everything[

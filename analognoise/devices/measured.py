@@ -12,7 +12,6 @@ from torch import Tensor
 
 from analognoise.devices.base import BaseCurve, Function
 from analognoise.devices.problems import Problem, show
-from analognoise.printing import counted
 
 Numbers = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
 
@@ -69,7 +68,7 @@ class Table(BaseCurve):
         if len(self.x) != len(self.y):
             raise Problem(
                 "y",
-                f"has {counted(len(self.y), 'value')} but must have as many as x, which has {len(self.x)}",
+                f"has {len(self.y)} values but must have as many as x, which has {len(self.x)}",
             )
         if self.reference is None and self.x and self.x[-1] > MOST_X:
             raise Problem(

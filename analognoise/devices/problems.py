@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel, ValidationError
 
 from analognoise.errors import Finding, ProfileError, nearest
-from analognoise.printing import counted
 
 Path: TypeAlias = tuple[str | int, ...]
 """Names of fields and indices of list items, as pydantic's ``loc``."""
@@ -85,7 +84,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Profi
 
 def more(others: int, hint: str = "") -> str:
     """The clause that counts the problems which a message does not tell."""
-    return f" ({counted(others, 'more problem')} in it{hint})" if others else ""
+    return f" ({others} more problem{'s' if others > 1 else ''} in it{hint})" if others else ""
 
 
 def dotted(path: Path) -> str:
