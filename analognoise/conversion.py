@@ -270,7 +270,7 @@ def analog_layers(model: nn.Module) -> dict[str, AnalogLayer]:
         children = module._modules
         if children:
             prefix = f"{name}." if name else ""
-            ahead += [(prefix + child, children[child]) for child in reversed(list(children))]
+            ahead += [(prefix + child, inner) for child, inner in reversed(list(children.items()))]
     return layers
 
 
