@@ -26,6 +26,7 @@ from analognoise.evaluation.lock import held
 
 MINE = """
 import time
+from pathlib import Path
 import torch
 from torch import nn
 import analognoise as an
@@ -42,7 +43,7 @@ def data():
     return [(X, Y)]
 
 def slowly(model, batch):
-    time.sleep(0.002)
+    time.sleep(0.2 if Path("slow").exists() else 0.002)
     return model(batch[0])
 
 def task():
@@ -217,7 +218,8 @@ def test_workers_leave_what_one_process_leaves_when_the_number_of_chips_grows(
 def test_an_interrupted_training_says_what_is_kept_and_goes_on(
     number: signal.Signals, wholes: Callable[[str], Whole]
 ) -> None:
-    whole, checkpoint = wholes("train"), Path("out", "training.checkpoint")
+    whole, checkpoint, slow = wholes("train"), Path("out", "training.checkpoint"), Path("slow")
+    slow.touch()  # so that it cannot end before the signal
     run = Run(COMMANDS["train"], "out")
     while not checkpoint.exists():
         assert run.process.is_alive()
@@ -229,6 +231,7 @@ def test_an_interrupted_training_says_what_is_kept_and_goes_on(
     assert said.endswith(f"to go on:\n  analognoise {COMMANDS['train']} --out out\n")
     with checkpoint.open("rb") as file:
         assert json.loads(file.readline())["epoch"] == int(kept) > 0
+    slow.unlink()
     again = Run(COMMANDS["train"], "out")
     assert again.status() == (0, f"training: goes on after {kept} of 60 epochs\n")
     assert files("out") == whole.files
