@@ -45,7 +45,7 @@ class Small(nn.Module):
         self.seen.append(len(x))
         on_chip = not getattr(getattr(self.one, "analog", None), "digital", True)
         if len(x) > self.most and (on_chip or not self.only_on_chips):
-            raise self.error
+            raise type(self.error)(*self.error.args)
         return self.two(self.one(x).tanh())
 
 
@@ -251,7 +251,7 @@ class Forgetful(Small):
     def forward(self, x: Tensor) -> Tensor:
         found = self.two(self.one(x).tanh())
         if len(x) > self.most:
-            raise self.error
+            raise type(self.error)(*self.error.args)
         return found
 
 
