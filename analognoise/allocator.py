@@ -37,8 +37,8 @@ def in_huge_pages(room: Tensor) -> Tensor:
     it to programs (Linux, transparent huge pages by ``madvise``) they are asked for in pages of 2 MB, as
     NumPy does for its arrays. Nothing else changes.
     """
-    if torch.compiler.is_compiling():
-        return room  # it has no place in memory yet, nor always a size
+    if torch.compiler.is_compiling() or type(room) is not Tensor or room.layout is not torch.strided:
+        return room  # it has no place in memory yet, or none of its own, nor always a size
     if room.is_cpu and room.nbytes >= _LARGE and (advise := _advise()) is not None:
         first = -(-room.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (room.data_ptr() + room.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE

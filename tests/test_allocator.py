@@ -5,10 +5,12 @@ import platform
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from analognoise.allocator import copy_of, in_huge_pages
 
@@ -73,3 +75,11 @@ def test_a_copy_is_laid_out_as_the_tensor_and_has_no_history():
     assert copy.stride() == weight.stride()
     assert not copy.requires_grad
     assert copy.data_ptr() != weight.data_ptr()
+
+
+def test_tensors_without_memory_of_their_own_are_left_alone() -> None:
+    with warnings.catch_warnings(), FakeTensorMode():
+        warnings.simplefilter("error")
+        assert copy_of(torch.empty(4000, 2000)).shape == (4000, 2000)
+    diagonal = torch.eye(4000).to_sparse()
+    assert torch.equal(in_huge_pages(diagonal).to_dense(), torch.eye(4000))

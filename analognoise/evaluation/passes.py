@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.allocator import keep_freed_memory
+from analognoise.batches import same_content, to_device
 from analognoise.chip import restart_products
 from analognoise.errors import DataError
-from analognoise.evaluation.data import EvaluationData, tensors
+from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forward, final_value
 from analognoise.evaluation.reading import Reads
 from analognoise.evaluation.surroundings import At, Buffers, random_states, seed_all
@@ -38,7 +39,7 @@ class Passes:
         forward: the function in use.
         draws: whether a forward draws from the global generators; known after the first pass.
         writes_buffers: whether a forward changes buffers, so that they must be put back before each pass.
-        writes_input: whether a forward writes into its input, so that it must be given copies; likewise.
+        writes_input: whether a forward changes its batch, so that it must be given copies; likewise.
 
     Raises:
         DataError: for data that are not the same in every pass, or a forward that is no function.
@@ -108,16 +109,17 @@ class Passes:
         most, known = self._counts
         if most != self.data.most:
             known = []
-        for number, batch in enumerate(self.data.copies() if first or self.writes_input else self.data):
+        for number, given in enumerate(self.data):
+            batch = to_device(given, self.device, copy=True) if first or self.writes_input else given
             if reads is not None:
                 reads.batch = number
-            versions = [tensor._version for tensor in tensors(batch)] if first else []
             with At("batch {}", number):
                 total, count = measure(forward(model, batch), batch, known[number] if known else None)
             sums.append(total)
             counts.append(count)
-            if first and versions != [tensor._version for tensor in tensors(batch)]:
-                self.writes_input = True
+            # Compared by content: autograd counts no writes past it, nor new entries of a dict or an object.
+            if first and not self.writes_input:
+                self.writes_input = not same_content(given, batch)
         if first and self.metric.function is None:  # what counts depends on the labels alone
             self._counts = (self.data.most, [float(count) for count in counts])
         added, counted = add_up(self.metric, sums, counts)

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
@@ -293,6 +294,45 @@ def test_a_forward_with_side_effects_is_repeatable(batches: list, tmp_path: Path
     cut.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:6]))
     run(make(kind=Forgetful), batches, metric="loss", out=cut)
     assert cut.read_bytes() == whole.read_bytes()
+
+
+def by_data(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    batch["x"].data.mul_(0.5)
+    return model(batch["x"])
+
+
+def by_numpy(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    batch["x"].numpy()[:] *= 0.5
+    return model(batch["x"])
+
+
+def by_entry(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    batch["x"] = batch["x"] * 0.5
+    return model(batch["x"])
+
+
+def by_removal(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return model(batch.pop("x") * 0.5)
+
+
+def by_attribute(model: nn.Module, batch: Any) -> Tensor:
+    batch["held"].x = batch["held"].x * 0.5
+    return model(batch["held"].x)
+
+
+@pytest.mark.parametrize("forward", [by_data, by_numpy, by_entry, by_removal, by_attribute])
+def test_what_a_forward_makes_of_its_batch_meets_no_other_pass(batches: list, forward: Any) -> None:
+    """Autograd's counter of writes shows none of these."""
+
+    def given() -> list[dict[str, Any]]:
+        return [{"x": x.clone(), "held": SimpleNamespace(x=x.clone()), "labels": y} for x, y in batches]
+
+    data = given()
+    expected = run(make(), data, forward=lambda model, batch: model(batch["x"] * 0.5), metric="loss").values
+    assert np.array_equal(run(make(), data, forward=forward, metric="loss").values, expected)
+    for batch, before in zip(data, given(), strict=True):
+        assert torch.equal(batch["x"], before["x"])
+        assert torch.equal(batch["held"].x, before["held"].x)
 
 
 # -- never silently digital
