@@ -26,6 +26,7 @@ ORDER = [
         "printing",
         "batches",
         "halving",
+        "fingerprint",
         "pool",
         "metrics",
         "devices",

@@ -20,9 +20,9 @@ from analognoise.errors import DataError, MethodError, ModelError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.checks import MOST_CHIPS
 from analognoise.evaluation.data import EvaluationData, update_digest
-from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.statistics import check_confidence
+from analognoise.fingerprint import name_of
 from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, TensorBatches, get_task

@@ -24,7 +24,7 @@ from analognoise.evaluation.blocks import Place, measure_blocks
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.checks import check_place, refuse_another, whole_number
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
-from analognoise.evaluation.identity import Identity, device_of, name_of
+from analognoise.evaluation.identity import Identity, device_of
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.probing import Probe
@@ -36,6 +36,7 @@ from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, Buffers, left_as_found
 from analognoise.evaluation.walk import walk
+from analognoise.fingerprint import name_of
 from analognoise.halving import until_it_fits
 from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.progress import Advance, progress_bar

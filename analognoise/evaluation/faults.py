@@ -15,12 +15,13 @@ from analognoise.copying import NotCopiedError
 from analognoise.errors import ConversionError, DataError, ResultsError, SparsityError
 from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.fault_report import FaultReport, FaultRow, bits_label
-from analognoise.evaluation.identity import Identity, device_of, name_of
+from analognoise.evaluation.identity import Identity, device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction
 from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, Buffers, left_as_found
+from analognoise.fingerprint import name_of
 from analognoise.memory.chip import StoredWeights
 from analognoise.memory.faults import FaultModel, fault_rates, faults_label
 from analognoise.progress import progress_bar

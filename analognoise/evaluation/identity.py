@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch import nn
 
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import update_digest
-from analognoise.evaluation.fingerprint import Fingerprint
 from analognoise.evaluation.rows import AnyRow, Row
+from analognoise.fingerprint import Fingerprint
 from analognoise.layers import AnalogLayer
 from analognoise.printing import counted
 
@@ -155,20 +154,3 @@ def device_of(model: nn.Module) -> torch.device:
     if layer is not None:
         return next(iter(layer.targets().values())).device
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-def name_of(function: Callable[..., Any] | None) -> str:
-    """A function's module and name, and a digest (in short) of its code and of the values that it works with:
-    closure, defaults, a partial's arguments, an object's attributes, plain globals. So an edited function is
-    another one. "" for None.
-    """
-    if function is None:
-        return ""
-    found: Any = function
-    while isinstance(found, functools.partial):
-        found = found.func
-    owner = found if hasattr(found, "__qualname__") else type(found)
-    fingerprint = Fingerprint()
-    fingerprint.feed(function)
-    partial = "partial " if found is not function else ""
-    return f"{partial}{owner.__module__}.{owner.__qualname__} {fingerprint.hexdigest()[:16]}"

@@ -19,7 +19,7 @@ from analognoise.conversion import analog_layers, check_finite
 from analognoise.errors import DataError, ModelError, ResultsError
 from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.data import EvaluationData, update_digest
-from analognoise.evaluation.identity import Identity, device_of, name_of
+from analognoise.evaluation.identity import Identity, device_of
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction, labels_of
 from analognoise.evaluation.noise_report import NoiseReport
 from analognoise.evaluation.noise_rows import NoiseRow
@@ -27,6 +27,7 @@ from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, left_as_found
+from analognoise.fingerprint import name_of
 from analognoise.progress import progress_bar
 from analognoise.quantized import require_input_ranges
 from analognoise.seeds import Stream

@@ -22,9 +22,9 @@ from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ModelError, TrainingError
 from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
-from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.files import write_whole
+from analognoise.fingerprint import name_of
 from analognoise.jobs.data import checked_data, load_forward, metric_of, try_batch
 from analognoise.jobs.folder import JobFolder
 from analognoise.jobs.output import Output

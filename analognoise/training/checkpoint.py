@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,15 @@ from torch import Tensor, nn
 from analognoise.errors import DataError, ResultsError
 from analognoise.files import check_room, why_unwritable, write_whole
 
+try:
+    import fcntl
+except ImportError:  # not on every system; there nothing hinders two processes
+    fcntl = None  # type: ignore[assignment]
+
 _FORMAT = 1
 # States of generators, names, and what else is not a tensor of the model.
 _BESIDES = 200_000
+_HEADER = {"epoch": int, "training": dict, "about": dict, "sha256": str}
 _LIBRARIES = ("analognoise", "torch", "numpy")
 
 
@@ -30,9 +37,14 @@ class Checkpoint:
     Args:
         path: the file. It appears whole or not at all.
         about: plain values that tell trainings apart, besides what :func:`analognoise.fit` knows of them.
+
+    Raises:
+        DataError: when the path is none.
     """
 
     def __init__(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not str(path):
+            raise DataError(f"a checkpoint is the name of a file, found {path!r}")
         self.path = Path(path)
         self.about = json.loads(json.dumps(about or {}))
         self._tried = False
@@ -73,10 +85,15 @@ class Checkpoint:
         there, here = ({**side["about"], **side["training"]} for side in (found, self._named(training)))
         for name in {**there, **here}:
             if there.get(name) != here.get(name):
-                raise self.unusable(
-                    f"is of another training ({name} is {there.get(name)!r} there and {here.get(name)!r} now)"
-                )
-        return _load(io.BytesIO(content))
+                what = f"{name} is {there.get(name)!r} there and {here.get(name)!r} now"
+                if name == "threads":
+                    what += f": torch.set_num_threads({there.get(name)}) goes on with it"
+                raise self.unusable(f"is of another training ({what})")
+        try:
+            return _load(io.BytesIO(content))
+        except Exception as error:
+            first = str(error).strip().split("\n")[0]
+            raise self.unusable(f"cannot be read ({type(error).__name__}: {first})") from error
 
     def write(self, training: Mapping[str, Any], epoch: int, content: dict[str, Any]) -> None:
         """Put another state in the place of the one that is there.
@@ -105,6 +122,30 @@ class Checkpoint:
         }
         line = json.dumps(header, ensure_ascii=False) + "\n"
         write_whole(self.path, line.encode() + buffer.getvalue())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the file against other processes, by a file beside it that is gone with the lock.
+
+        Raises:
+            ResultsError: when another process holds it, or it cannot be written.
+        """
+        beside = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            handle = _locked(beside)
+        except BlockingIOError:
+            raise ResultsError(
+                f"another process is training with checkpoint {self.path}: wait for it, or name another file"
+            ) from None
+        except OSError as error:
+            why = why_unwritable(self.path.absolute().parent) or error.strerror
+            raise ResultsError(f"cannot write {self.path}: {why}") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                beside.unlink()
+            os.close(handle)
 
     def remove(self) -> None:
         """Remove the file, if there is one."""
@@ -139,6 +180,9 @@ class Checkpoint:
             raise self.unusable("is damaged, or no checkpoint of a training: its first line does not say so")
         if found["analognoise checkpoint"] != _FORMAT:
             raise self.unusable(f"has format {found['analognoise checkpoint']}, this version reads {_FORMAT}")
+        for name, kind in _HEADER.items():
+            if not isinstance(found.get(name), kind):
+                raise self.unusable(f"is damaged: its first line says {name!r} is {found.get(name)!r}")
         return found
 
     def unusable(self, why: str) -> ResultsError:
@@ -150,3 +194,24 @@ def _load(file: io.BytesIO) -> dict[str, Any]:
     """Tensors and plain values of a file; nothing else is ever made of one."""
     file.seek(0)
     return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _locked(file: Path) -> int:
+    """A file that is there for its lock, opened and locked.
+
+    Raises:
+        BlockingIOError: when another process holds it.
+    """
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have removed it between the two calls: then this is the lock of nothing.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(file)):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -46,7 +47,7 @@ from analognoise.training.measure import (
     to_device,
 )
 from analognoise.training.recipes import Recipe, parse_method
-from analognoise.training.resuming import Resumption
+from analognoise.training.resuming import Resumption, characteristics, set_epoch
 from analognoise.training.wrapper import WrappedOptimizer
 
 # Steps between two looks at the losses where a look is a wait for the device.
@@ -133,7 +134,8 @@ def fit(
         DataError: when a setting is impossible, the data have no length or no batch, or a batch or what the
             metric gives is not understood; with a checkpoint in several processes, and where data do not go
             on from it as they did.
-        ResultsError: when the checkpoint is damaged, of another training, or cannot be written.
+        ResultsError: when the checkpoint is damaged, of another training, in use by another process, or
+            cannot be written.
         TrainingError: when the loss, a weight or the output on the validation data becomes NaN or infinite;
             names the method, the epoch and the step.
     """
@@ -150,8 +152,8 @@ def fit(
     check_processes(processes, train, settings)
     if checkpoint is not None and processes.count > 1:
         raise DataError(f"a checkpoint is for a training in one process, found {processes.count}")
+    file = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     training = dict(zip(SETTINGS, settings, strict=True))
-    training |= {"profile": None if profile is None else profile.digest, "metric": measured_as}
     prepared = recipe.prepare(model, profile=profile, seed=derive_seed("prepare", seed))
     check_prepared(processes, recipe.label, model, prepared)
     whole, model = (whole if prepared is model else prepared), prepared
@@ -178,9 +180,10 @@ def fit(
     run = forward or default_forward
     at_once = device.type == "cpu" and processes.count == 1
     history = History(measured_as, trained=model)
-    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
-        checkpoint = Checkpoint(checkpoint)
-    resumption = Resumption(checkpoint, training, model, optimizer, train, history)
+    functions = {"loss": loss, "forward": forward, "metric": metric}
+    training |= characteristics(model, profile, functions, validation is not None)
+    stream = processes.own_seed(derive_seed("fit", seed))
+    resumption = Resumption(file, training, model, optimizer, train, history, stream)
     memory = InParts()
     batch: Any = None
 
@@ -197,7 +200,8 @@ def fit(
 
     try:
         with (
-            rng_preserved(processes.own_seed(derive_seed("fit", seed))),
+            nullcontext() if file is None or file is checkpoint else file.held(),
+            rng_preserved(stream),
             torch.enable_grad(),
             warnings.catch_warnings(),
         ):
@@ -209,9 +213,7 @@ def fit(
             for epoch in range(done + 1, epochs + 1):
                 resumption.begin_epoch()
                 whole.train()
-                for ordered in (train, getattr(train, "sampler", None)):
-                    if hasattr(ordered, "set_epoch"):
-                        cast(Any, ordered).set_epoch(epoch - 1)
+                set_epoch(train, epoch - 1)
                 total, count = torch.zeros((), device=device), 0
                 losses: list[Tensor] = []
                 for number, batch in enumerate(train):

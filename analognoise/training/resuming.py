@@ -13,15 +13,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from analognoise.batches import Batch, update_digest
 from analognoise.calibration import learned_ranges, ranges, set_ranges_
 from analognoise.conversion import analog_layers
-from analognoise.errors import AnalogNoiseError, DataError
+from analognoise.devices.profile import DeviceProfile
+from analognoise.errors import AnalogNoiseError, DataError, ResultsError
+from analognoise.fingerprint import name_of, structure_of
+from analognoise.seeds import rng_preserved
 from analognoise.training.checkpoint import Checkpoint
-from analognoise.training.generators import generator_states, set_generator_states
+from analognoise.training.generators import (
+    data_states,
+    generator_states,
+    set_data_states,
+    set_generator_states,
+)
 from analognoise.training.history import History
 
 # Between two checkpoints lie at least so many seconds, and so many times as long as the last one took.
@@ -38,6 +46,7 @@ class Resumption:
         model, optimizer: what is trained.
         data: the training data.
         history: of the training; filled with what is known of the finished epochs.
+        seed: what the training starts the global generators from.
 
     Attributes:
         step: number of steps in the epochs that were finished before.
@@ -51,19 +60,24 @@ class Resumption:
         optimizer: Optimizer,
         data: Any,
         history: History,
+        seed: int,
     ) -> None:
         self._checkpoint, self._training = checkpoint, training
         self._model, self._optimizer, self._data, self._history = model, optimizer, data, history
+        self._seed = seed
+        self._structure = structure_of(model)
         self._device = next(model.parameters()).device
         self.step = 0
         self._written, self._took = time.monotonic(), 0.0
         self._generators: dict[str, Any] | None = None
         self._expected: str | None = None
+        self._beginning: dict[str, Any] = {}
 
     def resume(self) -> int:
         """Take up the state that is there; returns the number of finished epochs.
 
         Raises:
+            DataError: when it is of a training that was finished with other data.
             ResultsError: when the file is damaged, or of another training.
         """
         if self._checkpoint is None:
@@ -72,49 +86,88 @@ class Resumption:
         found = self._checkpoint.read(self._training)
         if found is None:
             return 0
-        self._check_shapes(found["model"])
         try:
+            self._check_model(found["model"], found["structure"])
+            self._beginning = found["beginning"]
+            if found["following"] is None:
+                self._check_beginning()
+            self._give_buffers(found["buffers"])
             self._model.load_state_dict(found["model"])
             set_ranges_(self._model, found["ranges"])
             with torch.no_grad():
-                for name, value in found["besides"].items():
-                    self._besides()[name].copy_(value)
+                for name, value in found["logarithms"].items():
+                    learned_ranges(self._model)[name].copy_(value)
             for name, calls in found["calls"].items():
                 self._peripheries()[name].calls = calls
             rates = [group["lr"] for group in self._optimizer.param_groups]  # at the start, as the schedule's
             for group, rate in zip(found["optimizer"]["param_groups"], rates, strict=True):
                 group["lr"] = rate
             self._optimizer.load_state_dict(found["optimizer"])
-        except (RuntimeError, ValueError, KeyError, AnalogNoiseError) as error:
+            if getattr(self._data, "persistent_workers", False):
+                iter(self._data)  # starts them, for which a seed is drawn; the training before had done so
+            set_generator_states(found["generators"], self._device, self._model, self._data)
+        except (DataError, ResultsError):
+            raise
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AnalogNoiseError) as error:
             first = str(error).strip().split("\n")[0]
             raise self._checkpoint.unusable(f"does not fit {type(self._model).__name__} ({first})") from error
-        if getattr(self._data, "persistent_workers", False):
-            iter(self._data)  # starts them, for which a seed is drawn; the training before had done so
-        set_generator_states(found["generators"], self._device, self._data)
         for name, values in found["history"].items():
             getattr(self._history, name)[:] = values
         self.step, self._expected = found["step"], found["following"]
         return len(self._history.train_loss)
 
-    def _check_shapes(self, state: Mapping[str, Any]) -> None:
+    def _check_model(self, state: Mapping[str, Any], structure: str) -> None:
         """Raise unless the state is this model's: torch would load what of it fits before it complains."""
         here = self._model.state_dict()
         for name in {**here, **state}:
-            sides = [
-                "missing" if name not in side else str(tuple(getattr(side[name], "shape", ())))
-                for side in (state, here)
-            ]
+            sides = [_kind(side[name]) if name in side else "missing" for side in (state, here)]
             if sides[0] != sides[1]:
                 raise self._file.unusable(
                     f"does not fit {type(self._model).__name__} ({name!r} is {sides[0]} there and {sides[1]} "
                     "now)"
                 )
+        if structure != self._structure:
+            raise self._file.unusable(
+                f"is of another {type(self._model).__name__} (other layers, other settings of one, or "
+                "another forward)"
+            )
+
+    def _check_beginning(self) -> None:
+        """Raise unless the data begin as they did; a training that is done asks them for nothing else."""
+        if not self._beginning["first"] or getattr(self._data, "_iterator", None) is not None:
+            return  # workers that stay are further than new ones
+        set_data_states(self._beginning["data"], self._data)
+        set_epoch(self._data, 0)
+        with rng_preserved(self._seed):
+            for batch in self._data:
+                if _digest(batch) == self._beginning["first"]:
+                    return
+                break
+        raise DataError(
+            f"the training data are not those that {self._file.path} was written with: their first batch is "
+            "another; delete the checkpoint to train anew"
+        )
+
+    def _give_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Set the buffers that no state dict has; a forward may have made them, or made them grow."""
+        for name, value in buffers.items():
+            owner, _, own = name.rpartition(".")
+            module = self._model.get_submodule(owner)
+            there = module._buffers.get(own)
+            if there is not None and there.shape == value.shape:
+                there.copy_(value)
+            elif own in module._buffers:
+                module._buffers[own] = value.to(self._device)
+            else:
+                module.register_buffer(own, value.to(self._device), persistent=False)
 
     def begin_epoch(self) -> None:
         """Remember the generators as an epoch finds them, if a checkpoint is due."""
+        if self._checkpoint is not None and not self._beginning:
+            self._beginning = {"data": data_states(self._data), "first": ""}
         due = time.monotonic() - self._written >= max(PAUSE, SHARE * self._took)
         if self._checkpoint is not None and self._history.train_loss and due and self._expected is None:
-            self._generators = generator_states(self._device, self._data)
+            self._generators = generator_states(self._device, self._model, self._data)
 
     def first_batch(self, batch: Batch, step: int) -> None:
         """Write the checkpoint that is due; of a training that was taken up, see that the data go on alike.
@@ -136,28 +189,33 @@ class Resumption:
                     f"{epoch} begins with another batch; give the data set_epoch(epoch), or state_dict() and "
                     "load_state_dict(state), and delete the checkpoint to begin anew"
                 )
+        if not step and self._checkpoint is not None:
+            self._beginning["first"] = _digest(batch)
         if self._generators is not None:
             self._write(step, _digest(batch))
 
     def finish(self, step: int) -> None:
         """Write the checkpoint of a training that is done."""
         if self._checkpoint is not None and step > self.step:
-            self._generators = generator_states(self._device, self._data)
+            self._generators = generator_states(self._device, self._model, self._data)
             self._write(step, None)
 
     def _write(self, step: int, following: str | None) -> None:
         begun = time.monotonic()
         state = self._model.state_dict()
         content = {
+            "structure": self._structure,
             "model": state,
+            "buffers": {name: value for name, value in self._model.named_buffers() if name not in state},
             "ranges": ranges(self._model),
-            "besides": {name: value for name, value in self._besides().items() if name not in state},
+            "logarithms": learned_ranges(self._model),
             "calls": {name: periphery.calls for name, periphery in self._peripheries().items()},
             "optimizer": self._optimizer.state_dict(),
             "generators": self._generators,
             "history": {name: getattr(self._history, name) for name in _COLUMNS},
             "step": step,
             "following": following,
+            "beginning": self._beginning,
         }
         try:
             self._file.write(self._training, len(self._history.train_loss), content)
@@ -166,10 +224,6 @@ class Resumption:
             self._checkpoint = None
         self._generators, self._written = None, time.monotonic()
         self._took = self._written - begun
-
-    def _besides(self) -> dict[str, Any]:
-        """Tensors that a state dict may be without: buffers that are not stored, the logarithms of ranges."""
-        return {**dict(self._model.named_buffers()), **learned_ranges(self._model)}
 
     def _peripheries(self) -> dict[str, Any]:
         """What counts the products that were computed with noise of their own."""
@@ -180,6 +234,48 @@ class Resumption:
     def _file(self) -> Checkpoint:
         assert self._checkpoint is not None
         return self._checkpoint
+
+
+def characteristics(
+    model: nn.Module, profile: DeviceProfile | None, functions: Mapping[str, Any], validated: bool
+) -> dict[str, Any]:
+    """What tells a training apart, besides its numbers: what it computes, where, and by which functions.
+
+    Args:
+        model: as it is trained.
+        profile: the device that is trained for.
+        functions: of the user, by what they are called; a name stands for itself.
+        validated: whether there are validation data.
+    """
+    profiles = dict.fromkeys(layer.analog.profile.digest for layer in analog_layers(model).values())
+    # A loss may look at the model, whose weights are no part of the loss.
+    known = [*model.modules(), *model.parameters(), *model.buffers()]
+    return {
+        "device": next(model.parameters()).device.type,
+        "threads": torch.get_num_threads(),
+        "profile": None if profile is None else profile.digest,
+        "tiles of": list(profiles),
+        "validation data": "some" if validated else "none",
+        **{
+            name: function if isinstance(function, str) else name_of(function, known)
+            for name, function in functions.items()
+        },
+    }
+
+
+def set_epoch(data: Any, number: int) -> None:
+    """Tell data, or a loader's sampler, which epoch begins, where they want to know; counted from 0."""
+    ordered: Any
+    for ordered in (data, getattr(data, "sampler", None)):
+        if hasattr(ordered, "set_epoch"):
+            ordered.set_epoch(number)
+
+
+def _kind(value: Any) -> str:
+    """What a value of a state dict is, in words."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _digest(batch: Batch) -> str:

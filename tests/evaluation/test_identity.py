@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from analognoise.conversion import convert_to_analog
 from analognoise.errors import ResultsError
-from analognoise.evaluation.identity import name_of
 from analognoise.evaluation.montecarlo import evaluate_drift
+from analognoise.fingerprint import name_of
 
 X = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 BATCHES = [(X, torch.arange(20) % 3)]
@@ -188,7 +188,7 @@ def test_what_a_call_assigns_does_not_count() -> None:
 def test_names_are_the_same_in_another_process() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_identity as t\n"
-        "from analognoise.evaluation.identity import name_of\n"
+        "from analognoise.fingerprint import name_of\n"
         "print(name_of(t.closed({'a', 'b', 'c'})), name_of(t.Score(object())))"
     )
     found = {

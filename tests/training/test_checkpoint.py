@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
@@ -20,6 +21,7 @@ import analognoise as an
 from analognoise.errors import DataError, ResultsError
 from analognoise.tasks.base import TensorBatches
 from analognoise.training import resuming
+from analognoise.training.checkpoint import Checkpoint
 
 X = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
 Y = X[:, :3].argmax(1)
@@ -302,6 +304,12 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
         ({"method": "sam"}, "method is 'sgd' there and 'sam' now"),
         ({"epochs": 6}, "epochs is 5 there and 6 now"),
         ({"metric": "loss"}, "metric is 'accuracy' there and 'loss' now"),
+        ({"validation": None}, "validation data is 'some' there and 'none' now"),
+        (
+            {"loss": nn.functional.multi_margin_loss},
+            r"loss is '.*cross_entropy \w+' there and '.*margin_loss \w+' now",
+        ),
+        ({"forward": lambda model, batch: model(batch[0])}, "forward is '' there and '.*' now"),
     ],
 )
 def test_another_training_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -311,12 +319,171 @@ def test_another_training_is_refused(change: dict[str, Any], words: str, tmp_pat
         train(loader(), checkpoint=file, **change)
 
 
+def test_another_number_of_threads_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    stopped(file, loader())
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        with pytest.raises(
+            ResultsError, match=rf"torch.set_num_threads\({before}\) goes on with it\): delete"
+        ):
+            train(loader(), checkpoint=file)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_loss_knows_of_the_model_is_no_part_of_the_loss(tmp_path: Path) -> None:
+    def go(file: Path, stop: int, factor: float) -> None:
+        model = Net()
+        nn.init.normal_(model.one.weight)  # not seeded: the checkpoint has the weights
+        model.stop = stop
+
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(output, target) + factor * model.one.weight.norm()
+
+        an.fit(model, loader(), recipe="sgd", epochs=EPOCHS, lr=0.05, loss=loss, checkpoint=file)
+
+    file = tmp_path / "file"
+    with pytest.raises(Stopped):
+        go(file, STEPS + 2, 0.1)
+    with pytest.raises(ResultsError, match="loss is"):
+        go(file, 0, 0.2)
+    go(file, 0, 0.1)
+
+
+@pytest.mark.parametrize("part", ["dropout", "forward", "type", "frozen"])
+def test_a_model_of_other_parts_is_refused(part: str, tmp_path: Path) -> None:
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.one(x).relu())
+
+    file = tmp_path / "file"
+    stopped(file, loader())
+    model = Other() if part == "forward" else Net()
+    words = r"is of another \w+ \(other layers, other settings of one, or another forward\)"
+    if part == "dropout":
+        model.drop.p = 0.4
+    elif part == "frozen":
+        model.one.bias.requires_grad_(False)
+    elif part == "type":
+        model.double()
+        words = r"'one.weight' is \(16, 6\) float32 there and \(16, 6\) float64 now"
+    options: dict[str, Any] = {"recipe": "sgd", "epochs": EPOCHS, "lr": 0.05, "validation": [(X, Y)]}
+    with pytest.raises(ResultsError, match=words):
+        an.fit(model, loader(), checkpoint=file, **options)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_one_that_was_finished_with_other_data_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    whole = train(LOADERS[name](), checkpoint=file)
+    assert_same(whole, train(LOADERS[name](), checkpoint=file))
+    with pytest.raises(DataError, match=r"are not those that .*file was written with: their first batch is"):
+        train([(X[:32], Y[:32])] * STEPS, checkpoint=file)
+
+
+def test_called_again_with_the_same_loader(tmp_path: Path) -> None:
+    data = loader(torch.Generator().manual_seed(5))
+    whole = train(data, checkpoint=tmp_path / "file")
+    assert_same(whole, train(data, checkpoint=tmp_path / "file"))
+
+
+def noisy(generator: torch.Generator, batch: Any) -> Any:
+    x, y = torch.utils.data.default_collate(batch)
+    return x + 0.1 * torch.randn(x.shape, generator=generator), y
+
+
+class Noisy:
+    def __init__(self, generator: torch.Generator) -> None:
+        self.found = {"noise": [generator]}
+
+    def collate(self, batch: Any) -> Any:
+        return noisy(self.found["noise"][0], batch)
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [
+        lambda generator: functools.partial(noisy, generator),
+        lambda generator: lambda batch: noisy(generator, batch),
+        lambda generator: Noisy(generator).collate,
+    ],
+)
+def test_generators_are_found_where_functions_hold_them(collate: Any, tmp_path: Path) -> None:
+    def data() -> Any:
+        return loader(collate_fn=collate(torch.Generator().manual_seed(5)))
+
+    whole = train(data())
+    stopped(tmp_path / "file", data())
+    assert_same(whole, train(data(), checkpoint=tmp_path / "file"))
+
+
+class Odd(Net):
+    """Draws from a generator of its own, and keeps buffers that its forward makes, and lets grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = torch.Generator().manual_seed(7)
+        self.register_buffer("grows", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "made" not in self._buffers:
+            self.register_buffer("made", torch.zeros(()), persistent=False)
+        if self.training:
+            self.made += 1
+            self.grows = torch.ones(int(self.made))
+            x = x + 0.1 * torch.randn(x.shape, generator=self.noise)
+        return super().forward(x) + self.grows.sum()
+
+
+def test_what_a_model_makes_in_its_forward_goes_on(tmp_path: Path) -> None:
+    def go(file: Path | None, stop: int = 0) -> Result:
+        model = Odd()
+        model.stop = stop
+        history = an.fit(model, loader(), recipe="sgd", epochs=EPOCHS, lr=0.05, checkpoint=file)
+        return {**model.state_dict(), "made": model.made, "grows": model.grows}, history
+
+    whole = go(None)
+    with pytest.raises(Stopped):
+        go(tmp_path / "file", 2 * STEPS + 1)
+    assert_same(whole, go(tmp_path / "file"))
+
+
+def test_one_training_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with Checkpoint(file).held():
+        with pytest.raises(ResultsError, match=r"^another process is training with checkpoint .*file: wait"):
+            train(loader(), checkpoint=file)
+        train(loader(), checkpoint=tmp_path / "other")
+    train(loader(), checkpoint=file)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "other"}
+
+
+def test_the_first_line_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    stopped(file, loader())
+    line, _, state = file.read_bytes().partition(b"\n")
+    for name in ("epoch", "training", "about", "sha256"):
+        for change in ({}, {name: [1]}):
+            content = {key: value for key, value in json.loads(line).items() if key != name} | change
+            file.write_bytes(json.dumps(content).encode() + b"\n" + state)
+            with pytest.raises(ResultsError, match=f"file is damaged: its first line says {name!r} is"):
+                train(loader(), checkpoint=file)
+
+
+@pytest.mark.parametrize("name", ["", 5, True])
+def test_a_checkpoint_has_a_name(name: Any) -> None:
+    with pytest.raises(DataError, match="a checkpoint is the name of a file, found"):
+        train(loader(), checkpoint=name)
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     stopped(file, loader())
     for other, words in (
-        (nn.Linear(6, 3), r"Linear \('weight' is missing there and \(3, 6\) now\)"),
-        (Net(), r"Net \('two.weight' is \(3, 16\) there and \(4, 16\) now\)"),
+        (nn.Linear(6, 3), r"Linear \('weight' is missing there and \(3, 6\) float32 now\)"),
+        (Net(), r"Net \('two.weight' is \(3, 16\) float32 there and \(4, 16\) float32 now\)"),
     ):
         if isinstance(other, Net):
             other.two = nn.Linear(16, 4)

@@ -1,4 +1,4 @@
-"""Digests of functions and objects that an evaluation calls: their code, and the values that it works with.
+"""Digests of functions and objects that a run calls: their code, and the values that it works with.
 
 What a call changes itself cannot tell two runs apart, or no run could be resumed: variables and attributes
 that a function assigns (``nonlocal``, ``global``, ``self.x = ...`` in a forward) are state and left out. So
@@ -13,7 +13,7 @@ import dis
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analognoise.batches import update_digest
 from analognoise.errors import DataError
-from analognoise.evaluation.data import update_digest
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), range, slice, torch.dtype, torch.device)
@@ -33,11 +33,17 @@ _MACHINERY = ("torch._dynamo", "torch._inductor", "torch.jit")
 
 
 class Fingerprint:
-    """SHA-256 over values of many kinds, fed one after the other."""
+    """SHA-256 over values of many kinds, fed one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        known: objects of which only counts that they are meant, and not what they hold.
+    """
+
+    def __init__(self, known: Iterable[Any] = ()) -> None:
         self._state = hashlib.sha256()
-        self._seen: dict[int, tuple[int, Any]] = {}  # with the objects, so that no address is used again
+        # With the objects, so that no address is used again.
+        self._seen: dict[int, tuple[int, Any]] = {id(value): (-1, value) for value in known}
+        self._known = len(self._seen)
 
     def hexdigest(self) -> str:
         """The digest of all that was fed."""
@@ -53,7 +59,7 @@ class Fingerprint:
         if id(value) in self._seen:
             self._text("again", str(self._seen[id(value)][0]))
             return
-        self._seen[id(value)] = len(self._seen), value
+        self._seen[id(value)] = len(self._seen) - self._known, value
         if isinstance(value, (Tensor, np.ndarray)):
             try:
                 update_digest(self._state, value, "")
@@ -90,10 +96,9 @@ class Fingerprint:
         """Add a module's plain attributes (numbers, texts, tensors and the like, functions that it calls),
         and the code of a forward that is not torch's.
         """
-        self._seen.setdefault(id(module), (len(self._seen), module))
-        forward = getattr(type(module), "forward", None)
-        if isinstance(forward, FunctionType) and forward.__module__.split(".")[0] not in _KNOWN:
-            self._text("forward", code_text(forward.__code__))
+        self._seen.setdefault(id(module), (len(self._seen) - self._known, module))
+        if code := _own_forward(module):
+            self._text("forward", code)
         self._attributes(module, written_by(type(module), "forward"))
 
     def _text(self, kind: str, text: str) -> None:
@@ -155,6 +160,50 @@ class Fingerprint:
             if not (name.startswith("_") or name in left_out or isinstance(item, nn.Module)):
                 self._text("attribute", name)
                 self.feed(item)
+
+
+def name_of(function: Callable[..., Any] | None, known: Iterable[Any] = ()) -> str:
+    """A function's module and name, and a digest (in short) of its code and of the values that it works with:
+    closure, defaults, a partial's arguments, an object's attributes, plain globals. So an edited function is
+    another one. "" for None.
+
+    Args:
+        function: whatever can be called.
+        known: as :class:`Fingerprint` takes them.
+    """
+    if function is None:
+        return ""
+    found: Any = function
+    while isinstance(found, functools.partial):
+        found = found.func
+    owner = found if hasattr(found, "__qualname__") else type(found)
+    fingerprint = Fingerprint(known)
+    fingerprint.feed(function)
+    partial = "partial " if found is not function else ""
+    return f"{partial}{owner.__module__}.{owner.__qualname__} {fingerprint.hexdigest()[:16]}"
+
+
+def structure_of(model: nn.Module) -> str:
+    """A digest (in short) of what a model is made of, whatever its parameters, buffers and attributes hold:
+    what its modules are and print of themselves, the code of their forwards, and each parameter's shape,
+    type, and whether it is trained.
+    """
+    state = hashlib.sha256()
+    for name, module in model.named_modules(remove_duplicate=False):
+        text = f"module {name} {_name(type(module))} {_ADDRESS.sub('', module.extra_repr())}"
+        state.update(f"{text} {_own_forward(module)};".encode())
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        kind = f"{tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}"
+        state.update(f"parameter {name} {kind};".encode())
+    return state.hexdigest()[:16]
+
+
+def _own_forward(module: nn.Module) -> str:
+    """The code of a forward that is not torch's."""
+    forward = getattr(type(module), "forward", None)
+    if isinstance(forward, FunctionType) and forward.__module__.split(".")[0] not in _KNOWN:
+        return code_text(forward.__code__)
+    return ""
 
 
 @functools.lru_cache(maxsize=1024)
