@@ -34,6 +34,7 @@ from analognoise.progress import progress_bar
 from analognoise.report.numbers import one_value
 from analognoise.seeds import derive_seed, rng_preserved
 from analognoise.tasks import Task, load_callable, load_data, save_weights
+from analognoise.tasks.loading import takes_batch_size
 from analognoise.tasks.weights import file_digest
 from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.fit import fit
@@ -198,7 +199,7 @@ def train_model(
             refuse_broken(network, fixed, own.measure, named, own.forward)
         first = on_device(_first_batch(batches, seed), place)
         named = f"training data {data!r}" if data else "the task's training data"
-        with _naming_batch_size(first):
+        with _naming_batch_size(first, data):
             try_batch(
                 network, first, named, own.forward, lambda out, b: loss_of(own.loss, out, b), whole=True
             )
@@ -239,7 +240,7 @@ def train_model(
             if left is not None:
                 say(f"training: goes on after {_epochs(left)}")
             try:
-                with _naming_batch_size(first):
+                with _naming_batch_size(first, data):
                     return _train(
                         folder, trained, batches, checks, own, recipe, target, settings, seed, checkpoint
                     )
@@ -249,14 +250,19 @@ def train_model(
 
 
 @contextmanager
-def _naming_batch_size(first: Any) -> Iterator[None]:
-    """Where memory does not suffice to train on batches as the first, name the option for smaller ones."""
+def _naming_batch_size(first: Any, data: str | None) -> Iterator[None]:
+    """Where memory does not suffice to train on batches as the first, name the option for smaller ones, if
+    the data take it.
+    """
     try:
         yield
     except DataError as error:
         if not is_out_of_memory(error) or size_of(first) < 2:
             raise
-        raise DataError(f"{error}; for smaller batches: --batch-size {size_of(first) // 2}") from error
+        option = f"--batch-size {size_of(first) // 2}"
+        if data is not None and not takes_batch_size(data):
+            option = f"let {data!r} give them, or take an argument 'batch_size' for {option}"
+        raise DataError(f"{error}; for smaller batches: {option}") from error
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def load_data(
             or returns something that is not batches ``(x, y)`` or dicts, or can be iterated only once.
     """
     function = load_callable(spec, what="data")
-    if batch_size is not None and "batch_size" not in _parameters(function):
+    if batch_size is not None and not takes_batch_size(spec):
         raise DataError(
             f"data {spec!r} takes no argument 'batch_size': set the batch size in it, or let it take one"
         )
@@ -105,6 +105,15 @@ def load_data(
         data = _call(function, spec, "data", DataError, seed=seed, **options)
         check_batches(data, f"data {spec!r}", own_forward)
     return data
+
+
+def takes_batch_size(spec: str) -> bool:
+    """Whether the callable that gives batches takes how many samples are in one.
+
+    Raises:
+        DataError: when it cannot be loaded.
+    """
+    return "batch_size" in _parameters(load_callable(spec, what="data"))
 
 
 def check_batches(data: Any, name: str, own_forward: bool = False) -> None:

@@ -181,7 +181,8 @@ def fit(
     at_once = device.type == "cpu" and processes.count == 1
     history = History(measured_as, trained=model)
     functions = {"loss": loss, "forward": forward, "metric": metric}
-    training |= characteristics(model, profile, functions, validation is not None)
+    if file is not None:
+        training |= characteristics(model, profile, functions, validation is not None)
     stream = processes.own_seed(derive_seed("fit", seed))
     resumption = Resumption(file, training, model, optimizer, train, history, stream)
     memory = InParts()

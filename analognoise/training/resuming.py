@@ -65,7 +65,7 @@ class Resumption:
         self._checkpoint, self._training = checkpoint, training
         self._model, self._optimizer, self._data, self._history = model, optimizer, data, history
         self._seed = seed
-        self._structure = structure_of(model)
+        self._structure = "" if checkpoint is None else structure_of(model)
         self._device = next(model.parameters()).device
         self.step = 0
         self._written, self._took = time.monotonic(), 0.0

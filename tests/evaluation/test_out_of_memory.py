@@ -391,7 +391,10 @@ def test_train_names_the_option_for_smaller_batches(
         again = main([*command[:-4], "--data", "mine:train", *command[-2:]])
     finally:
         sys.modules.pop("mine", None)
-    for said, number in ((first, 24), (capsys.readouterr().err, 8)):
-        assert said.rstrip().endswith(f"for smaller batches: --batch-size {number}"), said
+    for said, how in (
+        (first, "let 'mine:data' give them, or take an argument 'batch_size' for --batch-size 24"),
+        (capsys.readouterr().err, "--batch-size 8"),
+    ):
+        assert said.rstrip().endswith(f"for smaller batches: {how}"), said
     assert (status, again) == (2, 2)
     assert not Path("out").exists()
