@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -236,20 +237,35 @@ class DriftSummary(Printed):
 
         unit = " (%)" if percent else ""
         profile = report.rows[0].profile
-        table = Table(
-            title=f"{report.metric}{unit} on chips of {profile}; digital {number(report.digital)}",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
         level = f"{100 * report.confidence:g} % interval"
-        for heading in ("drift time", "mean", level, "std", "worst chip", "worse than digital by", "chips"):
-            table.add_column(heading, justify="left" if heading == "drift time" else "right", overflow="fold")
+        lines = [("drift time", "mean", level, "std", "worst chip", "worse than digital by", "chips")]
         for row in frame.to_dict("records"):
             interval, spread = f"{number(row['low'])} to {number(row['high'])}", number(row["std"])
             if row["n"] == 1:
                 interval = spread = "–"
             cells = (number(row["mean"]), interval, spread, number(row["worst"]), number(row["drop"]))
-            table.add_row(format_time(row["time_s"]), *cells, str(row["n"]))
+            lines.append((format_time(row["time_s"]), *cells, str(row["n"])))
+        columns = list(zip(*lines, strict=True))
+        words, figures = _longest_words(columns), _longest_words([cells for _, *cells in columns])
+        # Where not even the headings' words fit, those are broken, and figures stay whole.
+        narrow = sum(words) + 3 * len(words) + 1 > options.max_width
+        whole = sum(figures) + 2 * len(words) + 2 <= options.max_width
+        table = Table(
+            title=f"{report.metric}{unit} on chips of {profile}; digital {number(report.digital)}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=not narrow,
+            collapse_padding=narrow,
+        )
+        for (heading, *_), least in zip(columns, figures, strict=True):
+            table.add_column(
+                heading,
+                justify="left" if heading == "drift time" else "right",
+                overflow="fold",
+                min_width=least if whole else None,
+            )
+        for line in lines[1:]:
+            table.add_row(*line)
         yield table
         yield from self._notes()
 
@@ -285,3 +301,8 @@ class DriftSummary(Printed):
             names = ", ".join(report.not_read)
             notes.append(f"NOT READ: the tiles of {names}; the results do not show what a chip does to them.")
         return notes
+
+
+def _longest_words(columns: Sequence[Sequence[str]]) -> list[int]:
+    """The length of the longest word of each column."""
+    return [max(len(word) for cell in column for word in cell.split()) for column in columns]

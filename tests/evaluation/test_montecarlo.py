@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -333,6 +336,19 @@ def test_what_a_forward_makes_of_its_batch_meets_no_other_pass(batches: list, fo
     for batch, before in zip(data, given(), strict=True):
         assert torch.equal(batch["x"], before["x"])
         assert torch.equal(batch["held"].x, before["held"].x)
+
+
+@pytest.mark.parametrize("width", [100, 80, 60, 50, 46])
+def test_figures_of_the_summary_stay_whole_on_a_narrow_terminal(batches: list, width: int) -> None:
+    summary = run(make(), batches, times=["1s", "1mo"]).summary()
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(summary)
+    text = console.file.getvalue().partition("Student-t")[0]
+    for row in summary.frame.to_dict("records"):
+        for column in ("mean", "low", "high", "std", "worst", "drop"):
+            assert re.search(rf"(^|\s){100 * row[column]:.2f}(\s|$)", text, re.MULTILINE), column
+    assert max(map(len, text.splitlines())) <= width
+    assert len(re.findall(rf"\s{summary.frame['n'][0]} *$", text, re.MULTILINE)) == 2
 
 
 # -- never silently digital
