@@ -98,7 +98,9 @@ def _identity(target: Tensor) -> tuple[int, int, int] | None:
 def local_sums(targets: Sequence[Tensor]) -> list[tuple[bool, Sum]]:
     """Of each Parameter whether it is split over processes, and the checksum of what this process has."""
     sharded = [hasattr(target, "to_local") for target in targets]
-    return list(zip(sharded, checksums([_local(target) for target in targets]), strict=True))
+    # Inside torch.func's transforms what is computed, also of plain Parameters, is wrapped, without memory.
+    with torch._C._DisableFuncTorch():
+        return list(zip(sharded, checksums([_local(target) for target in targets]), strict=True))
 
 
 def _local(target: Tensor) -> Tensor:
