@@ -128,9 +128,13 @@ def same_content(batch: Batch, other: Batch) -> bool:
     if isinstance(batch, (tuple, list)):
         return len(batch) == len(other) and all(map(same_content, batch, other))
     if isinstance(batch, Tensor):
-        if (batch.shape, batch.dtype, batch.device) != (other.shape, other.dtype, other.device):
+        if (batch.is_nested, batch.dtype, batch.device) != (other.is_nested, other.dtype, other.device):
             return False
-        if not batch.is_nested and batch.layout is torch.strided and torch.equal(batch, other):
+        if batch.is_nested:  # which need not have a shape
+            return same_content(batch.unbind(), other.unbind())
+        if batch.shape != other.shape:
+            return False
+        if batch.layout is torch.strided is other.layout and torch.equal(batch, other):
             return True  # much faster than their digests, which agree on NaN, too
     digests = []
     for value in (batch, other):

@@ -68,7 +68,8 @@ WITH_ROWS = [name for name in COMMANDS if name != "train"]
 SERVER = multiprocessing.get_context("forkserver")
 # A pipe takes what is said also where files may not grow. Trainings leave a checkpoint after every epoch.
 CHILD = """
-import os, resource, sys
+import os, resource, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of scripts ignore it
 os.dup2(os.open("said", os.O_WRONLY), 2)
 if {limit}:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
