@@ -8,7 +8,6 @@ design). The chip's state lives in one plain attribute that is neither Parameter
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
@@ -29,13 +28,12 @@ from analognoise.crossbar import (
 )
 from analognoise.crossbar.mapping import largest
 from analognoise.crossbar.net import net_weights
-from analognoise.errors import ConversionError, ModelError, NotProgrammedError, StaleChipWarning
+from analognoise.errors import ConversionError, NotProgrammedError, StaleChipWarning
 from analognoise.layers.geometry import Geometry
 from analognoise.layers.periphery import LayerPeriphery
 from analognoise.layers.products import matrix_product, no_autocast, of_vectors
 from analognoise.layers.state import AnalogState
 from analognoise.layers.written import Sum, local_sums
-from analognoise.scalars import as_numbers
 from analognoise.seeds import Stream
 
 STATE = "_analognoise"
@@ -419,48 +417,6 @@ class AnalogLayer(nn.Module):
                 "call analognoise.program_(model, seed=0) first"
             )
 
-    def sums_to_check(self) -> list[Tensor]:
-        """The sum of each of the present weights: not finite where one of them is NaN or inf.
-
-        Raises:
-            ModelError: when the weights have no data (``meta`` device) or another shape than what went on
-                tiles.
-        """
-        state, sums = self._analognoise, []
-        for name, geometry in self.geometries(self).items():
-            target = self.target(name)
-            ends = state.sizes.get(name, [])  # nothing of an empty one
-            sizes = [geometry.groups, geometry.columns, geometry.rows]
-            if target.numel() != math.prod(sizes) or (ends and ends != sizes):
-                raise ModelError(
-                    f"layer {state.name!r} cannot be programmed: its {name!r} of shape {list(target.shape)} "
-                    f"is not what went on tiles, [groups, columns, rows] = {ends}: convert the model again"
-                )
-            weight = gathered(target)
-            if weight.is_meta:
-                raise ModelError(
-                    f"layer {state.name!r} cannot be programmed: its weight is on the 'meta' device and "
-                    "holds no values"
-                )
-            sums.append(weight.float().sum())
-        return sums
-
-    def check_each_value(self) -> None:
-        """Raise if a weight is NaN or infinite as a device would be given it, in float32.
-
-        Raises:
-            ModelError: naming the layer.
-        """
-        for name in self.geometries(self):
-            weight = gathered(self.target(name))
-            finite = torch.isfinite(weight.float())
-            if not finite.all():
-                beyond = " or beyond float32" if weight.dtype == torch.float64 else ""
-                raise ModelError(
-                    f"layer {self._analognoise.name!r} cannot be programmed: {int((~finite).sum())} of its "
-                    f"{weight.numel()} weights are NaN or infinite{beyond}"
-                )
-
     def _own_parts(self) -> list[Tensor]:
         """Of each tile the part of the weights that eval mode computes with; of new ones before a chip is
         programmed.
@@ -526,18 +482,3 @@ def gathered(parameter: nn.Parameter) -> Tensor:
     """The weights themselves; of a Parameter that is sharded over processes (``fully_shard``) the whole."""
     weights = parameter.detach()
     return weights.full_tensor() if hasattr(weights, "full_tensor") else weights
-
-
-def check_programmable(layers: Iterable[AnalogLayer]) -> None:
-    """Raise unless the present weights of layers can be programmed; nothing is changed, and their device is
-    waited for once.
-
-    Raises:
-        ModelError: when they hold NaN or inf, have no data (``meta`` device) or another shape than what went
-            on tiles.
-    """
-    layers = list(layers)
-    # NaN and inf survive a sum, which is much faster than a look at each.
-    if not all(map(math.isfinite, as_numbers([s for layer in layers for s in layer.sums_to_check()]))):
-        for layer in layers:
-            layer.check_each_value()

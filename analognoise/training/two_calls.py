@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class _Open:
     guard: RemovableHandle
 
 
-class InTwoCalls(WrappedOptimizer):
+class InTwoCalls(WrappedOptimizer, ABC):
     """What lies between ``first_step`` and ``second_step``, however the step is ended or given up.
 
     A subclass says whether and how it climbs; :class:`analognoise.training.climb.SharpnessAware` tells users
@@ -43,13 +44,13 @@ class InTwoCalls(WrappedOptimizer):
 
     _open: _Open | None = None
 
+    @abstractmethod
     def _climbs(self) -> bool:
         """Whether a step has a second pass at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _climb(self) -> bool:
         """Move the weights, with the gradients as scratch; False if their norm is not finite."""
-        raise NotImplementedError
 
     def _drop_gradients(self) -> None:
         """Clear the gradients for the second pass."""

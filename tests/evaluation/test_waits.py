@@ -113,7 +113,8 @@ def test_batches_are_waited_for_in_the_first_pass_alone(waits: Waits) -> None:
 def test_the_weights_of_all_layers_are_checked_by_one_wait(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(
-        "analognoise.layers.base.as_numbers", lambda sums: asked.append(len(sums)) or [0.0] * len(sums)
+        "analognoise.layers.programmable.as_numbers",
+        lambda sums: asked.append(len(sums)) or [0.0] * len(sums),
     )
     model = network(an.load_profile("pcm-ibm"))
     if act == "program":
