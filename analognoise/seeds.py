@@ -85,6 +85,27 @@ class Stream:
         """The numbers of :meth:`normal`, written into a contiguous float32 tensor."""
         return self._fill(out.view(-1), torch.Tensor.normal_).view(out.shape)
 
+    @staticmethod
+    def pieces(flat: Tensor, most: int) -> list[Tensor]:
+        """A tensor of one dimension cut where :meth:`normal_pieces` can go on: so many numbers at a time, a
+        multiple of 16, which torch makes at once.
+        """
+        return [piece for stretch in flat.split(_CHUNK) for piece in stretch.split(most)]
+
+    def normal_pieces(self, outs: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The numbers of :meth:`normal`, written into tensors on the processor, each given back once it is
+        filled; nothing else is to be drawn in this thread meanwhile.
+
+        Args:
+            outs: what :meth:`pieces` gave.
+        """
+        generator, start = _spare(torch.device("cpu")), 0
+        for out in outs:
+            if start % _CHUNK == 0:
+                _start(generator, _key(self.__dict__, start // _CHUNK))
+            yield out.normal_(generator=generator)
+            start += out.numel()
+
     def uniforms(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Uniform numbers in [0, 1), float32 in steps of 2^-24, of the given shape."""
         return self._filled(shape, device, torch.Tensor.uniform_)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from itertools import pairwise
 
+import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -98,47 +100,26 @@ def test_small_tiles_cost_no_more_either() -> None:
     assert held(analog) == bound
 
 
-def test_an_evaluation_takes_one_chips_state_however_many_chips() -> None:
+@pytest.mark.parametrize(("sizes", "batch"), [((2048, 2048), 512), ((784, 512, 256, 10), 512)])
+def test_an_evaluation_takes_one_chip_s_state_and_activations_however_many_chips(
+    sizes: tuple[int, ...], batch: int
+) -> None:
     torch.manual_seed(0)
-    model = nn.Linear(2048, 2048, bias=False)
-    weights = 4 * model.weight.numel()
-    batches = [(torch.randn(8, 2048), torch.zeros(8, dtype=torch.int64))]
+    layers = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
+    model = nn.Sequential(*layers[:-1]).eval()
+    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    batches = [(torch.randn(batch, sizes[0]), torch.zeros(batch, dtype=torch.int64))]
 
     def evaluated(chips: int) -> int:
         analog = an.convert_to_analog(model, "pcm-ibm")
         return allocated(lambda: an.evaluate_drift(analog, batches, times=[1.0, 60.0], chips=chips))[0]
 
-    one = evaluated(1)
-    # Five values per weight are the chip; the rest is what one tile needs while it is computed.
-    assert one <= 5.8 * weights
-    # A tile's values that are freed late count twice; a chip would be five.
-    assert evaluated(3) <= one + 0.5 * weights
-
-
-class Inputs(nn.Module):
-    """Notes where its inputs lie, and may write into them."""
-
-    def __init__(self, writes: bool) -> None:
-        super().__init__()
-        self.linear, self.writes, self.places = nn.Linear(6, 3), writes, list[int]()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.places.append(x.data_ptr())
-        found = self.linear(x)
-        if self.writes:
-            x.zero_()
-        return found
-
-
-def test_batches_are_copied_only_for_a_model_that_writes_into_them() -> None:
-    values = {}
-    for writes in (False, True):
-        torch.manual_seed(0)
-        model = an.convert_to_analog(Inputs(writes).eval(), "pcm-ibm")
-        data = [(torch.randn(8, 6), torch.randint(3, (8,)))]
-        report = an.evaluate_drift(model, data, times=["1s", "1d"], chips=3, metric="loss")
-        values[writes] = report.frame["value"].tolist()
-        probed_and_measured = model.places[-8:]  # the other five rows, and before them probing
-        if not writes:
-            assert len(set(probed_and_measured)) == 1
-    assert values[True] == values[False]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # pieces of a tile are as large as there are threads for
+    try:
+        activations = allocated(lambda: torch.no_grad()(model)(batches[0][0]))[0]
+        found = [evaluated(chips) for chips in (1, 3)]
+    finally:
+        torch.set_num_threads(threads)
+    # Two conductances, two drift exponents and the weight; scales, buffers and what is compared are small.
+    assert max(found) <= 1.005 * (4 * 5 * weights + activations)

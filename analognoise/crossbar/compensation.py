@@ -100,15 +100,17 @@ def compensation_list(texts: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_out(weights: Tensor, compensation: str = "global") -> Tensor:
+def read_out(weights: Tensor, compensation: str = "global", room: Tensor | None = None) -> Tensor:
     """Mean of abs(W) over the tile's programmed cells, as one-hot inputs read it out.
 
     Args:
         weights: net weights ``[groups, columns, rows]``.
         compensation: ``"column"`` gives a value for each column, ``[groups, columns, 1]``; any other one for
             the tile, a scalar tensor.
+        room: memory for as many numbers; new without.
     """
-    return weights.abs().mean(dim=2, keepdim=True) if compensation == "column" else weights.abs().mean()
+    magnitudes = torch.abs(weights, out=room)
+    return magnitudes.mean(dim=2, keepdim=True) if compensation == "column" else magnitudes.mean()
 
 
 def read_outs(weights: list[Tensor], compensation: str) -> tuple[Tensor, list[tuple[int, ...]]]:

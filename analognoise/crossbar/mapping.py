@@ -226,14 +226,21 @@ def to_range(net: Tensor, profile: DeviceProfile) -> Tensor:
     return net.clamp_(min=0).add_(g_min).clamp_(max=g_max)
 
 
-def to_weights(devices: Tensor, scale: Tensor, profile: DeviceProfile) -> Tensor:
-    """Net weights ``[groups, columns, rows]`` that conductances hold; the inverse of :func:`to_devices`."""
+def to_weights(devices: Tensor, scale: Tensor, profile: DeviceProfile, spent: bool = False) -> Tensor:
+    """Net weights ``[groups, columns, rows]`` that conductances hold; the inverse of :func:`to_devices`.
+
+    Args:
+        devices: ``[devices, groups, columns, rows]``.
+        scale: weight units per conductance unit.
+        profile: the device.
+        spent: whether the memory of ``devices`` may become that of the weights.
+    """
     mapping = profile.mapping
     if mapping.cell == "offset-column":
         return torch.sub(devices[0, :, :-1], devices[0, :, -1:]).mul_(scale)
     if mapping.cell == "offset-digital":
         return (devices[0] - (profile.conductance.g_min + profile.conductance.g_max) / 2).mul_(scale)
-    net = torch.sub(devices[0], devices[1])
+    net = torch.sub(devices[0], devices[1], out=devices[0] if spent else None)
     if mapping.pairs:
         net *= mapping.pairs[0]
         for number, significance in enumerate(mapping.pairs[1:], 1):

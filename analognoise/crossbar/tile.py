@@ -16,6 +16,7 @@ from analognoise.crossbar.mapping import scales, to_devices, to_weights
 from analognoise.crossbar.periphery.irdrop import behind_wires
 from analognoise.crossbar.periphery.readnoise import weight_variance
 from analognoise.devices.catalog import load_profile
+from analognoise.devices.draws import Draws
 from analognoise.devices.laws import law_of, write
 from analognoise.devices.profile import DeviceProfile
 from analognoise.seeds import Stream, nanoseconds
@@ -66,10 +67,7 @@ class CrossbarTile:
         """
         profile = self.profile
         scale, target = self.targets(weights, layer_max)
-        shape, device = tuple(target.shape), target.device
-        state, coefficients = write(
-            profile, target, lambda process: stream.at(process=process).normal(shape, device)
-        )
+        state, coefficients = write(profile, target, Draws(stream, target.shape, target.device))
         faults = draw_faults(target, scale, profile, stream)
         if self.collapse_pairs:
             state, scale = merge_pairs(state, coefficients, scale, profile)
@@ -195,17 +193,12 @@ class ProgrammedTile:
 
         The same time always gives the same numbers, whatever times were asked for before.
         """
-        law = law_of(self.profile)
+        law, draws = law_of(self.profile), self._draws(seconds)
+        return self._with_faults(law.conductances(self.state, self.coefficients, seconds, draws, self._level))
 
-        def draw(process: str) -> Tensor:
-            return self._draw(process, seconds)
-
-        return self._with_faults(law.conductances(self.state, self.coefficients, seconds, draw, self._level))
-
-    def _draw(self, process: str, seconds: float) -> Tensor:
-        """Standard normals of a drift time for every device."""
-        stream = self.stream.at(process=process, time_ns=nanoseconds(seconds))
-        return stream.normal(tuple(self.state.shape), self.drawn_on).to(self.state.device)
+    def _draws(self, seconds: float) -> Draws:
+        stream = self.stream.at(time_ns=nanoseconds(seconds))
+        return Draws(stream, self.state.shape, self.state.device, self.drawn_on)
 
     def weights_at(self, seconds: float) -> Tensor:
         """Net weights ``[groups, columns, rows]`` at a drift time, times the factor of the drift
@@ -235,7 +228,11 @@ class ProgrammedTile:
         if self._level is None or not plain or self.profile.mapping.cell not in (None, "pair"):
             return None
         law = law_of(self.profile)
-        return law.conductances_through(self.state, self.coefficients, times, self._draw, self._level)
+
+        def draw(process: str, seconds: float) -> Tensor:
+            return self._draws(seconds)(process)
+
+        return law.conductances_through(self.state, self.coefficients, times, draw, self._level)
 
     def reading(self, seconds: float | None, devices: Tensor | None = None) -> Reading:
         """What the tile computes with at a drift time, or right after programming (None).
@@ -244,17 +241,21 @@ class ProgrammedTile:
             seconds: drift time.
             devices: :meth:`conductances_at` that time, where they are known already.
         """
+        spent = False
         if devices is None:
             devices = self.programmed if seconds is None else self.conductances_at(seconds)
+            # A law of somebody else's may keep what it gives.
+            spent = self.profile.law is None and devices.data_ptr() != self.state.data_ptr()
         devices = behind_wires(devices, self.profile)
-        weights, scale = to_weights(devices, self.scale, self.profile), self.scale
-        around = self.profile.surroundings
+        around, scale = self.profile.surroundings, self.scale
         variance = weight_variance(devices, self.profile) if around and around.w_noise else None
+        weights = to_weights(devices, scale, self.profile, spent)
+        room = devices[1] if spent and len(devices) > 1 else None
         del devices  # large, and not needed any more
         if seconds is None and self._reference is None:
-            self._reference = read_out(weights, self.compensation)
+            self._reference = read_out(weights, self.compensation, room)
         if seconds is not None and self.compensation != "none":
-            alpha = factor(self.reference, read_out(weights, self.compensation))
+            alpha = factor(self.reference, read_out(weights, self.compensation, room))
             weights *= alpha
             scale = scale * alpha
         return Reading(weights, scale, variance)

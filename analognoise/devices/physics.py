@@ -37,7 +37,12 @@ of length 1 where it is the same for all times. The numbers are those of each ti
 
 
 def program(
-    target: Tensor, profile: DeviceProfile, normal: Tensor | None, *, sigma: Level | None = None
+    target: Tensor,
+    profile: DeviceProfile,
+    normal: Tensor | None,
+    *,
+    sigma: Level | None = None,
+    spent: bool = False,
 ) -> Tensor:
     """Programmed conductances G_P = G_T + sigma(G_T / g_max) · N, clamped at zero where the profile says so.
 
@@ -46,17 +51,19 @@ def program(
         profile: the device.
         normal: standard normals; None if ``profile.programming`` is None.
         sigma: ``programming_sigma(target, profile)``, where it is known already.
+        spent: whether the memory of ``normal`` may become that of the result.
     """
     if profile.programming is None:
         return target
     normal = _given(normal, "programming")
-    fresh = sigma is None
+    out = normal if spent else None
     if sigma is None:
         sigma = programming_sigma(target, profile)
+        out = sigma if out is None and isinstance(sigma, Tensor) else out
     if isinstance(sigma, Tensor):
-        programmed = torch.addcmul(target, sigma, normal, out=sigma if fresh else None)
+        programmed = torch.addcmul(target, sigma, normal, out=out)
     else:
-        programmed = torch.add(target, normal, alpha=sigma)
+        programmed = torch.add(target, normal, alpha=sigma, out=out)
     return programmed.clamp_(min=0) if profile.programming.clamp_at_zero else programmed
 
 
@@ -77,6 +84,7 @@ def drift_coefficients(
     normal: Tensor | None,
     *,
     moments: tuple[Level, Level] | None = None,
+    spent: bool = False,
 ) -> Tensor | None:
     """Drift exponents nu = abs(nu_mean + nu_std · N), both of max(G_T / g_max, 1e-7); None without drift.
 
@@ -85,15 +93,17 @@ def drift_coefficients(
         profile: the device.
         normal: standard normals; None if ``profile.drift`` is None.
         moments: ``drift_moments(target, profile)``, where they are known already.
+        spent: as in :func:`program`.
     """
     if profile.drift is None:
         return None
     normal = _given(normal, "drift")
     mean, std = drift_moments(target, profile) if moments is None else moments
+    out = normal if spent else None
     if not isinstance(mean, Tensor):
-        nu = torch.mul(normal, std).add_(mean)
+        nu = torch.mul(normal, std, out=out).add_(mean)
     else:
-        out = mean if moments is None else None
+        out = mean if out is None and moments is None else out
         if isinstance(std, Tensor):
             nu = torch.addcmul(mean, std, normal, out=out)
         else:
@@ -210,6 +220,7 @@ def read(
     normal: Tensor | None,
     *,
     relative_sigma: Level | None = None,
+    spent: bool = False,
 ) -> Tensor:
     """Conductances with accumulated 1/f noise, G(t) + s · growth · N, clamped at zero.
 
@@ -223,6 +234,7 @@ def read(
         profile: the device.
         normal: standard normals; None if ``profile.read`` is None.
         relative_sigma: Q, ``relative_read_sigma(programmed, profile)``, where it is known already.
+        spent: as in :func:`program`.
     """
     if profile.read is None:
         return drifted
@@ -240,8 +252,9 @@ def read(
     noise = normal
     if isinstance(relative_sigma, Tensor):
         own = fresh and relative_sigma.shape == normal.shape
-        noise = relative_sigma.mul_(normal) if own else relative_sigma * normal
-    out = noise if noise is not normal else None
+        room = normal if spent else relative_sigma if own else None
+        noise = torch.mul(relative_sigma, normal, out=room)
+    out = noise if spent or noise is not normal else None
     if isinstance(growth, Tensor):
         noise = torch.mul(noise, growth, out=out)
         noisy = torch.addcmul(drifted, noise, drifted, out=noise)

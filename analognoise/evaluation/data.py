@@ -61,11 +61,13 @@ class EvaluationData(InParts):
         with rng_preserved(seed=1), generators_preserved(loader):
             _check_coverage(loader)
         with rng_preserved(seed=1), generators_preserved(loader):
+            # A list holds its batches anyway; what a loader gives may be filled anew with the next one.
+            held = type(loader) in (list, tuple)
             for batch in loader:
                 digests.append(_digest(batch, len(digests)))
                 size += _size(batch)
                 if size <= cache_bytes:
-                    kept.append(to_device(batch, device, copy=True))
+                    kept.append(to_device(batch, device, copy=not held))
                 else:
                     kept.clear()
         if not digests:
@@ -74,7 +76,7 @@ class EvaluationData(InParts):
         self.cached = size <= cache_bytes
         self.batches = len(digests)
         self._cache = kept
-        if type(loader) not in (list, tuple):
+        if not held:
             self._check_second_pass(digests)
         self.fingerprint = hashlib.sha256(b"".join(digests)).hexdigest()
 

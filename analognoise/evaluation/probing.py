@@ -11,6 +11,7 @@ from analognoise.chip import drift_to_, program_, restart_products
 from analognoise.compiled import eager
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import to_device
+from analognoise.evaluation.expected import Expected
 from analognoise.evaluation.metrics import default_forward
 from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
@@ -94,14 +95,16 @@ class Probe:
             tested = {name: layer for name, layer in idle.items() if reads.first[name] <= number}
             if not (new or tested):
                 continue
-            expected = _kept(compute())
+            expected = Expected(compute)
             if new:
                 reads.bypassed += find_bypassed(new, compute, expected)
             without = [name for name in tested if name not in reads.bypassed]
             if without and (few := self._few(batch)) is not None:  # most layers show in a few samples
                 part = partial(self._computed, few, number, buffers)
-                without = find_idle({name: tested[name] for name in without}, part, _kept(part()))
-            without = find_idle({name: tested[name] for name in without}, compute, expected)
+                kept = [own.clone() for own in part()]
+                without = find_idle({name: tested[name] for name in without}, part, kept)
+            if without:
+                without = find_idle({name: tested[name] for name in without}, compute, expected.numbers)
             idle = {n: layer for n, layer in idle.items() if n in without or reads.first[n] > number}
         reads.idle = list(idle)
 
@@ -136,7 +139,3 @@ class Probe:
     def _forward(self, batch: Any, number: int) -> Any:
         with At("batch {}", number):
             return self.forward(self.model, batch)
-
-
-def _kept(output: list[Tensor]) -> list[Tensor]:
-    return [tensor.clone() for tensor in output]

@@ -19,7 +19,7 @@ from analognoise.errors import DataError
 from analognoise.seeds import rng_preserved
 
 # Small models keep so much more, to save time at each of many drift times.
-_LEVEL_BYTES = 8 << 20
+_LEVEL_BYTES = 1 << 20
 
 
 class Buffers:

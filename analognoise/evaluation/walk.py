@@ -12,7 +12,7 @@ from analognoise.chip import ChipWeights, drift_to_, program_, weights_through
 from analognoise.conversion import analog_layers
 from analognoise.evaluation.blocks import Place
 
-_AHEAD_BYTES = 8 << 20
+_AHEAD_BYTES = 1 << 20
 
 
 def walk(model: nn.Module, seed: int, places: Sequence[Place]) -> Iterator[Place]:

@@ -53,7 +53,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        within = self.limit is None or self.value <= self.limit
+        within = self.limit is None or round(self.value, 2) <= round(self.limit, 2)  # as shown
         ahead = self.least is None or self.peer is None or self.peer >= self.least * self.value
         return within and ahead
 

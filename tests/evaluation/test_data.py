@@ -244,13 +244,23 @@ def test_generators_are_left_as_found() -> None:
     assert torch.equal(own.get_state(), states[3])
 
 
-def test_cached_batches_are_not_the_users_tensors() -> None:
-    x = X.clone()
-    data = EvaluationData([(x, Y)], CPU)
-    next(iter(data))[0].zero_()
-    assert torch.equal(x, X)
-    next(data.copies())[0].fill_(7)
-    assert not next(iter(data))[0].any()
+def test_a_list_s_batches_are_kept_as_they_are_and_a_loader_s_are_copied() -> None:
+    data = EvaluationData([(X, Y)], CPU)
+    assert [own.data_ptr() for own in next(iter(data))] == [X.data_ptr(), Y.data_ptr()]
+    next(data.copies())[0].fill_(70)
+    assert not (X == 70).any()
+
+    class OneBuffer:
+        """Fills the same memory with one batch after the other."""
+
+        room = torch.empty(2, *X.shape[1:])
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y in zip(X.split(2), Y.split(2), strict=True):
+                yield self.room[: len(x)].copy_(x), y
+
+    cached = list(EvaluationData(OneBuffer(), CPU))
+    assert torch.equal(torch.cat([x for x, _ in cached]), X)
 
 
 def test_nested_batches_move_as_a_whole() -> None:

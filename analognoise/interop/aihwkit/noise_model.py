@@ -11,7 +11,8 @@ from torch import Tensor
 
 from analognoise.crossbar.collapse import check_collapse, merge_pairs
 from analognoise.crossbar.mapping import scales, to_devices, to_weights
-from analognoise.devices.laws import Draw, law_of, write
+from analognoise.devices.law import Draw
+from analognoise.devices.laws import law_of, write
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ConversionError
 
