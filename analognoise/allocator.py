@@ -1,10 +1,10 @@
-"""Memory of large tensors: freed memory is kept for the next ones, and new memory comes in huge pages."""
+"""Memory of large tensors: it is kept for the next ones, and new memory comes in huge pages."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
@@ -46,9 +46,39 @@ def in_huge_pages(room: Tensor) -> Tensor:
     return room
 
 
-def copy_of(tensor: Tensor) -> Tensor:
-    """A tensor's clone without its history, in huge pages where it is large."""
-    return in_huge_pages(torch.empty_like(tensor)).copy_(tensor.detach())
+class Rooms:
+    """Memory for copies of tensors; that of large ones on the processor is kept from use to use.
+
+    New memory of that size comes from the system each time, and the first writing to it costs as much as
+    what is written. Other devices' allocators keep it by themselves. A copy of this object is empty.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[torch.Size, tuple[int, ...], torch.dtype], list[Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type[Rooms], tuple[()]]:
+        return Rooms, ()
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """An uninitialized tensor of the same kind."""
+        free = self._free.get((tensor.shape, tensor.stride(), tensor.dtype)) if tensor.is_cpu else None
+        return free.pop() if free else in_huge_pages(torch.empty_like(tensor))
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        """A tensor's clone without its history."""
+        return self.like(tensor).copy_(tensor.detach())
+
+    def absolutes(self, tensors: list[Tensor]) -> list[Tensor]:
+        """abs(w) of each, in memory that may become the tensors' clean copies."""
+        if all(tensor.is_cpu for tensor in tensors):  # where foreach kernels take one by one, too
+            return [torch.abs(tensor, out=self.like(tensor)) for tensor in tensors]
+        return list(torch._foreach_abs(tensors))
+
+    def give_back(self, tensors: Iterable[Tensor]) -> None:
+        """Take tensors that :meth:`like` gave and nobody uses any more."""
+        for tensor in tensors:
+            if tensor.is_cpu and type(tensor) is Tensor and tensor.nbytes >= _LARGE:
+                self._free.setdefault((tensor.shape, tensor.stride(), tensor.dtype), []).append(tensor)
 
 
 @cache

@@ -1,5 +1,6 @@
 """Freed memory stays in the process, and new memory of large tensors comes in huge pages."""
 
+import copy
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from analognoise.allocator import copy_of, in_huge_pages
+from analognoise.allocator import Rooms, in_huge_pages
 
 # What tensors that live together, as the activations of a residual block, leave mapped when they are gone.
 # (Page faults would be nearer to the point, but some systems take idle pages back at any moment.)
@@ -70,16 +71,33 @@ def test_large_tensors_come_in_huge_pages():
 
 def test_a_copy_is_laid_out_as_the_tensor_and_has_no_history():
     weight = torch.nn.Parameter(torch.randn(64, 32, 30, 30).to(memory_format=torch.channels_last))
-    copy = copy_of(weight)
-    assert torch.equal(copy, weight)
-    assert copy.stride() == weight.stride()
-    assert not copy.requires_grad
-    assert copy.data_ptr() != weight.data_ptr()
+    found = Rooms().copy_of(weight)
+    assert torch.equal(found, weight)
+    assert found.stride() == weight.stride()
+    assert not found.requires_grad
+    assert found.data_ptr() != weight.data_ptr()
+
+
+def test_memory_that_was_given_back_serves_the_next_tensor_of_that_kind():
+    rooms, weight = Rooms(), torch.randn(1100, 1000)
+    first, second = rooms.copy_of(weight), rooms.copy_of(weight)
+    assert first.data_ptr() != second.data_ptr()
+    rooms.give_back([first])
+    for other in (weight.T, weight.double(), weight[:1050]):
+        assert rooms.like(other).data_ptr() != first.data_ptr()
+    assert copy.deepcopy(rooms).like(weight).data_ptr() != first.data_ptr()
+    (again,) = rooms.absolutes([weight])
+    assert again.data_ptr() == first.data_ptr()
+    assert torch.equal(again, weight.abs())
+    assert torch.equal(second, weight)
+    small = rooms.like(torch.empty(100))
+    rooms.give_back([small])
+    assert rooms.like(torch.empty(100)).data_ptr() != small.data_ptr()
 
 
 def test_tensors_without_memory_of_their_own_are_left_alone() -> None:
     with warnings.catch_warnings(), FakeTensorMode():
         warnings.simplefilter("error")
-        assert copy_of(torch.empty(4000, 2000)).shape == (4000, 2000)
+        assert Rooms().copy_of(torch.empty(4000, 2000)).shape == (4000, 2000)
     diagonal = torch.eye(4000).to_sparse()
     assert torch.equal(in_huge_pages(diagonal).to_dense(), torch.eye(4000))

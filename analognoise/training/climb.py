@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from analognoise.allocator import copy_of
 from analognoise.errors import MethodError
 from analognoise.quantized import quantizer_ranges
 from analognoise.training.checks import check_gradient, check_number, check_steps
@@ -36,7 +35,8 @@ class SharpnessAware(InTwoCalls):
     A step takes two passes. The second repeats the random numbers of the first (the same dropout masks;
     torch's generators always, Python's and NumPy's if the first step's closure draws from them), and
     batch-normalization statistics count the first pass only. With every ρ = 0 a step takes one pass and is
-    the base optimizer's, bit for bit. One copy of the perturbed parameters is held meanwhile.
+    the base optimizer's, bit for bit. One copy of the perturbed parameters is held meanwhile; on the
+    processor the memory of tensors above 4 MB stays for the next step.
 
     If the gradient's norm is NaN or infinite there is no climb, no second pass and no update: the weights
     stay as they were, a RuntimeWarning says so, and the caller finds the loss in the return value. The second
@@ -173,7 +173,7 @@ class SharpnessAware(InTwoCalls):
         if not (scaled or plain):
             return True
         etas = [climber.group.get("eta", self._options["eta"]) for climber in scaled]
-        slope = Slope(scaled, plain, etas, self._divisors)
+        slope = Slope(scaled, plain, etas, self._divisors, self._rooms)
         if not math.isfinite(slope.norm):
             if not self._apart:
                 self._warn_of_norm(slope.norm)
@@ -215,6 +215,8 @@ class SharpnessAware(InTwoCalls):
         for number, parameter in enumerate(moved):
             if parameter not in self._clean:
                 copies[parameter] = (
-                    scratch[number].copy_(parameter) if number < len(scratch) else copy_of(parameter)
+                    scratch[number].copy_(parameter)
+                    if number < len(scratch)
+                    else self._rooms.copy_of(parameter)
                 )
         self._clean.update(copies)

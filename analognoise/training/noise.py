@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analognoise.allocator import copy_of
 from analognoise.conversion import require_analog, sample_chip
 from analognoise.crossbar.net import check_net
 from analognoise.errors import MethodError, ModelError, TrainingError
@@ -182,7 +181,7 @@ class ProfileNoise(WrappedOptimizer):
                 f"ProfileNoise, step {self.steps}: the training broke down, {error}"
             ) from error
         weights: list[Tensor] = [self._chip[name] for name in drawn if name in self._chip]
-        copies = [copy_of(weight) for weight in weights]
+        copies = [self._rooms.copy_of(weight) for weight in weights]
         self._clean.update(zip(weights, copies, strict=True))
         torch._foreach_copy_(weights, [value for name, value in drawn.items() if name in self._chip])
         # While gradients are taken, not afterwards: those that processes average are already without, each

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from analognoise.allocator import Rooms
 from analognoise.scalars import as_numbers
-from analognoise.training.wrapper import absolutes
 
 # Norms below this count as zero: their reciprocal would overflow float32.
 _TINY = 1e-30
@@ -44,6 +44,7 @@ class Slope:
         plain: what climbs with T = 1.
         etas: η of each scaled one.
         divisors: gives what each scaling is divided by, from abs(w); 0 leaves the tensor where it is.
+        rooms: memory for the scalings.
 
     Attributes:
         weights: what moves, the scaled ones first.
@@ -56,13 +57,14 @@ class Slope:
         plain: list[Climber],
         etas: list[float],
         divisors: Callable[[list[Tensor]], list[float]],
+        rooms: Rooms,
     ) -> None:
         self.weights = [climber.moved for climber in scaled + plain]
         self._gradients = [cast(Tensor, weight.grad) for weight in self.weights]
         self._scales: list[Tensor] = []
         self._reciprocals = [1.0] * len(self.weights)
         if scaled:
-            self._scales = absolutes([climber.size for climber in scaled])
+            self._scales = rooms.absolutes([climber.size for climber in scaled])
             sizes = divisors(self._scales)
             self._reciprocals[: len(scaled)] = [1.0 / size if size > _TINY else 0.0 for size in sizes]
             torch._foreach_add_(self._scales, etas)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from analognoise.allocator import in_huge_pages
+from analognoise.allocator import Rooms, in_huge_pages
 from analognoise.conversion import chip_weights
 from analognoise.errors import MethodError
 from analognoise.quantized import QuantizedLayer, quantized_weights
@@ -108,6 +108,7 @@ class WrappedOptimizer(OptimizerAround):
         self.before_step = before_step
         self.computing: TrainingNoise | None = None  # noise on computations, as a recipe asks for it
         self._clean: dict[Tensor, Tensor] = {}  # while weights are perturbed: each one's clean copy
+        self._rooms = Rooms()  # for these copies
         super().__init__(base, model, seed, sync)
         if (clip is not None or noise) and not self._chip:
             raise MethodError(
@@ -202,7 +203,7 @@ class WrappedOptimizer(OptimizerAround):
                 self._put_offset(layer, draw * (level * layer.quantized_weight().abs().max()))
             return
         # The norm of infinite order would take some fifty times as long as the largest size on a CPU.
-        copies = absolutes(weights)
+        copies = self._rooms.absolutes(weights)
         largest = torch._foreach_max(copies)
         torch._foreach_copy_(copies, weights)
         self._clean.update(zip(weights, copies, strict=True))
@@ -242,6 +243,7 @@ class WrappedOptimizer(OptimizerAround):
             self._offset.pop().offset = None
         if self._clean:
             torch._foreach_copy_(list(self._clean), list(self._clean.values()))
+            self._rooms.give_back(self._clean.values())
             self._clean.clear()
             forget_casts()
 
@@ -269,13 +271,6 @@ def run_closure(closure: Closure) -> Any:
     """Call the closure with gradients enabled, as torch's optimizers do."""
     with torch.enable_grad():
         return closure()
-
-
-def absolutes(tensors: list[Tensor]) -> list[Tensor]:
-    """abs(w) of each, in memory that may become the tensors' clean copies."""
-    if all(tensor.is_cpu for tensor in tensors):  # where foreach kernels take one by one, too
-        return [torch.abs(t, out=in_huge_pages(torch.empty_like(t))) for t in tensors]
-    return list(torch._foreach_abs(tensors))
 
 
 def forget_casts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import random
 import weakref
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import analognoise.training as training
+from analognoise import allocator
 from analognoise.errors import MethodError
 from analognoise.training import ASAM, SAM, SAMSON
 from analognoise.training.replay import Replay
@@ -817,6 +819,26 @@ def test_a_step_holds_at_most_one_extra_copy_of_the_parameters(name: str) -> Non
         optimizer.zero_grad()
     assert peaks["plain"] > 0.99  # the gradients: the counter sees them
     assert peaks["wrapped"] <= peaks["plain"] + 1.02
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_memory_kept_from_step_to_step_changes_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls, options = METHODS[name]
+    x, y = torch.randn(4, 40, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1, 2, 3])
+    found = []
+    for large in (1 << 60, 1 << 12):
+        monkeypatch.setattr(allocator, "_LARGE", large)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 40))
+        optimizer = cls(torch.optim.SGD(model.parameters(), lr=0.1), model, **options)
+        for _ in range(3):
+            optimizer.step(closure_of(optimizer, model, x, y))
+        found.append([parameter.detach().clone() for parameter in model.parameters()])
+        kept = [room for rooms in optimizer._rooms._free.values() for room in rooms]
+        weights = [parameter for parameter in model.parameters() if parameter.nbytes >= large]
+        assert [room.shape for room in kept] == [weight.shape for weight in weights]
+        assert not pickle.loads(pickle.dumps(optimizer))._rooms._free
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize(
