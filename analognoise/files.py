@@ -1,13 +1,19 @@
-"""Files that appear whole or not at all, and the room for them."""
+"""Files that appear whole or not at all, the room for them, and locks on them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from analognoise.errors import ResultsError, WriteError
+
+try:
+    import fcntl
+except ImportError:  # not on every system; there nothing hinders two processes
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -71,3 +77,14 @@ def why_unwritable(folder: Path) -> str:
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         return f"{folder} is on a read-only file system"
     return f"no permission to write in {folder}"
+
+
+def lock_file(file: int | FileIO) -> None:
+    """Lock an open file or folder against other processes, for as long as it is open; where the system has no
+    such locks, do nothing.
+
+    Raises:
+        BlockingIOError: when another process holds it.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,11 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from analognoise.errors import ResultsError
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there two runs in one folder are found out by results.csv only
-    fcntl = None  # type: ignore[assignment]
+from analognoise.files import lock_file
 
 
 @contextmanager
@@ -35,13 +31,12 @@ def held(folder: Path, name: Path | None = None) -> Iterator[None]:
     except OSError as error:
         raise ResultsError(f"cannot write to folder {name or folder}: {error.strerror}") from error
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResultsError(
-                    f"another process is working in {name or folder}: wait for it, or choose another folder"
-                ) from None
+        try:
+            lock_file(handle)  # without locks two runs in one folder are found out by results.csv only
+        except BlockingIOError:
+            raise ResultsError(
+                f"another process is working in {name or folder}: wait for it, or choose another folder"
+            ) from None
         yield
     finally:
         for place in made:

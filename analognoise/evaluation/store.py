@@ -19,14 +19,8 @@ from typing import Generic, TypeVar
 from analognoise.errors import ResultsError
 from analognoise.evaluation.row_text import format_rows, header_of, parse_rows
 from analognoise.evaluation.rows import AnyRow, Row
-from analognoise.files import check_room, why_unwritable
+from analognoise.files import check_room, lock_file, why_unwritable
 from analognoise.printing import counted
-
-try:
-    import fcntl
-except ImportError:  # not on every system; without it two writers are only found out by the file's size
-    fcntl = None  # type: ignore[assignment]
-
 
 R = TypeVar("R", bound=AnyRow)
 # About as long as rows are.
@@ -156,13 +150,12 @@ class ResultStore(Generic[R]):
         except OSError as error:
             raise ResultsError(f"{self.path} cannot be written to: {error.strerror}") from error
         try:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ResultsError(
-                        f"another process is writing to {self.path}: wait for it, or use another file"
-                    ) from None
+            try:
+                lock_file(file)  # without locks two writers are only found out by the file's size
+            except BlockingIOError:
+                raise ResultsError(
+                    f"another process is writing to {self.path}: wait for it, or use another file"
+                ) from None
             if os.fstat(file.fileno()).st_size != self._size:
                 raise ResultsError(f"{self.path} was changed by another process since it was read: run again")
             file.truncate(self._length)

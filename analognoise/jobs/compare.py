@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,22 +85,48 @@ def compare_methods(
             "by layer"
         )
     devices = Changes.parse(*changes).apply([load_profile(profile) for profile in profiles])
+    return with_progress(
+        compare_on_chips,
+        task,
+        profiles=devices,
+        methods=methods,
+        out=out,
+        workers=workers,
+        scheduler=scheduler,
+        say=say,
+        **settings,
+    )
+
+
+def with_progress(
+    compare: Callable[..., Comparison],
+    task: str,
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    say: Say,
+    **settings: Any,
+) -> Compared:
+    """Run a comparison of any kind, saying what is reused and what fails, with a progress bar.
+
+    Args:
+        compare: :func:`analognoise.compare` or its like.
+        task: a task's name, or ``module:callable``.
+        workers: processes; None takes one per core.
+        scheduler: address of a Dask scheduler whose workers share the work.
+        say: gets lines for the user.
+        settings: as ``compare`` takes them.
+
+    Raises:
+        AnalogNoiseError: as ``compare``.
+    """
     with cluster(workers, scheduler) as executor, ExitStack() as stack:
-        progress = CompareProgress(stack, say)
-        found = compare_on_chips(
-            task,
-            profiles=devices,
-            methods=methods,
-            out=out,
-            workers=workers,
-            executor=executor,
-            on_event=progress.event,
-            **settings,
-        )
+        progress = _Progress(stack, say)
+        found = compare(task, workers=workers, executor=executor, on_event=progress.event, **settings)
     return Compared(found)
 
 
-class CompareProgress:
+class _Progress:
     """Turns a comparison's events into a progress bar and lines."""
 
     def __init__(self, stack: ExitStack, say: Say) -> None:

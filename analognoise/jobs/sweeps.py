@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 from analognoise.comparison import compare_faults, noise_sweep
 from analognoise.errors import QuantizationError
-from analognoise.jobs.compare import Compared, CompareProgress
+from analognoise.jobs.compare import Compared, with_progress
 from analognoise.jobs.setup import Say
-from analognoise.jobs.sharing import cluster
 
 
 def compare_on_faults(
@@ -38,17 +36,15 @@ def compare_on_faults(
     wrong = next((part for part in parts if not (part.isascii() and part.isdigit())), None)
     if wrong is not None:
         raise QuantizationError(f"bits must be whole numbers from 2 to 8, found {wrong!r}")
-    with cluster(workers, scheduler) as executor, ExitStack() as stack:
-        progress = CompareProgress(stack, say)
-        found = compare_faults(
-            task,
-            bits=[int(part) for part in parts],
-            workers=workers,
-            executor=executor,
-            on_event=progress.event,
-            **settings,
-        )
-    return Compared(found)
+    return with_progress(
+        compare_faults,
+        task,
+        bits=[int(part) for part in parts],
+        workers=workers,
+        scheduler=scheduler,
+        say=say,
+        **settings,
+    )
 
 
 def compare_under_noise(
@@ -71,7 +67,4 @@ def compare_under_noise(
     Raises:
         AnalogNoiseError: as :func:`analognoise.noise_sweep`.
     """
-    with cluster(workers, scheduler) as executor, ExitStack() as stack:
-        progress = CompareProgress(stack, say)
-        found = noise_sweep(task, workers=workers, executor=executor, on_event=progress.event, **settings)
-    return Compared(found)
+    return with_progress(noise_sweep, task, workers=workers, scheduler=scheduler, say=say, **settings)

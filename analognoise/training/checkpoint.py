@@ -16,12 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.errors import DataError, ResultsError
-from analognoise.files import check_room, why_unwritable, write_whole
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there nothing hinders two processes
-    fcntl = None  # type: ignore[assignment]
+from analognoise.files import check_room, lock_file, why_unwritable, write_whole
 
 _FORMAT = 1
 # States of generators, names, and what else is not a tensor of the model.
@@ -205,8 +200,7 @@ def _locked(file: Path) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle)
             # Who held it may have removed it between the two calls: then this is the lock of nothing.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(file)):
