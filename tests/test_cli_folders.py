@@ -255,8 +255,8 @@ def test_a_folder_that_another_process_works_in_is_left_alone(
 @pytest.mark.parametrize(
     ("command", "before", "after"),
     [
-        (EVALUATE, "evaluate.refuse_broken", "evaluate.evaluate_drift"),
-        (SENSITIVITY, "sensitivity.refuse_broken", "sensitivity.layer_sensitivity"),
+        (EVALUATE, "evaluate.checked_test_data", "evaluate.evaluate_drift"),
+        (SENSITIVITY, "sensitivity.checked_test_data", "sensitivity.layer_sensitivity"),
     ],
     ids=["evaluate", "sensitivity"],
 )

@@ -10,6 +10,7 @@ from torch import nn
 
 from analognoise.chip import evaluating
 from analognoise.errors import AnalogNoiseError, DataError
+from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import EvaluationData, to_device
 from analognoise.evaluation.metrics import Forward, default_forward
 from analognoise.halving import in_parts
@@ -17,8 +18,10 @@ from analognoise.jobs.setup import torch_device
 from analognoise.seeds import rng_preserved
 from analognoise.tasks import Task, load_callable, load_data
 
+Measure = Callable[[Any, Any], Any]
 
-def test_data(task: Task | None, data: str | None, batch_size: int | None, own_forward: bool) -> Any:
+
+def _test_batches(task: Task | None, data: str | None, batch_size: int | None, own_forward: bool) -> Any:
     """The user's test batches, or the task's.
 
     Raises:
@@ -60,7 +63,7 @@ def try_batch(
     batch: Any,
     what: str,
     forward: Callable[[nn.Module, Any], Any] | None = None,
-    use: Callable[[Any, Any], Any] | None = None,
+    use: Measure | None = None,
     whole: bool = False,
 ) -> None:
     """Let the model compute one batch, so that what does not fit is found before anything is written.
@@ -107,16 +110,48 @@ def try_batch(
             buffer.copy_(buffers[name])
 
 
-def checked_data(batches: Any, device: str, what: str) -> EvaluationData:
-    """The same batches in every pass, read once and checked.
+def checked_data(
+    model: nn.Module, batches: Any, device: str, what: str, measure: Measure, forward: Forward | None
+) -> EvaluationData:
+    """The same batches in every pass, read once; the model computes them, and what is measured is finite.
+
+    Args:
+        model: digital; it is left as found.
+        batches: the data.
+        device: where torch computes.
+        what: what the data are, in messages.
+        measure: ``measure(output, batch)``, the metric.
+        forward: as for :func:`analognoise.evaluate_drift`.
 
     Raises:
-        DataError: when they are not the same in every pass; ``what`` says whose they are.
+        DataError: when they are not the same in every pass, do not fit the model, or break it.
     """
     try:
-        return EvaluationData(batches, torch_device(device))
+        data = EvaluationData(batches, torch_device(device))
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
+    try_batch(model, next(iter(data)), what, forward, measure)
+    refuse_broken(model, data, measure, what, forward)
+    return data
+
+
+def checked_test_data(
+    model: nn.Module,
+    task: Task | None,
+    data: str | None,
+    batch_size: int | None,
+    device: str,
+    measure: Measure,
+    forward: Forward | None,
+) -> EvaluationData:
+    """The user's test batches, or the task's, as :func:`checked_data` gives them.
+
+    Raises:
+        DataError: when there are none, or something is wrong with them.
+    """
+    what = f"test data {data!r}" if data else f"test data of task {task.name!r}" if task else "test data"
+    batches = _test_batches(task, data, batch_size, forward is not None)
+    return checked_data(model, batches, device, what, measure, forward)
 
 
 def load_forward(name: str | None, task: Task | None) -> Forward | None:

@@ -17,7 +17,6 @@ from analognoise.conversion import check_finite, convert_to_analog, keeping_digi
 from analognoise.crossbar.compensation import compensation_list, split_compensation
 from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
-from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.checks import MOST_CHIPS, whole_number
 from analognoise.evaluation.drift import DriftEvaluation
@@ -29,14 +28,7 @@ from analognoise.evaluation.rows import Row
 from analognoise.evaluation.stopping import checked_precision
 from analognoise.evaluation.store import ResultStore
 from analognoise.jobs.calibration import calibrate_all
-from analognoise.jobs.data import (
-    checked_data,
-    load_forward,
-    metric_of,
-    recalibration_inputs,
-    test_data,
-    try_batch,
-)
+from analognoise.jobs.data import checked_test_data, load_forward, metric_of, recalibration_inputs
 from analognoise.jobs.evaluated import Evaluated
 from analognoise.jobs.folder import JobFolder, unasked
 from analognoise.jobs.placements import Placement, contents, load_placements
@@ -149,12 +141,8 @@ def evaluate_model(
     with torch_threads(threads), sharing(workers, scheduler) as executor, ExitStack() as stack:
         network = build_model(found, model, weights, seed, device, for_chip=True)
         check_finite(network)
-        named = (
-            f"test data {data!r}" if data else f"test data of task {found.name!r}" if found else "test data"
-        )
-        batches = checked_data(test_data(found, data, batch_size, run is not None), device, named)
-        try_batch(network, next(iter(batches)), named, run, Metric.of(measured).measure)
-        refuse_broken(network, batches, Metric.of(measured).measure, named, run)
+        measure = Metric.of(measured).measure
+        batches = checked_test_data(network, found, data, batch_size, device, measure, run)
         kept = keeping_digital(network, digital)
         calibrating = None
         recalibrated = any(kind for _, kind in compensations)

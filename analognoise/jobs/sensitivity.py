@@ -16,7 +16,6 @@ from analognoise.conversion import check_finite, convert_to_analog, keeping_digi
 from analognoise.description import Description
 from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
-from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.checks import MOST_CHIPS, whole_number
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.row_text import read_rows
@@ -26,7 +25,7 @@ from analognoise.evaluation.sensitivity_report import SensitivityReport
 from analognoise.evaluation.store import ResultStore
 from analognoise.files import write_whole
 from analognoise.jobs.calibration import calibrate_all
-from analognoise.jobs.data import checked_data, load_forward, metric_of, test_data, try_batch
+from analognoise.jobs.data import checked_test_data, load_forward, metric_of
 from analognoise.jobs.folder import RESULTS_FILE, RUN_FILE, JobFolder, unasked
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.placements import contents, load_placements
@@ -126,12 +125,8 @@ def rank_layers(
     with torch_threads(threads), sharing(workers, scheduler) as executor, ExitStack() as stack:
         network = build_model(found, model, weights, seed, device, for_chip=True)
         check_finite(network)
-        named = (
-            f"test data {data!r}" if data else f"test data of task {found.name!r}" if found else "test data"
-        )
-        shared = checked_data(test_data(found, data, batch_size, run is not None), device, named)
-        try_batch(network, next(iter(shared)), named, run, Metric.of(measured).measure)
-        refuse_broken(network, shared, Metric.of(measured).measure, named, run)
+        measure = Metric.of(measured).measure
+        shared = checked_test_data(network, found, data, batch_size, device, measure, run)
         kept = keeping_digital(network, digital)
         # Only to hear now whether it converts, before --force removes anything.
         whole = convert_to_analog(network, placement.profile, filter_fn=kept, compensation=compensation)

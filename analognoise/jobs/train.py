@@ -20,7 +20,6 @@ from analognoise.batches import is_out_of_memory
 from analognoise.devices import DeviceProfile, load_profile
 from analognoise.devices.whatif import Changes
 from analognoise.errors import DataError, ModelError, TrainingError
-from analognoise.evaluation.broken import refuse_broken
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.metrics import Forward, Metric
 from analognoise.files import write_whole
@@ -194,9 +193,7 @@ def train_model(
         if checks is not None:
             # Refuses data that shuffle or differ between passes: their metric would mean nothing.
             named = f"validation data {validation!r}" if validation else "the task's validation data"
-            fixed = checked_data(checks, device, named)
-            try_batch(network, next(iter(fixed)), named, own.forward, own.measure)
-            refuse_broken(network, fixed, own.measure, named, own.forward)
+            checked_data(network, checks, device, named, own.measure, own.forward)
         first = on_device(_first_batch(batches, seed), place)
         named = f"training data {data!r}" if data else "the task's training data"
         with _naming_batch_size(first, data):
