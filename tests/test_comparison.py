@@ -82,7 +82,7 @@ def no_work(monkeypatch):
         raise AssertionError("work was done again")
 
     monkeypatch.setattr("analognoise.comparison.jobs.fit", refuse)
-    monkeypatch.setattr("analognoise.comparison.jobs.evaluate_drift", refuse)
+    monkeypatch.setattr("analognoise.comparison.drift_job.evaluate_drift", refuse)
 
 
 def test_the_folder_holds_what_was_promised(finished):

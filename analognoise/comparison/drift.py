@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from analognoise.comparison.checks import Common, Variant, settle, whole_number
+from analognoise.comparison.drift_job import Chips, DriftJob
 from analognoise.comparison.drift_outcome import conclude
-from analognoise.comparison.jobs import Chips, EvaluateJob
+from analognoise.comparison.jobs import Condition
 from analognoise.comparison.outcome import Comparison
-from analognoise.comparison.plan import Condition, Plan
+from analognoise.comparison.plan import Plan
 from analognoise.comparison.run import OnEvent, carry_out
 from analognoise.comparison.settings import Contender, Training, stem_of
 from analognoise.conversion import convert_to_analog, keeping_digital
@@ -54,6 +55,7 @@ class DriftPlan(Plan):
 
     command: ClassVar = "compare"
     noun: ClassVar = "a comparison"
+    job: ClassVar = DriftJob
     row: ClassVar = Row
     layout: ClassVar = DRIFT
     subjects: ClassVar = "profiles"
@@ -90,23 +92,6 @@ class DriftPlan(Plan):
         assert isinstance(condition, Chips)
         return self.times if condition.profile.has_drift else (0.0,)
 
-    def evaluation(
-        self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
-    ) -> EvaluateJob:
-        """The job that puts a model on chips."""
-        assert isinstance(condition, Chips)
-        return EvaluateJob(
-            source=self.source,
-            training=training,
-            on=condition,
-            folder=folder,
-            times=self.positions_of(condition),
-            chips=self.chips,
-            seed=self.evaluation_seed,
-            calibration_batches=self.calibration_batches,
-            known=tuple(row for row in known if isinstance(row, Row)),
-        )
-
     def subject_of(self, row: AnyRow) -> str:
         """The device's name."""
         return split_name(row.condition)[0]
@@ -123,6 +108,10 @@ class DriftPlan(Plan):
             "profiles": {profile.name: profile.digest for profile in self.profiles},
             "times_s": list(self.times),
         }
+
+    def job_options(self) -> dict[str, Any]:
+        """How long a recalibration measures."""
+        return {"calibration_batches": self.calibration_batches}
 
     def options(self) -> dict[str, Any]:
         """Drift compensation; what recalibrates, where something does."""

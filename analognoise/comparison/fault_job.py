@@ -6,14 +6,12 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from analognoise.comparison.jobs import Emit, load_trained, task_of
-from analognoise.comparison.settings import Training
+from analognoise.comparison.jobs import Emit, EvaluationJob, load_trained, task_of
 from analognoise.evaluation.fault_report import FaultRow
 from analognoise.evaluation.faults import evaluate_faults
 from analognoise.evaluation.relay import Relay
 from analognoise.evaluation.rows import AnyRow
 from analognoise.memory.faults import FaultModel, faults_label
-from analognoise.pool import Shared
 
 
 def variant_of(bits: int, sparsity: str) -> str:
@@ -116,44 +114,10 @@ class MemoryRow(AnyRow):
         return FaultRow(**values)
 
 
-@dataclass(frozen=True)
-class FaultJob:
-    """Evaluate one stored model in faulty memories.
-
-    Attributes:
-        source: the task.
-        training: how the model was trained.
-        memory: kind of faults and encoding.
-        folder: where the model's file is.
-        rates: fault rates.
-        chips: number of memories.
-        seed: root seed of the faults; the same for every model, so that chip c has the same faulty cells.
-        known: rows that are there already.
+class FaultJob(EvaluationJob[Memory, MemoryRow]):
+    """Evaluate one stored model in faulty memories, at fault rates; chip c has the same faulty cells for all
+    models.
     """
-
-    source: str | Shared
-    training: Training
-    memory: Memory
-    folder: str
-    rates: tuple[float, ...]
-    chips: int
-    seed: int
-    known: tuple[MemoryRow, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Memory, method and training seed."""
-        return self.memory.name, self.training.method, self.training.seed
-
-    @property
-    def title(self) -> str:
-        """What the job does, in words."""
-        return f"{self.training.method}, seed {self.training.seed}, {self.memory.name}"
-
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return self.chips * len(self.rates)
 
     def run(self, emit: Emit) -> dict[str, Any]:
         """Evaluate; emits the new rows of each chip as a list. Returns the rows' run id and the warnings."""
@@ -161,24 +125,24 @@ class FaultJob:
         model = load_trained(self.training, task, self.folder)
 
         def forward_rows(rows: list[FaultRow]) -> None:
-            emit([MemoryRow.of(row, self.memory) for row in rows])
+            emit([MemoryRow.of(row, self.on) for row in rows])
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             report = evaluate_faults(
                 model,
                 task.test,
-                self.rates,
+                self.positions,
                 self.chips,
                 self.seed,
                 task.metric,
-                kind=self.memory.kind,
-                encoding=self.memory.encoding,
+                kind=self.on.kind,
+                encoding=self.on.encoding,
                 forward=task.forward,
                 out=Relay([row.plain for row in self.known], forward_rows),
                 method=self.training.method,
                 training_seed=self.training.seed,
             )
-        name = f"{self.training.method}, {self.memory.bits} bits, sparsity {self.memory.sparsity}"
+        name = f"{self.training.method}, {self.on.bits} bits, sparsity {self.on.sparsity}"
         texts = [f"{name}, seed {self.training.seed}: {item.message}" for item in caught]
         return {"run_id": report.run_id, "warnings": texts}

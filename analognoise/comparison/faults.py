@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from analognoise.comparison.checks import Variant, settle
 from analognoise.comparison.fault_job import FaultJob, Memory, MemoryRow, variant_of
 from analognoise.comparison.fault_outcome import COMMAND, NOUN, FaultComparison, conclude_faults
-from analognoise.comparison.plan import Condition, SweepPlan
+from analognoise.comparison.plan import SweepPlan
 from analognoise.comparison.run import OnEvent, carry_out
 from analognoise.comparison.settings import Contender, Training, stem_of
 from analognoise.comparison.sparse import SparsityChoice
@@ -36,6 +36,7 @@ class FaultPlan(SweepPlan[Memory]):
 
     command: ClassVar = COMMAND
     noun: ClassVar = NOUN
+    job: ClassVar = FaultJob
     row: ClassVar = MemoryRow
     layout: ClassVar = FAULTS
     subjects: ClassVar = "memories"
@@ -45,22 +46,6 @@ class FaultPlan(SweepPlan[Memory]):
     def conditions_of(self, training: Training) -> tuple[Memory, ...]:
         """Those of the model's own bits and sparsity."""
         return tuple(memory for memory in self.swept if memory.variant == training.variant)
-
-    def evaluation(
-        self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
-    ) -> FaultJob:
-        """The job that stores a model in faulty memories."""
-        assert isinstance(condition, Memory)
-        return FaultJob(
-            source=self.source,
-            training=training,
-            memory=condition,
-            folder=folder,
-            rates=self.positions,
-            chips=self.chips,
-            seed=self.evaluation_seed,
-            known=tuple(row for row in known if isinstance(row, MemoryRow)),
-        )
 
     def stems_of(self, row: AnyRow) -> set[str]:
         """The model of these bits and this sparsity."""

@@ -1,4 +1,4 @@
-"""The pieces of work of a comparison: one training, or one model on the chips of one profile.
+"""The pieces of work of a comparison: one training, or one model under one condition.
 
 A job holds all that it needs and can be sent to another process. What it finds on the way it hands to
 ``emit``.
@@ -9,27 +9,22 @@ from __future__ import annotations
 import json
 import socket
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch import nn
 
-from analognoise.calibration import calibrate_, needs_calibration
 from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Training
-from analognoise.conversion import convert_to_analog, keeping_digital
-from analognoise.crossbar.compensation import name_chips, split_compensation
-from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import SparsityError, TrainingError, WorkerError
-from analognoise.evaluation.montecarlo import evaluate_drift
-from analognoise.evaluation.relay import Relay
-from analognoise.evaluation.rows import Row
+from analognoise.evaluation.rows import AnyRow
 from analognoise.files import write_whole
 from analognoise.pool import Shared
 from analognoise.sparsity import activation_sparsity
-from analognoise.tasks import Task, get_task, load_for_chip, load_weights, save_weights
+from analognoise.tasks import Task, get_task, load_weights, save_weights
 from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.fit import fit
 from analognoise.training.history import Epoch
@@ -143,92 +138,60 @@ class TrainJob:
         return record
 
 
-@dataclass(frozen=True)
-class Chips:
-    """What a trained model is evaluated on: chips of one device with one drift compensation."""
-
-    profile: DeviceProfile
-    compensation: str
+class Condition(Protocol):
+    """What a trained model is measured under."""
 
     @property
     def name(self) -> str:
-        """What rows call them."""
-        return name_chips(self.profile.name, self.compensation)
+        """What rows call it."""
 
 
-@dataclass(frozen=True)
-class EvaluateJob:
-    """Evaluate one stored model on the chips of one profile.
+C = TypeVar("C", bound=Condition, covariant=True)
+R = TypeVar("R", bound=AnyRow, covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob(ABC, Generic[C, R]):
+    """Measure one stored model under one condition.
 
     Attributes:
         source: the task.
         training: how the model was trained.
-        on: the device, and the drift compensation.
+        on: the condition.
         folder: where the model's file is.
-        times: drift times in seconds.
-        chips: number of chips.
-        seed: root seed of the chips; the same for every model, so that chip c is the same draw for all.
-        calibration_batches: how many training batches a recalibration uses.
+        positions: on the axis.
+        chips: number of chips, or of repeats.
+        seed: root seed of what is drawn; the same for every model, so that chip c is the same draw for all.
         known: rows that are there already.
     """
 
     source: str | Shared
     training: Training
-    on: Chips
+    on: C
     folder: str
-    times: tuple[float, ...]
+    positions: tuple[float, ...]
     chips: int
     seed: int
-    calibration_batches: int
-    known: tuple[Row, ...] = ()
+    known: tuple[R, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Profile, method and training seed: what the rows of the job have in common."""
+        """Condition, method and training seed: what the rows of the job have in common."""
         return self.on.name, self.training.method, self.training.seed
 
     @property
     def title(self) -> str:
         """What the job does, in words."""
-        return f"{self.training.method}, seed {self.training.seed}, on {self.on.name}"
+        return f"{self.training.method}, seed {self.training.seed}, {self.on.name}"
 
     @property
     def size(self) -> int:
         """Number of rows."""
-        return self.chips * len(self.times)
+        return self.chips * len(self.positions)
 
+    @abstractmethod
     def run(self, emit: Emit) -> dict[str, Any]:
-        """Evaluate; emits the new rows of each chip as a list. Returns the rows' run id and the warnings.
-
-        Converters that take their ranges from data take them from the training data.
-        """
-        task = task_of(self.source)
-        path = Path(self.folder) / f"{self.training.stem}.safetensors"
-        model = load_for_chip(self.training.build(task), path)
-        chosen = keeping_digital(model, self.training.digital)
-        tile, recalibration = split_compensation(self.on.compensation)
-        analog = convert_to_analog(model, self.on.profile, filter_fn=chosen, compensation=tile)
-        if needs_calibration(analog):
-            calibrate_(analog, task.train(self.training.seed, self.training.batch_size), forward=task.forward)
-        inputs = task.train(self.training.seed, self.training.batch_size) if recalibration else None
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            report = evaluate_drift(
-                analog,
-                task.test,
-                times=self.times,
-                chips=self.chips,
-                seed=self.seed,
-                metric=task.metric,
-                forward=task.forward,
-                out=Relay(self.known, emit),
-                method=self.training.method,
-                training_seed=self.training.seed,
-                recalibrate=recalibration,
-                calibration=inputs,
-                calibration_batches=self.calibration_batches,
-            )
-        return {"run_id": report.run_id, "warnings": [str(item.message) for item in caught]}
+        """Evaluate; emits the new rows of each chip as a list. Returns the rows' "run_id", and "warnings"."""
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from analognoise.comparison.checks import Common, Variant, settle
 from analognoise.comparison.noise_job import Noise, NoiseJob
 from analognoise.comparison.noise_outcome import COMMAND, NOUN, NoiseSweep, conclude_noise
-from analognoise.comparison.plan import Condition, SweepPlan
+from analognoise.comparison.plan import SweepPlan
 from analognoise.comparison.run import OnEvent, carry_out
-from analognoise.comparison.settings import Contender, Training, stem_of
+from analognoise.comparison.settings import Contender, stem_of
 from analognoise.computing.levels import LEVELS, check_fluctuation, noise_levels
 from analognoise.computing.noise import check_law
 from analognoise.computing.walking import order_of
@@ -40,27 +40,12 @@ class NoisePlan(SweepPlan[Noise]):
 
     command: ClassVar = COMMAND
     noun: ClassVar = NOUN
+    job: ClassVar = NoiseJob
     row: ClassVar = NoiseRow
     layout: ClassVar = NOISE
     subjects: ClassVar = "noises"
     extent: ClassVar = ("methods", "noises", "sigmas", "repeats", "training_seeds", "trainings")
     pictures: ClassVar = ("*_over_sigma.png", "midpoints.png", "midpoints.csv", "sharpness.png")
-
-    def evaluation(
-        self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
-    ) -> NoiseJob:
-        """The job that lets a model compute with noise."""
-        assert isinstance(condition, Noise)
-        return NoiseJob(
-            source=self.source,
-            training=training,
-            noise=condition,
-            folder=folder,
-            sigmas=self.positions,
-            repeats=self.chips,
-            seed=self.evaluation_seed,
-            known=tuple(row for row in known if isinstance(row, NoiseRow)),
-        )
 
     def stems_of(self, row: AnyRow) -> set[str]:
         """The model of method and seed."""

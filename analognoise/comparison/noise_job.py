@@ -6,14 +6,12 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analognoise.comparison.jobs import Emit, load_trained, task_of
-from analognoise.comparison.settings import Training
+from analognoise.comparison.jobs import Emit, EvaluationJob, load_trained, task_of
 from analognoise.computing.noise import ComputingNoise
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.noise import NoiseEvaluation
 from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.relay import Relay
-from analognoise.pool import Shared
 
 
 @dataclass(frozen=True)
@@ -51,44 +49,8 @@ class Noise:
         return noise.alone(self.layer) if self.layer else noise
 
 
-@dataclass(frozen=True)
-class NoiseJob:
-    """Evaluate one stored model under noise.
-
-    Attributes:
-        source: the task.
-        training: how the model was trained.
-        noise: kind and layers.
-        folder: where the model's file is.
-        sigmas: noise levels.
-        repeats: number of repeats.
-        seed: root seed of the draws; the same for every model.
-        known: rows that are there already.
-    """
-
-    source: str | Shared
-    training: Training
-    noise: Noise
-    folder: str
-    sigmas: tuple[float, ...]
-    repeats: int
-    seed: int
-    known: tuple[NoiseRow, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Noise, method and training seed."""
-        return self.noise.name, self.training.method, self.training.seed
-
-    @property
-    def title(self) -> str:
-        """What the job does, in words."""
-        return f"{self.training.method}, seed {self.training.seed}, {self.noise.name}"
-
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return self.repeats * len(self.sigmas)
+class NoiseJob(EvaluationJob[Noise, NoiseRow]):
+    """Evaluate one stored model under noise, at noise levels; its chips are repeats."""
 
     def run(self, emit: Emit) -> dict[str, Any]:
         """Evaluate; emits the new rows of each repeat as a list. Returns the rows' run id, and warnings."""
@@ -100,15 +62,15 @@ class NoiseJob:
                 model,
                 task.test,
                 Metric.of(task.metric),
-                self.noise.on(model, self.seed),
-                fluctuating=self.noise.fluctuating,
-                on=self.noise.layer,
+                self.on.on(model, self.seed),
+                fluctuating=self.on.fluctuating,
+                on=self.on.layer,
                 seed=self.seed,
                 forward=task.forward,
                 method=self.training.method,
                 training_seed=self.training.seed,
             )
-            evaluation.run(self.sigmas, self.repeats, Relay(self.known, emit))
+            evaluation.run(self.positions, self.chips, Relay(self.known, emit))
         texts = [str(item.message) for item in caught]
         if evaluation.not_called:
             names = ", ".join(map(repr, evaluation.not_called))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from analognoise.comparison.jobs import Condition, EvaluationJob
 from analognoise.comparison.settings import (
     MOMENTUM,
     SCHEDULE,
@@ -25,40 +26,10 @@ from analognoise.comparison.settings import (
 )
 from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.rows import AnyRow
-from analognoise.pool import Job, Shared
+from analognoise.pool import Shared
 from analognoise.report.layout import Layout
 from analognoise.tasks import Task
 from analognoise.training.recipes import parse_method
-
-
-class Condition(Protocol):
-    """What a trained model is measured under."""
-
-    @property
-    def name(self) -> str:
-        """What rows call it."""
-
-
-class Evaluation(Job, Protocol):
-    """The measurement of one stored model under one condition; a job that emits lists of rows, and returns
-    the rows' "run_id" and "warnings".
-    """
-
-    @property
-    def training(self) -> Training:
-        """How the model was trained."""
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Condition, method and training seed: what the rows of the job have in common."""
-
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-
-    @property
-    def known(self) -> tuple[Any, ...]:
-        """Rows that are there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +54,7 @@ class Plan(ABC):
         digital: patterns of layer names that stay digital.
         command: the command, as run.json names it.
         noun: a comparison of this kind, in words.
+        job: the kind of job that measures a model.
         row: the kind of its rows.
         layout: the names of their columns.
         subjects: the key in run.json under which conditions (or devices) are described.
@@ -108,6 +80,7 @@ class Plan(ABC):
 
     command: ClassVar[str]
     noun: ClassVar[str]
+    job: ClassVar[type[EvaluationJob[Any, Any]]]
     row: ClassVar[type[AnyRow]]
     layout: ClassVar[Layout]
     subjects: ClassVar[str]
@@ -132,11 +105,25 @@ class Plan(ABC):
     def positions_of(self, condition: Condition) -> tuple[float, ...]:
         """Positions on the axis at which it is measured."""
 
-    @abstractmethod
     def evaluation(
         self, training: Training, condition: Condition, folder: str, known: tuple[AnyRow, ...]
-    ) -> Evaluation:
+    ) -> EvaluationJob[Any, Any]:
         """The job that measures a stored model under a condition."""
+        return self.job(
+            source=self.source,
+            training=training,
+            on=condition,
+            folder=folder,
+            positions=self.positions_of(condition),
+            chips=self.chips,
+            seed=self.evaluation_seed,
+            known=known,
+            **self.job_options(),
+        )
+
+    def job_options(self) -> dict[str, Any]:
+        """What its jobs are told besides."""
+        return {}
 
     @abstractmethod
     def subject_of(self, row: AnyRow) -> str:

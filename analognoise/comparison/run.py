@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from analognoise.comparison.folder import Folder
-from analognoise.comparison.jobs import TrainJob, named_task
-from analognoise.comparison.plan import Evaluation, Plan
+from analognoise.comparison.jobs import EvaluationJob, TrainJob, named_task
+from analognoise.comparison.plan import Plan
 from analognoise.comparison.settings import Training
 from analognoise.comparison.sharpness import measure_all
 from analognoise.comparison.stored import Failure
@@ -49,6 +49,7 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+Evaluation = EvaluationJob[Any, Any]
 Result = TypeVar("Result", covariant=True)
 
 
