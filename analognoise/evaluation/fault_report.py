@@ -20,6 +20,7 @@ from analognoise.evaluation.statistics import summarise_methods
 from analognoise.printing import Printed, counted
 from analognoise.quantized.description import FloatLayer
 from analognoise.report.layout import FAULTS
+from analognoise.report.one_model import figure, heading, interval_note, metric_notes, row_cells
 from analognoise.sparsity.measure import ActivationSparsity
 
 if TYPE_CHECKING:
@@ -174,48 +175,26 @@ class FaultSummary(Printed):
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         report = self.report
-        percent = report.metric == "accuracy"
-
-        def number(value: float) -> str:
-            return f"{100 * value:.2f}" if percent else f"{value:.4g}"
-
+        metric = report.metric
         table = Table(
-            title=f"{report.metric}{' (%)' * percent} with faults of the kind {report.faults}; "
-            f"without faults {number(report.quantized)}, unquantized {number(report.unquantized)}",
+            title=f"{heading(metric)} with faults of the kind {report.faults}; without faults "
+            f"{figure(metric, report.quantized)}, unquantized {figure(metric, report.unquantized)}",
             title_justify="left",
             box=box.SIMPLE_HEAD,
         )
         level = f"{100 * report.confidence:g} % interval"
-        for heading in ("fault rate", "mean", level, "std", "worst chip", "worse than quantized by", "chips"):
-            table.add_column(heading, justify="left" if heading == "fault rate" else "right")
+        for name in ("fault rate", "mean", level, "std", "worst chip", "worse than quantized by", "chips"):
+            table.add_column(name, justify="left" if name == "fault rate" else "right")
         for row in self.frame.to_dict("records"):
-            interval, spread = f"{number(row['low'])} to {number(row['high'])}", number(row["std"])
-            if row["n"] == 1:
-                interval = spread = "–"
-            cells = (number(row["mean"]), interval, spread, number(row["worst"]), number(row["drop"]))
-            table.add_row(FAULTS.label(row["rate"]), *cells, str(row["n"]))
+            table.add_row(FAULTS.label(row["rate"]), *row_cells(metric, row))
         yield table
         yield from self._notes()
 
     def _notes(self) -> list[str]:
         report = self.report
-        if report.chips == 1:
-            notes = ["One chip: no interval, it needs two or more."]
-        else:
-            notes = [
-                f"Student-t interval over {report.chips} chips of one trained model: it says nothing about "
-                "training it again."
-            ]
+        notes = [interval_note(report.chips)]
         error = float(self.frame["test_error"].max())
-        if error == error:
-            notes.append(
-                f"The test set's own sampling adds a standard error of up to {100 * error:.2g} % to all, "
-                "not in the intervals."
-            )
-        if report.metric not in ("accuracy", "loss", "perplexity"):
-            notes.append(
-                f"{report.metric} counts as better when {'larger' if report.higher_is_better else 'smaller'}."
-            )
+        notes += metric_notes(report.metric, report.higher_is_better, error)
         notes.append(
             f"In faulty memory: {report.stored_bits} bits of weights, {bits_label(report.bits)} per weight. "
             "Protected: scales, biases and all else."

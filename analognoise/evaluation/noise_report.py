@@ -22,6 +22,7 @@ from analognoise.evaluation.row_text import write_rows
 from analognoise.evaluation.rows import rows_to_frame
 from analognoise.evaluation.statistics import mean_interval
 from analognoise.printing import Printed
+from analognoise.report.one_model import figure, heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,27 +162,19 @@ class NoiseSummary(Printed):
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         report = self.report
-        percent = report.metric == "accuracy"
 
         def number(value: float) -> str:
-            return "–" if value != value else f"{100 * value:.2f}" if percent else f"{value:.4g}"
+            return "–" if value != value else figure(report.metric, value)
 
         noise = report.rows[0].noise
-        unit = " (%)" if percent else ""
         table = Table(
-            title=f"{report.metric}{unit} under {noise} noise; without it {number(report.digital)}",
+            title=f"{heading(report.metric)} under {noise} noise; without it {number(report.digital)}",
             title_justify="left",
             box=box.SIMPLE_HEAD,
         )
-        for heading in (
-            "sigma",
-            "mean",
-            f"{100 * report.confidence:g} % interval",
-            "std",
-            "worst",
-            "repeats",
-        ):
-            table.add_column(heading, justify="right")
+        level = f"{100 * report.confidence:g} % interval"
+        for name in ("sigma", "mean", level, "std", "worst", "repeats"):
+            table.add_column(name, justify="right")
         for row in self.frame[self.frame["noise"] == noise].to_dict("records"):
             interval = "–" if row["n"] == 1 else f"{number(row['low'])} to {number(row['high'])}"
             cells = (number(row["mean"]), interval, number(row["std"]), number(row["worst"]), str(row["n"]))

@@ -27,6 +27,7 @@ from analognoise.evaluation.statistics import summarise_methods
 from analognoise.evaluation.stopping import Precision
 from analognoise.printing import Printed
 from analognoise.report.onchip import compensation_line, digital_parts, share_on_tiles
+from analognoise.report.one_model import figure, heading, interval_note, metric_notes, row_cells
 from analognoise.units import format_time, parse_time
 
 if TYPE_CHECKING:
@@ -230,37 +231,27 @@ class DriftSummary(Printed):
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         report, frame = self.report, self.frame
-        percent = report.metric == "accuracy"
-
-        def number(value: float) -> str:
-            return f"{100 * value:.2f}" if percent else f"{value:.4g}"
-
-        unit = " (%)" if percent else ""
-        profile = report.rows[0].profile
+        metric, profile = report.metric, report.rows[0].profile
         level = f"{100 * report.confidence:g} % interval"
-        lines = [("drift time", "mean", level, "std", "worst chip", "worse than digital by", "chips")]
-        for row in frame.to_dict("records"):
-            interval, spread = f"{number(row['low'])} to {number(row['high'])}", number(row["std"])
-            if row["n"] == 1:
-                interval = spread = "–"
-            cells = (number(row["mean"]), interval, spread, number(row["worst"]), number(row["drop"]))
-            lines.append((format_time(row["time_s"]), *cells, str(row["n"])))
+        names = ("drift time", "mean", level, "std", "worst chip", "worse than digital by", "chips")
+        lines: list[tuple[str, ...]] = [names]
+        lines += [(format_time(row["time_s"]), *row_cells(metric, row)) for row in frame.to_dict("records")]
         columns = list(zip(*lines, strict=True))
         words, figures = _longest_words(columns), _longest_words([cells for _, *cells in columns])
         # Where not even the headings' words fit, those are broken, and figures stay whole.
         narrow = sum(words) + 3 * len(words) + 1 > options.max_width
         whole = sum(figures) + 2 * len(words) + 2 <= options.max_width
         table = Table(
-            title=f"{report.metric}{unit} on chips of {profile}; digital {number(report.digital)}",
+            title=f"{heading(metric)} on chips of {profile}; digital {figure(metric, report.digital)}",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=not narrow,
             collapse_padding=narrow,
         )
-        for (heading, *_), least in zip(columns, figures, strict=True):
+        for (name, *_), least in zip(columns, figures, strict=True):
             table.add_column(
-                heading,
-                justify="left" if heading == "drift time" else "right",
+                name,
+                justify="left" if name == "drift time" else "right",
                 overflow="fold",
                 min_width=least if whole else None,
             )
@@ -277,23 +268,10 @@ class DriftSummary(Printed):
         if report.precision is not None:
             notes += [report.precision.sentence(self.frame)]
             notes.append("One trained model: the intervals say nothing about training it again.")
-        elif report.chips == 1:
-            notes.append("One chip: no interval, it needs two or more.")
         else:
-            notes.append(
-                f"Student-t interval over {report.chips} chips of one trained model: it says nothing about "
-                "training it again."
-            )
+            notes.append(interval_note(report.chips))
         error = float(self.frame["test_error"].max())
-        if error == error:
-            notes.append(
-                f"The test set's own sampling adds a standard error of up to {100 * error:.2g} % to all, "
-                "not in the intervals."
-            )
-        if report.metric not in ("accuracy", "loss", "perplexity"):
-            notes.append(
-                f"{report.metric} counts as better when {'larger' if report.higher_is_better else 'smaller'}."
-            )
+        notes += metric_notes(report.metric, report.higher_is_better, error)
         model = report.describe
         notes.append(f"{compensation_line(model)} {share_on_tiles(model)}.")
         notes.append(f"Digital: {digital_parts(model, 8)} (reasons: describe(model)).")
