@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from analognoise.batches import to_device
 from analognoise.chip import digital, evaluating
-from analognoise.conversion import analog_layers, require_analog
 from analognoise.crossbar.periphery import Magnitudes
 from analognoise.errors import CalibrationError, ConversionError, DataError, nearest
 from analognoise.halving import InParts, until_it_fits
 from analognoise.layers.periphery import SIDES, LayerPeriphery
 from analognoise.metrics import default_forward
+from analognoise.on_tiles import analog_layers, require_analog
 from analognoise.processes import Processes, unwrapped
 from analognoise.progress import progress_bar
 from analognoise.seeds import Stream, rng_preserved

@@ -10,10 +10,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from analognoise.conversion import analog_layers, require_analog
 from analognoise.crossbar import program_all, read_all
 from analognoise.errors import ConversionError
 from analognoise.layers import AnalogLayer, check_programmable, note_written, warn_if_stale
+from analognoise.on_tiles import analog_layers, require_analog
 from analognoise.seeds import Stream
 from analognoise.units import parse_time
 

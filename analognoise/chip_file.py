@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from analognoise.conversion import require_analog
 from analognoise.crossbar import ProgrammedTile
 from analognoise.crossbar.faults import StuckDevices
 from analognoise.crossbar.mapping import devices_of
@@ -25,6 +24,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
 from analognoise.layers import AnalogLayer, note_written
 from analognoise.layers.base import gathered
+from analognoise.on_tiles import require_analog
 from analognoise.printing import counted
 from analognoise.seeds import Stream
 

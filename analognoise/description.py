@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from analognoise.conversion import require_analog
 from analognoise.crossbar.mapping import devices_of, spare_devices_of
 from analognoise.layers import AnalogLayer, Geometry
 from analognoise.macs import Forward, MacCount, count_macs
 from analognoise.obstacles import BY_DESIGN, hidden_weights, obstacle_of, size, uncalled_children, unknown
+from analognoise.on_tiles import require_analog
 from analognoise.printing import counted
 
 

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import flop_registry
 
 from analognoise.chip import digital, evaluating
 from analognoise.compiled import eager
-from analognoise.conversion import analog_layers
 from analognoise.layers import AnalogLayer
+from analognoise.on_tiles import analog_layers
 
 Forward = Callable[[nn.Module, Any], Any]
 Formula = Callable[..., int]

@@ -36,6 +36,7 @@ ORDER = [
         "convertible",
         "patterns",
         "copying",
+        "on_tiles",
         "conversion",
         "chip",
         "calibration",

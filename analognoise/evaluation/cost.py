@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from analognoise.conversion import analog_layers
 from analognoise.description import Description
 from analognoise.evaluation.calibration import CalibrationData, size_of
 from analognoise.evaluation.metrics import Forward
 from analognoise.evaluation.recalibration import Recalibration
 from analognoise.halving import until_it_fits
 from analognoise.macs import count_macs
+from analognoise.on_tiles import analog_layers
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import update_digest
 from analognoise.evaluation.rows import AnyRow, Row
 from analognoise.fingerprint import Fingerprint
 from analognoise.layers import AnalogLayer
+from analognoise.on_tiles import analog_layers
 from analognoise.printing import counted
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from analognoise.conversion import require_analog
 from analognoise.devices.profile import drift_times
 from analognoise.evaluation.checks import MOST_CHIPS, whole_number
 from analognoise.evaluation.drift import DriftEvaluation
@@ -18,6 +17,7 @@ from analognoise.evaluation.report import DriftReport
 from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.stopping import checked_precision
 from analognoise.evaluation.store import ResultStore
+from analognoise.on_tiles import require_analog
 
 
 def evaluate_drift(

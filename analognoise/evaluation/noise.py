@@ -15,7 +15,7 @@ from analognoise.computing.kinds import choose_layers
 from analognoise.computing.levels import LEVELS, check_fluctuation, fluctuating_sigma, noise_levels
 from analognoise.computing.noise import ComputingNoise, check_law
 from analognoise.computing.walking import order_of
-from analognoise.conversion import analog_layers, check_finite
+from analognoise.conversion import check_finite
 from analognoise.errors import DataError, ModelError, ResultsError
 from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.data import EvaluationData, update_digest
@@ -28,6 +28,7 @@ from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, left_as_found
 from analognoise.fingerprint import name_of
+from analognoise.on_tiles import analog_layers
 from analognoise.progress import progress_bar
 from analognoise.quantized import require_input_ranges
 from analognoise.seeds import Stream

@@ -23,7 +23,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from analognoise.chip import digital, restart_products
 from analognoise.compiled import eager
-from analognoise.conversion import analog_layers
 from analognoise.crossbar.compensation import RECALIBRATIONS
 from analognoise.errors import DataError, nearest
 from analognoise.evaluation.calibration import CalibrationData
@@ -32,6 +31,7 @@ from analognoise.evaluation.moments import Moments
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
 from analognoise.halving import until_it_fits
 from analognoise.layers import AnalogLayer
+from analognoise.on_tiles import analog_layers
 from analognoise.seeds import derive_seed
 
 _Found = TypeVar("_Found")

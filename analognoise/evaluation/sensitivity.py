@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.calibration import set_ranges_
-from analognoise.conversion import Filter, Profile, analog_layers, convert_to_analog
+from analognoise.conversion import Filter, Profile, convert_to_analog
 from analognoise.copying import NotCopiedError
 from analognoise.devices.profile import drift_times
 from analognoise.errors import ConversionError, DataError, ResultsError
@@ -25,6 +25,7 @@ from analognoise.evaluation.sensitivity_parts import Network, Part, choices, run
 from analognoise.evaluation.sensitivity_report import ALL, SensitivityReport
 from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
+from analognoise.on_tiles import analog_layers
 from analognoise.pool import Shared, check_executor, check_travel, one_thread
 from analognoise.progress import progress_bar
 

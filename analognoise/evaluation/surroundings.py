@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from analognoise.chip import chip_preserved, evaluating
-from analognoise.conversion import analog_layers
 from analognoise.crossbar.mapping import devices_of
 from analognoise.crossbar.tile import levels_kept
 from analognoise.errors import DataError
+from analognoise.on_tiles import analog_layers
 from analognoise.seeds import rng_preserved
 
 # Small models keep so much more, to save time at each of many drift times.

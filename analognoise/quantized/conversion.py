@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from analognoise.conversion import Filter, analog_layers, check_filter
+from analognoise.conversion import Filter, check_filter
 from analognoise.convertible import convertible_layers, obstacles
 from analognoise.copying import copy_sharing_tensors
 from analognoise.errors import QuantizationError
+from analognoise.on_tiles import analog_layers
 from analognoise.quantized.activations import LOG_INPUT_RANGE, InputQuantizer
 from analognoise.quantized.classes import known_names, quantized_class
 from analognoise.quantized.layer import LOG_RANGE, QuantizedLayer, QuantizerState, first_log_range

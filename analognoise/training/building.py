@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from analognoise.conversion import analog_layers, convert_to_analog
+from analognoise.conversion import convert_to_analog
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError
+from analognoise.on_tiles import analog_layers
 from analognoise.training.computing import Fluctuating, Growing, Level, TrainingNoise
 from analognoise.training.noise import ProfileNoise, RandomWeightPerturbation
 from analognoise.training.specification import Build

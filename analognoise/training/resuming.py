@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 
 from analognoise.batches import Batch, update_digest
 from analognoise.calibration import learned_ranges, ranges, set_ranges_
-from analognoise.conversion import analog_layers
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import AnalogNoiseError, DataError, ResultsError
 from analognoise.fingerprint import name_of, structure_of
+from analognoise.on_tiles import analog_layers
 from analognoise.seeds import rng_preserved
 from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.generators import (
