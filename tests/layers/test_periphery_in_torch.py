@@ -1,0 +1,111 @@
+"""Layers with a periphery in torch: precisions, gradients, copies, compiling, transforms, blocks."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import analognoise as an
+from analognoise.errors import NoiseError
+from tests.layers.peripheries import PERIPHERIES, in_blocks, on_tiles
+
+
+def test_half_precision_and_autocast_leave_the_converters_exact():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(20, 6), torch.randn(7, 20)
+    periphery = {"dac": {"bits": 8, "range": "fixed", "bound": 3.0}, "adc": {"bits": 8, "bound": 10.0}}
+    analog = on_tiles(layer, periphery)
+    expected = analog(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(analog(x), expected)
+    half = on_tiles(copy.deepcopy(layer).bfloat16(), periphery)
+    found = half(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    step = layer.weight.abs().max() * 3.0 * 10.0 / 127
+    assert (found - expected).abs().max() < 1.2 * step
+    double = on_tiles(copy.deepcopy(layer).double(), periphery)
+    torch.testing.assert_close(double(x.double()).float(), expected)
+
+    spread = nn.ConvTranspose1d(4, 3, 2)
+    given = torch.randn(2, 4, 5)
+    found = on_tiles(copy.deepcopy(spread).half(), periphery)(given.half())
+    assert found.dtype == torch.half
+    assert (found - on_tiles(spread, periphery)(given)).abs().max() < 4 * step  # of four input channels
+
+
+def test_what_inference_mode_left_behind_takes_gradients():
+    torch.manual_seed(0)
+    x = torch.randn(3, 6)
+    analog = on_tiles(nn.Linear(6, 5), {"dac": {"bits": 8, "range": "fixed", "bound": 3.0}})
+    with torch.inference_mode():
+        expected = analog(x)
+    found = analog(x.requires_grad_())
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    inside = x.detach().abs() <= 3.0
+    assert torch.allclose(x.grad, analog.analog.weights["weight"].sum(0) * inside, rtol=1e-5)
+
+
+def test_copies_and_compiled_models_compute_the_same():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), torch.randn(3, 6)
+    periphery = {"dac": {"bits": 8, "range": "fixed", "bound": 3.0}, "adc": {"bits": 8, "bound": 10.0}}
+    analog = on_tiles(model, periphery)
+    expected = analog(x)
+    for other in (copy.deepcopy(analog), pickle.loads(pickle.dumps(analog))):
+        assert torch.equal(other(x), expected)
+    compiled = torch.compile(analog, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
+    an.drift_to_(analog, "1h")
+    torch.testing.assert_close(compiled(x), expected)
+
+
+@pytest.mark.parametrize("periphery", PERIPHERIES.values(), ids=PERIPHERIES)
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(40, 14), (3, 9, 40)),
+        (nn.Linear(40, 2), (31, 40)),
+        (nn.Conv2d(6, 8, 3, 2, 1, groups=2), (7, 6, 9, 9)),
+        (nn.ConvTranspose1d(8, 6, 3, groups=2), (5, 8, 11)),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_products_in_blocks_are_the_whole_ones(layer, shape, periphery, monkeypatch):
+    torch.manual_seed(2)
+    x = torch.randn(shape)
+    analog = on_tiles(layer, periphery, rows=16)
+    with torch.no_grad():
+        whole = analog(x)
+        in_blocks(monkeypatch, 40)
+        assert torch.allclose(analog(x), whole, rtol=1e-5, atol=2e-5)
+        assert torch.allclose(torch.vmap(analog)(x.unsqueeze(0))[0], whole, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_transforms_of_torch_func():
+    torch.manual_seed(3)
+    x = torch.randn(5, 12)
+    analog = on_tiles(nn.Linear(12, 6), {"dac": {"bits": 8}, "out_noise": 0.1})
+
+    def again(run=lambda output: output):
+        an.program_(analog, seed=0)  # the noise begins anew
+        return lambda x: run(analog(x))
+
+    given = x.clone().requires_grad_()
+    loss = again(lambda output: output.square().sum())
+    [expected] = torch.autograd.grad(loss(given), given)
+    assert expected.abs().min() > 0
+    assert torch.equal(torch.func.grad(again(lambda output: output.square().sum()))(x), expected)
+    rows = torch.func.jacrev(again())(x)
+    assert torch.allclose(torch.einsum("bobi,bo->bi", rows, 2 * again()(x)), expected, rtol=1e-5, atol=1e-6)
+
+    for options in ({}, {"randomness": "different"}):
+        with pytest.raises(NoiseError, match=r"layer '': vmap cannot draw .* randomness='same'\)$"):
+            torch.vmap(again(), **options)(x)
+    alike = torch.vmap(again(), randomness="same")(x[:1].expand(3, -1))
+    assert torch.equal(alike[0], alike[1])
+    assert torch.allclose(alike[:1], again()(x[:1]))
