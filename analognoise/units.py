@@ -104,6 +104,15 @@ def format_time(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
+def short_time(seconds: float) -> str:
+    """The exact time as :func:`parse_time` reads it, in the largest unit that divides it: ``"1mo"``, ``"36h"``."""
+    for _, unit in _LONG:
+        count = seconds / _SECONDS[unit]
+        if count >= 1 and count == int(count) and int(count) * _SECONDS[unit] == seconds:
+            return f"{int(count)}{unit}"
+    return str(seconds)
+
+
 def approximate_time(seconds: float) -> str:
     """Two significant digits in the largest unit not above the time, for lifetimes: ``"3.2 days"``."""
     for word, unit in _LONG:

@@ -191,6 +191,7 @@ def test_folder_of_train_refuses_other_settings(run: Run, home: Path) -> None:
     assert run(*TRAIN).status == 0
     refused(run, home, [*TRAIN, "--method", "sam"], ["out", "another run", "method", "sgd", "sam", "--force"])
     refused(run, home, [*TRAIN, "--lr", "0.01"], ["out", "another run", "lr", "0.05", "0.01"])
+    refused(run, home, [*TRAIN, "--seed", "7"], ["out", "another run", "seed is 0 there and 7 now"])
     refused(run, home, [*EVALUATE, "--profile", "my.toml"], ["out", "train"])
     refused(run, home, ["report", "out"], ["out", "train"])
     for force in ([], ["--force"]):

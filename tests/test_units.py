@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analognoise.errors import UnitError
-from analognoise.units import approximate_time, format_time, parse_time, parse_times
+from analognoise.units import approximate_time, format_time, parse_time, parse_times, short_time
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,16 @@ def test_lists_are_sorted_and_distinct():
 )
 def test_format(seconds, text):
     assert format_time(seconds) == text
+    assert parse_time(short_time(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2592000.0, "1mo"), (129600, "36h"), (0.1 + 0.2, "0.30000000000000004"), (1e-9, "1e-09")],
+)
+def test_short_times_are_exact(seconds, text):
+    assert short_time(seconds) == text
+    assert parse_time(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ from analognoise.units import format_time
 RUN_FILE, RESULTS_FILE = "run.json", "results.csv"
 
 
+# Settings that follow from others, such as the seed: named only where none of these differs.
+_DIGESTS = ("initial_weights", "first_batch")
+
+
 class JobFolder:
     """The folder that one run of a command writes to. Nothing is created or removed before ``open``.
 
@@ -83,7 +87,7 @@ class JobFolder:
             return False
         there = (self.found or {}).get("settings", {}) if unfinished is None else unfinished
         wanted = json.loads(json.dumps(settings))
-        for name in {**there, **wanted}:
+        for name in sorted({**there, **wanted}, key=_DIGESTS.__contains__):
             if there.get(name) != wanted.get(name):
                 raise ResultsError(
                     f"folder {self.path} holds another run ({name} is {_show(there.get(name))} there and "

@@ -17,6 +17,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, nearest
 from analognoise.training.methods import METHODS, MODIFIERS
 from analognoise.training.specification import Hyperparameter, Method, Modifier, Range, Value
+from analognoise.units import short_time
 
 __all__ = [
     "METHODS",
@@ -71,7 +72,7 @@ class Recipe:
     def label(self) -> str:
         """The shortest text that :func:`parse_method` turns into this recipe, for a given order of words."""
         changed = [
-            f"{name}={_short(value)}"
+            f"{name}={_short(value, self.specifications[name].is_time)}"
             for name, value in self.settings
             if value != self.specifications[name].default
         ]
@@ -248,5 +249,7 @@ def _recipe(name: str, modifiers: tuple[str, ...], values: Mapping[str, Value]) 
     return Recipe(name, modifiers, settings)
 
 
-def _short(value: Value) -> str:
+def _short(value: Value, is_time: bool) -> str:
+    if is_time and isinstance(value, float):
+        return short_time(value)
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -108,7 +108,8 @@ def test_parsing():
         "samson-2:rho=3:perturb=weights",
         "samson+clip+noise:noise=0.02",
         "asam:rho=0.7301",
-        "profile-noise:longest=86400",
+        "profile-noise:shortest=90s:longest=1mo",
+        "profile-noise:shortest=0.25",
     ],
 )
 def test_labels_are_read_back(text):
