@@ -105,7 +105,7 @@ def format_time(seconds: float) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """The exact time as :func:`parse_time` reads it, in the largest unit that divides it: ``"1mo"``, ``"36h"``."""
+    """The exact time, as :func:`parse_time` reads it, in the largest unit that divides it: ``"1mo"``."""
     for _, unit in _LONG:
         count = seconds / _SECONDS[unit]
         if count >= 1 and count == int(count) and int(count) * _SECONDS[unit] == seconds:
