@@ -1,6 +1,7 @@
 """Freed memory stays in the process, and new memory of large tensors comes in huge pages."""
 
 import copy
+import mmap
 import os
 import platform
 import re
@@ -61,12 +62,13 @@ def flags_at(address):
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="huge pages of Linux")
 def test_large_tensors_come_in_huge_pages():
-    large, small = torch.empty(1 << 24), torch.empty(1 << 10)  # 64 MB: mapped for itself
-    assert "hg" not in flags_at(large.data_ptr() + large.nbytes // 2)
-    assert in_huge_pages(large) is large
-    assert "hg" in flags_at(large.data_ptr() + large.nbytes // 2)
-    assert in_huge_pages(small) is small
-    assert "hg" not in flags_at(small.data_ptr())
+    large = torch.empty(1 << 24)  # 64 MB: mapped for itself
+    small = torch.frombuffer(mmap.mmap(-1, 1 << 20), dtype=torch.float32)
+    for tensor, asked in ((large, True), (small, False)):
+        middle = tensor.data_ptr() + tensor.nbytes // 2
+        assert "hg" not in flags_at(middle)
+        assert in_huge_pages(tensor) is tensor
+        assert ("hg" in flags_at(middle)) == asked
 
 
 def test_a_copy_is_laid_out_as_the_tensor_and_has_no_history():

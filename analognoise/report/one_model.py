@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analognoise.report.numbers import in_percent
+
 
 def heading(metric: str) -> str:
     """The metric with its unit: ``"accuracy (%)"``."""
-    return f"{metric} (%)" if metric == "accuracy" else metric
+    return f"{metric} (%)" if in_percent(metric) else metric
 
 
 def figure(metric: str, value: float) -> str:
     """A value of the metric: ``"94.30"`` (percent), ``"0.2713"``."""
-    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.4g}"
+    return f"{100 * value:.2f}" if in_percent(metric) else f"{value:.4g}"
 
 
 def row_cells(metric: str, row: Mapping[Any, Any]) -> tuple[str, ...]:
