@@ -208,6 +208,12 @@ def parse_method(text: str | Recipe) -> Recipe:
         key, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals or not key or not value:
             raise MethodError(f"{assignment!r} in method {text!r} is not of the form name=value")
+        if value.rpartition("+")[2].strip() in MODIFIERS:
+            value, _, late = (part.strip() for part in value.rpartition("+"))
+            raise MethodError(
+                f"'+{late}' in method {text!r} comes after a hyperparameter: modifiers follow the method's name, "
+                f"as in '{head}+{late}:{key}={value}'"
+            )
         if key in values:
             raise MethodError(f"hyperparameter {key!r} is given twice in method {text!r}")
         values[key] = value

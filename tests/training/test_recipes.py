@@ -171,6 +171,7 @@ def test_identity(one, other, alike):
         ("clip:clip=0", r"'clip' of method 'clip' must be a number above 0, found '0'"),
         ("rwp:mix=1.5", r"must be a number at least 0 and at most 1, found '1.5'"),
         ("sam:perturb=biases", r"'perturb' of method 'sam' must be one of all, weights, found 'biases'"),
+        ("sam:rho=0.1+clip", r"'\+clip' .* comes after a hyperparameter: .* as in 'sam\+clip:rho=0.1'"),
         ("profile-noise:longest=1 fortnight", r"'longest' .* must be a number above 0, found '1 fortnight'"),
         ("profile-noise:shortest=1y:longest=1d", r"'shortest' .* must not exceed 'longest'"),
     ],
