@@ -211,8 +211,8 @@ def parse_method(text: str | Recipe) -> Recipe:
         if value.rpartition("+")[2].strip() in MODIFIERS:
             value, _, late = (part.strip() for part in value.rpartition("+"))
             raise MethodError(
-                f"'+{late}' in method {text!r} comes after a hyperparameter: modifiers follow the method's name, "
-                f"as in '{head}+{late}:{key}={value}'"
+                f"'+{late}' in method {text!r} comes after a hyperparameter: modifiers follow the method's "
+                f"name, as in '{head}+{late}:{key}={value}'"
             )
         if key in values:
             raise MethodError(f"hyperparameter {key!r} is given twice in method {text!r}")
