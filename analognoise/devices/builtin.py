@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from analognoise.devices import physics
-from analognoise.devices.draws import Draws
+from analognoise.devices.draws import OF_ONE_THREAD, Draws
 from analognoise.devices.law import DeviceLaw, Draw
 from analognoise.devices.physics import Level
 from analognoise.devices.profile import DeviceProfile
 
 # Devices that are computed at once where a tile has more than twice as many.
 _PIECE = 3 << 14
-# Of which torch gives no part to another thread.
-_OF_ONE_THREAD = 1 << 15
-# Floats that torch's kernels take in one go; what is left over at the end of a tensor may round otherwise.
+# Floats that torch's kernels take in one go; what is left over at the end of a thread's part may round
+# otherwise.
 _GRAIN = 32
 
 
@@ -70,9 +70,12 @@ class _BuiltIn(DeviceLaw):
         return found
 
     def _cut(self, draw: Draw, devices: Tensor) -> TypeGuard[Draws]:
+        """Whether the numbers come in pieces: of a large tile that torch's threads share evenly."""
         count = devices.numel()
-        large = count > 2 * _PIECE and count % _GRAIN == 0 and devices.is_contiguous()
-        return large and isinstance(draw, Draws) and draw.come_in_pieces
+        if not (count > 2 * _PIECE and isinstance(draw, Draws) and draw.come_in_pieces):
+            return False
+        part = ceil(count / min(torch.get_num_threads(), ceil(count / OF_ONE_THREAD)))
+        return count % _GRAIN == part % _GRAIN == 0 and devices.is_contiguous()
 
     def _in_pieces(
         self, function: Callable[..., Tensor | None], process: str, draw: Draws, *devices: Tensor | None
@@ -83,7 +86,7 @@ class _BuiltIn(DeviceLaw):
         (first, *_) = devices
         assert first is not None
         threads = torch.get_num_threads()
-        most = _PIECE if threads == 1 else threads * _OF_ONE_THREAD
+        most = _PIECE if threads == 1 else threads * OF_ONE_THREAD
         found = torch.empty_like(first)
         for normal, *own in draw.pieces(process, most, found, *devices):
             result = function(*own, normal, spent=True)

@@ -12,6 +12,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from analognoise.seeds import Stream
 
+# Numbers of which torch gives no part to another thread.
+OF_ONE_THREAD = 1 << 15
+
 
 class Draws:
     """Standard normals for every device of a tile, by process.
@@ -47,6 +50,8 @@ class Draws:
     ) -> Iterator[tuple[Tensor, ...]]:
         """The same numbers, written into a contiguous tensor a piece at a time as they are asked for.
 
+        Torch's threads share every piece evenly: the last one is cut where some would have less.
+
         Args:
             process: as above.
             most: numbers of a piece, a multiple of 16.
@@ -57,6 +62,13 @@ class Draws:
             a piece of ``out`` in one dimension, and of each of ``devices`` the same one, or None.
         """
         stream = self._stream.at(process=process)
-        cut = [repeat(None) if own is None else stream.pieces(own.view(-1), most) for own in devices]
-        normals = stream.normal_pieces(stream.pieces(out.view(-1), most))
+
+        def parts(tensor: Tensor) -> list[Tensor]:
+            found = stream.pieces(tensor.view(-1), most)
+            last = found[-1]
+            whole = 0 if len(last) == most else len(last) // OF_ONE_THREAD * OF_ONE_THREAD
+            return [*found[:-1], *(part for part in (last[:whole], last[whole:]) if len(part))]
+
+        cut = [repeat(None) if own is None else parts(own) for own in devices]
+        normals = stream.normal_pieces(parts(out))
         return zip(normals, *cut, strict=False)  # what repeats has no end

@@ -44,6 +44,22 @@ def test_pieces_are_the_numbers_of_all_at_once(shape: Sequence[int], most: int) 
     assert torch.equal(found, draws("read"))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [401, 700, 768, 1001])
+def test_a_piece_ends_for_every_thread_where_all_at_once_do(threads: int, rows: int) -> None:
+    # A thread computes what is left over at the end of its part one by one, and powers round otherwise then.
+    law, shape, before = law_of(profile("pcm-ibm")), (2, 1, rows, 400), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        target = torch.rand(shape, generator=torch.Generator().manual_seed(1)).mul_(25)
+        draws = Draws(Stream(7, "", layer="a"), shape, CPU)
+        state, nu = law.write(target, draws)
+        found = law.conductances(state, nu, 60.0, draws)
+        assert torch.equal(found, law.conductances(state, nu, 60.0, lambda process: draws(process)))
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("given", PROFILES.values(), ids=PROFILES)
 def test_laws_compute_in_pieces_what_they_compute_at_once(given: str | dict[str, Any]) -> None:
     # more devices than a stream gives without a new start, and no whole number of pieces
