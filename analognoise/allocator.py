@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 # A little below the largest block that glibc learns from, 32 MiB.
 _LARGEST = (1 << 25) - (1 << 16)
@@ -37,9 +38,9 @@ def in_huge_pages(room: Tensor) -> Tensor:
     it to programs (Linux, transparent huge pages by ``madvise``) they are asked for in pages of 2 MB, as
     NumPy does for its arrays. Nothing else changes.
     """
-    if torch.compiler.is_compiling() or type(room) is not Tensor or room.layout is not torch.strided:
+    if torch.compiler.is_compiling() or type(room) is not Tensor:
         return room  # it has no place in memory yet, or none of its own, nor always a size
-    if room.is_cpu and room.nbytes >= _LARGE and (advise := _advise()) is not None:
+    if _is_large(room) and (advise := _advise()) is not None:
         first = -(-room.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (room.data_ptr() + room.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         advise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_HUGEPAGE)
@@ -54,15 +55,19 @@ class Rooms:
     """
 
     def __init__(self) -> None:
-        self._free: dict[tuple[torch.Size, tuple[int, ...], torch.dtype], list[Tensor]] = {}
+        self._free: list[Tensor] = []
 
     def __reduce__(self) -> tuple[type[Rooms], tuple[()]]:
         return Rooms, ()
 
     def like(self, tensor: Tensor) -> Tensor:
         """An uninitialized tensor of the same kind."""
-        free = self._free.get((tensor.shape, tensor.stride(), tensor.dtype)) if tensor.is_cpu else None
-        return free.pop() if free else in_huge_pages(torch.empty_like(tensor))
+        if self._free and type(tensor) in (Tensor, Parameter) and _is_large(tensor):
+            wanted = torch.empty_like(tensor, device="meta")  # a view with gaps has a copy without
+            for place, room in enumerate(self._free):
+                if (room.shape, room.stride(), room.dtype) == (wanted.shape, wanted.stride(), wanted.dtype):
+                    return self._free.pop(place)
+        return in_huge_pages(torch.empty_like(tensor))
 
     def copy_of(self, tensor: Tensor) -> Tensor:
         """A tensor's clone without its history."""
@@ -75,10 +80,14 @@ class Rooms:
         return list(torch._foreach_abs(tensors))
 
     def give_back(self, tensors: Iterable[Tensor]) -> None:
-        """Take tensors that :meth:`like` gave and nobody uses any more."""
-        for tensor in tensors:
-            if tensor.is_cpu and type(tensor) is Tensor and tensor.nbytes >= _LARGE:
-                self._free.setdefault((tensor.shape, tensor.stride(), tensor.dtype), []).append(tensor)
+        """Take tensors that :meth:`like` gave and nobody uses any more. What nobody asked for since the last
+        time is let go: its tensor was moved, cast or frozen.
+        """
+        self._free = [tensor for tensor in tensors if type(tensor) is Tensor and _is_large(tensor)]
+
+
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.layout is torch.strided and tensor.nbytes >= _LARGE
 
 
 @cache

@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from analognoise.allocator import Rooms, in_huge_pages
@@ -92,9 +94,26 @@ def test_memory_that_was_given_back_serves_the_next_tensor_of_that_kind():
     assert again.data_ptr() == first.data_ptr()
     assert torch.equal(again, weight.abs())
     assert torch.equal(second, weight)
+    rooms.give_back([])  # nobody has asked for what was kept
+    assert not rooms._free
     small = rooms.like(torch.empty(100))
     rooms.give_back([small])
     assert rooms.like(torch.empty(100)).data_ptr() != small.data_ptr()
+
+
+@pytest.mark.parametrize("lay_out", [lambda w: w[:, :1000], lambda w: w.T, lambda w: w[:, :1000].T])
+def test_the_memory_for_a_view_is_that_of_one_copy_however_many_steps(
+    lay_out: Callable[[Tensor], Tensor],
+) -> None:
+    rooms, weight = Rooms(), torch.nn.Parameter(lay_out(torch.randn(1100, 1200)))
+    places = set()
+    for _ in range(3):
+        found = rooms.copy_of(weight)
+        assert torch.equal(found, weight)
+        places.add(found.data_ptr())
+        rooms.give_back([found])
+        assert len(rooms._free) == 1
+    assert len(places) == 1
 
 
 def test_tensors_without_memory_of_their_own_are_left_alone() -> None:
