@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -18,31 +18,34 @@ Batch = Any
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
-def to_device(value: Batch, device: torch.device, copy: bool = False) -> Batch:
+def to_device(value: Batch, device: torch.device | None, copy: bool | Callable[[Any], bool] = False) -> Batch:
     """``value`` with every tensor and NumPy array in it (in tuples, lists and mappings) as a tensor on
     ``device``.
 
     Args:
         value: a batch.
-        device: where tensors go.
-        copy: whether tensors that are there already, and objects, are copied.
+        device: where tensors go; None for where they are.
+        copy: whether tensors that are there already, and objects, are copied; or a function of each that
+            says so.
     """
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Tensor):
-        # A copy towards the CPU must be waited for, and so must one that is to be kept.
-        return value.detach().to(device, copy=copy, non_blocking=device.type == "cuda" and not copy)
     if isinstance(value, Mapping):
         return {key: to_device(item, device, copy) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(item, device, copy) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(to_device(item, device, copy) for item in value)
+    if not isinstance(copy, bool):
+        copy = bool(copy(value))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        place = value.device if device is None else device
+        # A copy towards the CPU must be waited for, and so must one that is to be kept.
+        return value.detach().to(place, copy=copy, non_blocking=place.type == "cuda" and not copy)
     if copy and not isinstance(value, _PLAIN):
         value = value.clone() if hasattr(value, "clone") else deepcopy(value)
-    if hasattr(value, "to") and callable(value.to):  # a batch object that knows how to move, such as a graph
-        return value.to(device)
-    return value
+    # A batch object that knows how to move, such as a graph.
+    return value.to(device) if device is not None and callable(getattr(value, "to", None)) else value
 
 
 def tensors(value: Batch) -> Iterator[Tensor]:
@@ -55,6 +58,23 @@ def tensors(value: Batch) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors(item)
+
+
+def versions(batch: Batch) -> list[int]:
+    """A number for each tensor of a batch that changes when torch writes into it, but not when others do."""
+    return [tensor._version for tensor in tensors(batch) if not tensor.is_inference()]
+
+
+def is_dense(value: Any) -> bool:
+    """Whether a value is a tensor that has each of its numbers once in memory, without gaps."""
+    plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
+    return plain and torch.empty_like(value, device="meta").stride() == value.stride()
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value is a tensor that is part of a larger memory, which goes along where it is pickled."""
+    plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
+    return plain and value.untyped_storage().nbytes() > value.nbytes
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -160,7 +180,7 @@ def update_digest(state: Any, value: Any, where: str) -> None:
         state.update(f"{value.layout};".encode())
         update_digest(state, value.to_dense(), where)
     elif isinstance(value, Tensor):
-        tensor = value.detach().cpu().contiguous()
+        tensor = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
         state.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":

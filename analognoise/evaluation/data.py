@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from analognoise.batches import Batch, tensors, to_device, update_digest
+from analognoise.batches import Batch, is_dense, is_part, tensors, to_device, update_digest, versions
 from analognoise.errors import DataError
 from analognoise.halving import InParts
 from analognoise.seeds import rng_preserved
@@ -62,12 +62,12 @@ class EvaluationData(InParts):
             _check_coverage(loader)
         with rng_preserved(seed=1), generators_preserved(loader):
             # A list holds its batches anyway; what a loader gives may be filled anew with the next one.
-            held = type(loader) in (list, tuple)
+            held = self._held = type(loader) in (list, tuple)
             for batch in loader:
                 digests.append(_digest(batch, len(digests)))
                 size += _size(batch)
                 if size <= cache_bytes:
-                    kept.append(to_device(batch, device, copy=not held))
+                    kept.append(to_device(batch, device, copy=_must_be_copied if held else True))
                 else:
                     kept.clear()
         if not digests:
@@ -76,13 +76,20 @@ class EvaluationData(InParts):
         self.cached = size <= cache_bytes
         self.batches = len(digests)
         self._cache = kept
+        self._digests = digests
         if not held:
             self._check_second_pass(digests)
         self.fingerprint = hashlib.sha256(b"".join(digests)).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is cached needs no loader, and many loaders cannot be sent to another process.
-        return vars(self) | {"_now": None} | ({"_loader": ()} if self.cached else {})
+        # What is cached needs no loader, and many loaders cannot be sent to another process. Batches that are
+        # slices of one tensor would each take the whole of it along.
+        cache, loader = (
+            [to_device(batch, None, copy=is_part) for batch in batches]
+            for batches in (self._cache, self._loader if self._held and not self.cached else ())
+        )
+        own = self.cached or self._held
+        return vars(self) | {"_now": None, "_cache": cache, "_loader": loader if own else self._loader}
 
     def _check_second_pass(self, digests: list[bytes]) -> None:
         count = 0
@@ -105,7 +112,8 @@ class EvaluationData(InParts):
 
     def _whole(self) -> Iterator[Batch]:
         if self.cached:
-            yield from self._cache
+            for number, batch in enumerate(self._cache):
+                yield from self._unchanged(batch, number)
             return
         count = 0
         with generators_preserved(self._loader):
@@ -113,17 +121,42 @@ class EvaluationData(InParts):
                 count += 1
                 if count > self.batches:
                     break
-                yield to_device(batch, self.device)
+                moved = to_device(batch, self.device)
+                if self._held:
+                    yield from self._unchanged(moved, count - 1)
+                else:
+                    yield moved
         if count != self.batches:
             raise DataError(
                 f"a pass over the data gave {'more' if count > self.batches else count} batches, "
                 f"the first one {self.batches}: every pass must give the same"
             )
 
+    def _unchanged(self, batch: Batch, number: int) -> Iterator[Batch]:
+        """A batch that later passes get, too; afterwards it must hold what it held."""
+        before = versions(batch)
+        yield batch
+        if versions(batch) != before and _digest(batch, number) != self._digests[number]:
+            raise DataError(
+                f"batch {number} of the data was written into on a chip, but not in the first pass: model, "
+                "forward or metric changes its batch there, and the next chips would be measured on other "
+                "data; let it change a copy (tensor.clone())"
+            )
+
     def copies(self) -> Iterator[Batch]:
         """The same batches, but fresh copies, for a forward that writes into its input."""
         for batch in self:
             yield to_device(batch, self.device, copy=True)
+
+
+def _must_be_copied(value: Any) -> bool:
+    """Whether something in a list of batches cannot be used as it is: a view with gaps, which products may
+    round otherwise with than with a copy; an array that a program must not write into; an object, which may
+    move itself.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return not value.flags.writeable
+    return not is_dense(value)
 
 
 def _check_loader(loader: Any) -> None:

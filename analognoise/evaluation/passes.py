@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.allocator import keep_freed_memory
-from analognoise.batches import same_content, to_device
+from analognoise.batches import same_content, to_device, versions
 from analognoise.chip import restart_products
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData
@@ -113,13 +113,14 @@ class Passes:
             batch = to_device(given, self.device, copy=True) if first or self.writes_input else given
             if reads is not None:
                 reads.batch = number
+            before = versions(batch) if first else []
             with At("batch {}", number):
                 total, count = measure(forward(model, batch), batch, known[number] if known else None)
             sums.append(total)
             counts.append(count)
-            # Compared by content: autograd counts no writes past it, nor new entries of a dict or an object.
+            # By content, too: autograd counts no writes past it, nor new entries of a dict or an object.
             if first and not self.writes_input:
-                self.writes_input = not same_content(given, batch)
+                self.writes_input = versions(batch) != before or not same_content(given, batch)
         if first and self.metric.function is None:  # what counts depends on the labels alone
             self._counts = (self.data.most, [float(count) for count in counts])
         added, counted = add_up(self.metric, sums, counts)

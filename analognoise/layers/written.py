@@ -133,7 +133,7 @@ def checksum(weights: Tensor) -> Sum:
     """A number of 64 bits of all bits of a tensor and of their order: other weights have another one, but for
     a rare coincidence.
     """
-    flat = weights.contiguous().reshape(-1).view(torch.uint8)
+    flat = weights.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
     if flat.is_cpu:
         return _sum_of_bytes(flat.numpy())
     if flat.storage_offset() % 8:

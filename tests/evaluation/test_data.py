@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from torch.utils.data import (
 
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, tensors, to_device
+from analognoise.pool.travel import dumps
 
 CPU = torch.device("cpu")
 X = torch.arange(20.0).view(10, 2)
@@ -261,6 +264,66 @@ def test_a_list_s_batches_are_kept_as_they_are_and_a_loader_s_are_copied() -> No
 
     cached = list(EvaluationData(OneBuffer(), CPU))
     assert torch.equal(torch.cat([x for x, _ in cached]), X)
+
+
+class Graph:
+    """A batch that moves itself, as those of torch_geometric do."""
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+
+    def clone(self) -> Graph:
+        return Graph()
+
+    def to(self, device: torch.device) -> Graph:
+        self.places.append(device.type)
+        return self
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_what_a_list_holds_is_copied_where_it_cannot_be_used_as_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.numpy())
+    mapped, graph = np.load(tmp_path / "x.npy", mmap_mode="r"), Graph()  # a write to it would end the process
+    gaps = torch.randn(10, 4)[:, ::2]
+    first, second, third = next(iter(EvaluationData([(mapped, gaps, graph)], CPU)))
+    first.fill_(7)
+    assert np.array_equal(mapped, X)
+    assert second.is_contiguous()
+    assert torch.equal(second, gaps)
+    assert third is not graph
+    assert not graph.places
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_slices_of_one_tensor_travel_once(cache_bytes: int) -> None:
+    x, y = torch.randn(1000, 64), torch.arange(1000)
+    batches = [(x[start : start + 50], {"y": y[start : start + 50]}) for start in range(0, 1000, 50)]
+    data = EvaluationData(batches, CPU, cache_bytes)
+    sent = dumps(data)
+    assert len(sent) < 1.2 * (x.nbytes + y.nbytes)
+    again = pickle.loads(sent)
+    assert all(equal(one, [two[0], two[1]["y"]]) for one, two in zip(again, batches, strict=True))
+    assert again.fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_a_batch_that_was_written_into_is_named(cache_bytes: int) -> None:
+    x = X.clone()
+    data = EvaluationData([(x[:4], Y[:4]), (x[4:], Y[4:])], CPU, cache_bytes)
+    for _, (part, _) in zip(range(2), data, strict=False):
+        part.clamp_(max=20)  # changes nothing
+    given = iter(data)
+    next(given)
+    next(given)[0].mul_(2)
+    with pytest.raises(DataError, match="batch 1 of the data was written into"):
+        next(given)
+
+
+def test_conjugate_views_are_data_like_any() -> None:
+    values = torch.randn(4, 3, dtype=torch.complex64)
+    assert EvaluationData([values.conj()], CPU).fingerprint == (
+        EvaluationData([values.conj().resolve_conj()], CPU).fingerprint
+    )
 
 
 def test_nested_batches_move_as_a_whole() -> None:

@@ -175,3 +175,26 @@ def test_what_a_forward_makes_of_its_batch_meets_no_other_pass(batches: list, fo
     for batch, before in zip(data, given(), strict=True):
         assert torch.equal(batch["x"], before["x"])
         assert torch.equal(batch["held"].x, before["held"].x)
+
+
+def test_a_batch_that_is_changed_on_chips_alone_is_named(batches: list) -> None:
+    """The chips would be measured on data that others have changed."""
+    reference = make()
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        with digital(reference):
+            expected = reference(batch[0])
+        found = model(batch[0])
+        if not torch.equal(found, expected):
+            batch[0].mul_(0.9)
+        return found
+
+    with pytest.raises(DataError, match="batch 0 of the data was written into on a chip"):
+        run(make(), [(x.clone(), y) for x, y in batches], forward=forward)
+
+
+def test_a_batch_that_is_written_into_without_a_change_is_any(batches: list) -> None:
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0].mul_(1))
+
+    assert np.array_equal(run(make(), batches, forward=forward).values, run(make(), batches).values)

@@ -287,6 +287,22 @@ class OneSize(Net):
         return super().forward(x.view(40, 6))
 
 
+class Conjugate(Net):
+    """A large output that torch has not conjugated yet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.complex(*(super().forward(x).repeat(1, 100),) * 2).conj()
+
+
+def test_a_large_output_of_any_kind_is_compared() -> None:
+    def metric(output: Tensor, batch: Any) -> tuple[float, int]:
+        return float(output.real.sum()), len(output)
+
+    data = [(X, torch.arange(40) % 3)]
+    report = evaluate_drift(make(Conjugate), data, times=[60.0], chips=2, metric=metric)
+    assert report.not_read == ()
+
+
 @pytest.mark.parametrize(("kind", "not_read"), [(Sparing, ()), (OneSize, ()), (UsesACopy, ("a",))])
 def test_large_batches(kind: type[nn.Module], not_read: tuple) -> None:
     with warnings.catch_warnings():
