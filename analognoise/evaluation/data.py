@@ -138,9 +138,9 @@ class EvaluationData(InParts):
         yield batch
         if versions(batch) != before and _digest(batch, number) != self._digests[number]:
             raise DataError(
-                f"batch {number} of the data was written into on a chip, but not in the first pass: model, "
-                "forward or metric changes its batch there, and the next chips would be measured on other "
-                "data; let it change a copy (tensor.clone())"
+                f"batch {number} of the data was changed by a pass over it, but not by the first: model, "
+                "forward or metric writes into its batch at times, and the passes after this one would be "
+                "measured on other data; let it change a copy (tensor.clone())"
             )
 
     def copies(self) -> Iterator[Batch]:

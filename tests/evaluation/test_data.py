@@ -315,7 +315,7 @@ def test_a_batch_that_was_written_into_is_named(cache_bytes: int) -> None:
     given = iter(data)
     next(given)
     next(given)[0].mul_(2)
-    with pytest.raises(DataError, match="batch 1 of the data was written into"):
+    with pytest.raises(DataError, match="batch 1 of the data was changed by a pass"):
         next(given)
 
 

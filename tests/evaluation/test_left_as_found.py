@@ -189,7 +189,7 @@ def test_a_batch_that_is_changed_on_chips_alone_is_named(batches: list) -> None:
             batch[0].mul_(0.9)
         return found
 
-    with pytest.raises(DataError, match="batch 0 of the data was written into on a chip"):
+    with pytest.raises(DataError, match="batch 0 of the data was changed by a pass"):
         run(make(), [(x.clone(), y) for x, y in batches], forward=forward)
 
 
