@@ -33,6 +33,7 @@ _ALIASES = {
 _UNITS = {alias: _SECONDS[unit] for unit, aliases in _ALIASES.items() for alias in aliases.split()}
 _LONG = (("year", "y"), ("month", "mo"), ("day", "d"), ("h", "h"), ("min", "min"), ("s", "s"))
 _PLURAL = ("year", "month", "day")
+_MANY = 1_000_000  # units; more are written with an exponent
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
@@ -105,12 +106,14 @@ def format_time(seconds: float) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """The exact time, as :func:`parse_time` reads it, in the largest unit that divides it: ``"1mo"``."""
+    """The exact time, as :func:`parse_time` reads it, in the largest unit that divides it: ``"1mo"``,
+    ``"0.25s"``.
+    """
     for _, unit in _LONG:
         count = seconds / _SECONDS[unit]
-        if count >= 1 and count == int(count) and int(count) * _SECONDS[unit] == seconds:
+        if 1 <= count < _MANY and count == int(count) and int(count) * _SECONDS[unit] == seconds:
             return f"{int(count)}{unit}"
-    return str(seconds)
+    return f"{seconds:g}s" if float(f"{seconds:g}") == seconds else f"{seconds}s"
 
 
 def approximate_time(seconds: float) -> str:

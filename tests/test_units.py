@@ -77,7 +77,16 @@ def test_format(seconds, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(2592000.0, "1mo"), (129600, "36h"), (0.1 + 0.2, "0.30000000000000004"), (1e-9, "1e-09")],
+    [
+        (2592000.0, "1mo"),
+        (129600, "36h"),
+        (0.25, "0.25s"),
+        (1e-9, "1e-09s"),
+        (0.1 + 0.2, "0.30000000000000004s"),
+        (999_999 * 31_536_000.0, "999999y"),
+        (1e6 * 31_536_000.0, "3.1536e+13s"),
+        (1e20, "1e+20s"),
+    ],
 )
 def test_short_times_are_exact(seconds, text):
     assert short_time(seconds) == text
