@@ -197,6 +197,21 @@ def test_more_of_everything_is_added_as_if_asked_for_at_once(faulty, tmp_path):
     }
 
 
+def test_what_an_earlier_call_asked_for_more_is_said_in_its_own_words(faulty, noisy, tmp_path):
+    events: list[Event] = []
+    copied = Path(shutil.copytree(faulty.folder, tmp_path / "faults"))
+    faults(copied, methods="qat", sparsity="none", chips=1, on_event=events.append)
+    copied = Path(shutil.copytree(noisy.folder, tmp_path / "noise"))
+    noise(copied, repeats=1, on_event=events.append)
+    first, second = [event.message for event in events if event.kind == "kept"]
+    assert "(method saq; faults 4 bits, sparsity high, flip; 2 chips)" in first
+    assert second.endswith("; 2 repeats): the tables are without them")
+    copied = Path(shutil.copytree(faulty.folder, tmp_path / "two"))
+    faults(copied, sparsity="none", kinds="stuck-at-0", on_event=events.append)
+    [*_, third] = [event.message for event in events if event.kind == "kept"]
+    assert "(faults 4 bits, sparsity none, flip, 4 bits, sparsity high, flip)" in third
+
+
 def test_workers_change_no_byte(noisy, tmp_path):
     noise(tmp_path / "two", per_layer=True, workers=2)
     assert contents(tmp_path / "two") == contents(noisy.folder)

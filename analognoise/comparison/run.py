@@ -244,9 +244,10 @@ class _Run:
         for word, (asked, found) in names.items():
             more = [str(item) for item in dict.fromkeys(found) if item not in asked]
             if more:
-                parts.append(f"{word}{'s' if len(more) > 1 else ''} {', '.join(more)}")
+                plural = "s" if len(more) > 1 and not word.endswith("s") else ""
+                parts.append(f"{word}{plural} {', '.join(more)}")
         chips = max(row.chip for row in self.others) + 1
-        return "; ".join([*parts, *([counted(chips, "chip")] if chips > plan.chips else [])])
+        return "; ".join([*parts, *([counted(chips, layout.unit)] if chips > plan.chips else [])])
 
     def _every(self, training: Training) -> list[Evaluation]:
         plan, folder = self.plan, self.folder.seen_by_workers
