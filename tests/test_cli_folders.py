@@ -324,6 +324,49 @@ def test_an_interrupted_training_by_force_leaves_what_it_replaces_until_it_is_do
     assert not [name for name in files() if "checkpoint" in name]
 
 
+def test_a_training_whose_method_was_written_otherwise_is_known(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until drift times had units, run.json and checkpoints said 'longest=2.592e+06'."""
+    words = [*TRAIN, "--method", "profile-noise:longest=1mo", "--profile", "pcm-ibm"]
+    assert main(words) == 0
+    run = Path("out/run.json")
+    now = run.read_text()
+    before = now.replace("longest=1mo", "longest=2.592e+06")
+    assert before != now
+    run.write_text(before)
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "training: reused out/model.safetensors" in capsys.readouterr().err
+    assert run.read_text() == before
+    assert main([*TRAIN, "--method", "profile-noise", "--profile", "pcm-ibm"]) == 2
+    assert 'method is "profile-noise:longest=1mo" there and "profile-noise" now' in capsys.readouterr().err
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        def on_epoch(epoch: Any) -> None:
+            if epoch.epoch > 1:
+                raise KeyboardInterrupt
+
+        return fit(*arguments, **options | {"on_epoch": on_epoch})
+
+    words += ["--epochs", "2"]
+    assert main([*words, "--force"]) == 0
+    trained = files()["model.safetensors"]
+    with monkeypatch.context() as patched:
+        patched.setattr("analognoise.jobs.train.fit", stopping)
+        patched.setattr("analognoise.training.resuming.PAUSE", 0.0)
+        patched.setattr("analognoise.training.resuming.SHARE", 0.0)
+        assert main([*words, "--force"]) == 130
+    file = Path("out/training.checkpoint")
+    assert file.read_bytes().count(b"longest=1mo") == 2
+    file.write_bytes(file.read_bytes().replace(b"longest=1mo", b"longest=2.592e+06"))
+    Path("out/model.safetensors").unlink()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "training: goes on after 1 of 2 epochs" in capsys.readouterr().err
+    assert files()["model.safetensors"] == trained
+
+
 def test_a_damaged_checkpoint_is_named_and_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("out").mkdir()
     Path("out", "training.checkpoint").write_text("{}\n")

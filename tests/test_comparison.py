@@ -645,6 +645,7 @@ def test_a_method_s_text_may_say_its_own_learning_rate_and_epochs(tmp_path):
         "sam:lr=fast": "lr in method 'sam:lr=fast' must be a number, found 'fast'",
         "sam:epochs=1.5": "epochs in method 'sam:epochs=1.5' must be a whole number, found '1.5'",
         "sam:lr=1:lr=2": "lr is given twice",
+        "sam:lr=0.1+clip": "modifiers follow the method's name, as in 'sam+clip:lr=0.1'",
         "sam:lr=0": "lr of method 'sam:lr=0' must be finite and above 0",
         "sam:epochs=0": "at least 1, found 0",
     }.items():

@@ -16,7 +16,7 @@ from analognoise.comparison.sparse import Loss, SparsityChoice
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError
 from analognoise.tasks import Task
-from analognoise.training.recipes import Recipe, parse_method
+from analognoise.training.recipes import Recipe, parse_method, refuse_late_modifiers
 
 MOMENTUM, WEIGHT_DECAY, SCHEDULE = 0.9, 0.0, "cosine"
 
@@ -44,6 +44,7 @@ class Contender:
         Raises:
             MethodError: when one of them is given twice or is not a number, or the recipe is not one.
         """
+        refuse_late_modifiers(text)
         own: dict[str, float] = {}
         rest = []
         for part in text.split(":"):

@@ -15,6 +15,7 @@ from analognoise.evaluation.lock import held
 from analognoise.evaluation.rows import Row
 from analognoise.files import write_whole
 from analognoise.printing import counted
+from analognoise.training.recipes import label_now
 from analognoise.units import format_time
 
 RUN_FILE, RESULTS_FILE = "run.json", "results.csv"
@@ -86,6 +87,7 @@ class JobFolder:
         if unfinished is None and self.found is None:
             return False
         there = (self.found or {}).get("settings", {}) if unfinished is None else unfinished
+        there = {**there, "method": label_now(there.get("method"))}
         wanted = json.loads(json.dumps(settings))
         for name in sorted({**there, **wanted}, key=_DIGESTS.__contains__):
             if there.get(name) != wanted.get(name):

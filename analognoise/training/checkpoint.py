@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from analognoise.errors import DataError, ResultsError
 from analognoise.files import check_room, lock_file, why_unwritable, write_whole
+from analognoise.training.recipes import label_now
 
 _FORMAT = 1
 # States of generators, names, and what else is not a tensor of the model.
@@ -78,6 +79,7 @@ class Checkpoint:
         if hashlib.sha256(content).hexdigest() != found["sha256"]:
             raise self.unusable("is damaged: it is not what was written")
         there, here = ({**side["about"], **side["training"]} for side in (found, self._named(training)))
+        there["method"] = label_now(there.get("method"))
         for name in {**there, **here}:
             if there.get(name) != here.get(name):
                 what = f"{name} is {there.get(name)!r} there and {here.get(name)!r} now"

@@ -203,21 +203,53 @@ def parse_method(text: str | Recipe) -> Recipe:
         raise MethodError(
             f"method {name!r} trains on chips, which hold float weights: leave out '+qat-const' in {text!r}"
         )
+    refuse_late_modifiers(text)
     values: dict[str, Value] = {}
     for assignment in assignments:
         key, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals or not key or not value:
             raise MethodError(f"{assignment!r} in method {text!r} is not of the form name=value")
-        if value.rpartition("+")[2].strip() in MODIFIERS:
-            value, _, late = (part.strip() for part in value.rpartition("+"))
-            raise MethodError(
-                f"'+{late}' in method {text!r} comes after a hyperparameter: modifiers follow the method's "
-                f"name, as in '{head}+{late}:{key}={value}'"
-            )
         if key in values:
             raise MethodError(f"hyperparameter {key!r} is given twice in method {text!r}")
         values[key] = value
     return _recipe(name, tuple(known for known in MODIFIERS if known in modifiers), values)
+
+
+def label_now(method: Any) -> Any:
+    """A recipe's label in a file, as it is written now: an earlier version may have written it otherwise
+    (``longest=2.592e+06`` for ``longest=1mo``). Anything else stays what it is.
+    """
+    try:
+        return parse_method(method).label
+    except MethodError:
+        return method
+
+
+def refuse_late_modifiers(text: str) -> None:
+    """Raise when modifiers stand behind a hyperparameter, where they would be read as part of its value.
+
+    Raises:
+        MethodError: then; it says what to write instead.
+    """
+    head, *assignments = (part.strip() for part in text.split(":"))
+    late: list[str] = []
+    kept = []
+    for assignment in assignments:
+        rest, plus, word = assignment.rpartition("+")
+        words: list[str] = []
+        while plus and word.strip() in MODIFIERS:
+            words.insert(0, word.strip())
+            assignment = rest.strip()
+            rest, plus, word = assignment.rpartition("+")
+        kept.append(assignment)
+        late += words
+    if late:
+        there = [part.strip() for part in head.split("+")]
+        fixed = "+".join(dict.fromkeys((*there, *late)))
+        raise MethodError(
+            f"'+{'+'.join(late)}' in method {text!r} comes after a hyperparameter: modifiers follow the "
+            f"method's name, as in '{':'.join((fixed, *kept))}'"
+        )
 
 
 def _specifications(name: str, modifiers: Iterable[str]) -> dict[str, Hyperparameter]:

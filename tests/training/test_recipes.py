@@ -109,7 +109,7 @@ def test_parsing():
         "samson+clip+noise:noise=0.02",
         "asam:rho=0.7301",
         "profile-noise:shortest=90s:longest=1mo",
-        "profile-noise:shortest=0.25",
+        "profile-noise:shortest=0.25s",
     ],
 )
 def test_labels_are_read_back(text):
@@ -172,6 +172,9 @@ def test_identity(one, other, alike):
         ("rwp:mix=1.5", r"must be a number at least 0 and at most 1, found '1.5'"),
         ("sam:perturb=biases", r"'perturb' of method 'sam' must be one of all, weights, found 'biases'"),
         ("sam:rho=0.1+clip", r"'\+clip' .* comes after a hyperparameter: .* as in 'sam\+clip:rho=0.1'"),
+        ("sam:rho=0.1+clip+noise:warmup=0", r"'\+clip\+noise' .* as in 'sam\+clip\+noise:rho=0.1:warmup=0'"),
+        ("sam+clip:rho=1e+0+clip", r"'\+clip' in .* as in 'sam\+clip:rho=1e\+0'"),
+        ("sam:perturb=clip", r"must be one of all, weights, found 'clip'"),
         ("profile-noise:longest=1 fortnight", r"'longest' .* must be a number above 0, found '1 fortnight'"),
         ("profile-noise:shortest=1y:longest=1d", r"'shortest' .* must not exceed 'longest'"),
     ],
