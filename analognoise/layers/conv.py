@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from analognoise.layers.base import AnalogLayer, Geometry
-from analognoise.layers.conv_products import convolved, transposed
+from analognoise.layers.conv_products import convolved, laid_out, transposed
 from analognoise.layers.registry import register_analog_layer
 
 
@@ -36,7 +36,8 @@ class _AnalogConv(AnalogLayer):
         return {"weight": output.numel() // module.out_channels}
 
     def forward(self, input: Tensor) -> Tensor:
-        """Shapes as in the digital layer."""
+        """Shapes and memory format as in the digital layer."""
+        input = laid_out(self, input)
         if self.in_periphery:
             return convolved(self, input)
         # torch's own method, so that every padding mode, stride and dilation is torch's.
@@ -92,7 +93,8 @@ class _AnalogConvTranspose(AnalogLayer):
         return {"weight": args[0].numel() // module.in_channels}
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Shapes as in the digital layer."""
+        """Shapes and memory format as in the digital layer."""
+        input = laid_out(self, input)
         if self.in_periphery:
             return transposed(self, input, output_size)
         return super().forward(input, output_size)

@@ -16,13 +16,25 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from analognoise.crossbar.periphery import Products
-from analognoise.layers.products import no_autocast, with_bias
+from analognoise.layers.products import layout_of, no_autocast, with_bias
 
 if TYPE_CHECKING:
     from analognoise.layers.base import AnalogLayer
 
 _CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+
+
+def laid_out(layer: AnalogLayer, input: Tensor) -> Tensor:
+    """The input in the memory format of the digital weights, where that would become the output's.
+
+    What is written on a chip is contiguous, but a forward may rely on the layout of what its layers give.
+    """
+    target = layer.target("weight")
+    layout = layout_of(target)
+    if layout is torch.contiguous_format or input.dim() != target.dim():
+        return input
+    return input.contiguous(memory_format=layout)
 
 
 def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
@@ -52,6 +64,7 @@ def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
     groups, channels = layer.groups, layer.in_channels // layer.groups
     convolve = _CONVOLVE[spatial - 1]
     places = prod(given.shape[2:])
+    layout = layout_of(given)
 
     def take(inputs: Tensor, start: int, end: int) -> Tensor:
         from_, to = start // kernel, -(-end // kernel)
@@ -65,7 +78,8 @@ def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
         if before or after:  # a kernel larger than a tile is torn
             matrix = functional.pad(matrix, (before, after))
         weights = matrix.reshape(layer.out_channels, -1, *layer.kernel_size)
-        return convolve(inputs, weights, None, layer.stride, padding, layer.dilation, groups)
+        outputs = convolve(inputs, weights, None, layer.stride, padding, layer.dilation, groups)
+        return outputs.contiguous(memory_format=layout)  # a part of one channel lies in both ways
 
     def spread(factors: Tensor) -> Tensor:
         return factors.reshape(-1, *(1,) * spatial)
@@ -87,7 +101,7 @@ def _by_patches(layer: AnalogLayer, given: Tensor) -> Tensor:
     order = (0, *range(2, 2 + spatial), 1, *range(2 + spatial, 2 + 2 * spatial))
     vectors = patches.permute(order).reshape(len(given), *places, layer.groups, -1)
     outputs = layer.multiply(vectors).flatten(-2)
-    return outputs.movedim(-1, 1)
+    return outputs.movedim(-1, 1).contiguous(memory_format=layout_of(given))
 
 
 def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None) -> Tensor:
@@ -111,7 +125,7 @@ def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None)
         fold = _TRANSPOSED[spatial - 1]
         sizes: Any = (layer.stride, layer.padding, padding, layer.out_channels, layer.dilation)
         bias = None if layer.bias is None else layer.bias.to(given.dtype)
-        output = fold(products, ones, bias, *sizes)
+        output = fold(products, ones, bias, *sizes).contiguous(memory_format=layout_of(given))
     output = output.to(input.dtype)
     return output if batched else output.squeeze(0)
 

@@ -16,7 +16,7 @@ from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError, NoiseError
 from analognoise.layers.geometry import Geometry
-from analognoise.layers.products import blocks, followed
+from analognoise.layers.products import blocks, followed, layout_of
 from analognoise.seeds import Stream, nanoseconds
 
 SIDES = {"input": "dac", "output": "adc"}
@@ -181,8 +181,9 @@ class LayerPeriphery:
                 if whole:
                     return total
                 if output is None:
-                    output = total.new_empty(
-                        len(inputs), wide if len(cut) > 1 else total.shape[1], *total.shape[2:]
+                    shape = len(inputs), wide if len(cut) > 1 else total.shape[1], *total.shape[2:]
+                    output = torch.empty(
+                        shape, dtype=total.dtype, device=total.device, memory_format=layout_of(total)
                     )
                 into = output[start : start + high]
                 (into[:, place] if len(cut) > 1 else into).copy_(total)

@@ -75,6 +75,14 @@ def _onto(
     return start.addmm_(inputs, columns, beta=by)
 
 
+def layout_of(tensor: Tensor) -> torch.memory_format:
+    """The memory format that torch's convolutions give their outputs for such inputs or weights."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
+        return last
+    return torch.contiguous_format
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Products with a periphery are computed in full precision: rounding is the converters' business."""
     if torch.is_autocast_enabled(device.type):
