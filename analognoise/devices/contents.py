@@ -150,7 +150,8 @@ class Contents(Frozen):
         for field, curve in spreads:
             largest = max(largest, self._check(field, curve, self._min_x, 1.0))
             _check_most(field, largest, most, f"10 × g_max ({unit})")
-        if largest > 0:
+        shifted = self.retention is not None and self.retention.shift is not None
+        if largest > 0 or shifted:
             low = 0.0
             high = 1.0 + _SPREAD * largest / self.conductance.g_max
         if self.conductance.clamp_to_range:
@@ -167,7 +168,9 @@ class Contents(Frozen):
         if self.read and self.read.relative_sigma is not None:
             self._check("read.relative_sigma", self.read.relative_sigma, low, high)
         if self.read and self.read.sigma is not None:
-            self._check("read.sigma", self.read.sigma, low, high)
+            # With time a device may leave what it was programmed to.
+            falls = not self.conductance.clamp_to_range and any((self.drift, self.relaxation, self.law))
+            self._check("read.sigma", self.read.sigma, 0.0 if falls else low, high)
         if self.surroundings and self.surroundings.w_noise:
             self._check("periphery.w_noise", self.surroundings.w_noise, 0.0, max(high, 1.0))
         _ = self.wire_ratios  # raises where the unit does not fit

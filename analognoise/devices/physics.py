@@ -147,6 +147,7 @@ def relax(programmed: Tensor, normal: Tensor | None, seconds: float, profile: De
     """Relaxed conductances G_P + shift · ln t + max(0, sigma + sigma_slope · ln t) · N, without read noise.
 
     The form of Falcone et al. 2025 (arXiv 2502.04524), per device as in aihwkit's ``ReRamCMONoiseModel``.
+    Curves are taken at max(G_P, 0).
 
     Args:
         programmed: conductances G_P right after programming.
@@ -158,9 +159,9 @@ def relax(programmed: Tensor, normal: Tensor | None, seconds: float, profile: De
     if section is None or seconds == 0:
         return programmed
     normal, log = _given(normal, "relaxation"), math.log(seconds)
-    shift = _level(section.shift, programmed, profile)
-    slope = _level(section.sigma_slope, programmed, profile)
-    sigma = slope * log + _level(section.sigma, programmed, profile)
+    shift = _level_within(section.shift, programmed, profile)
+    slope = _level_within(section.sigma_slope, programmed, profile)
+    sigma = slope * log + _level_within(section.sigma, programmed, profile)
     sigma = sigma.clamp_(min=0) if isinstance(sigma, Tensor) else max(0.0, sigma)
     relaxed = (sigma * normal).add_(shift * log).add_(programmed)
     return relaxed.clamp_(min=0) if section.clamp_at_zero else relaxed
@@ -224,8 +225,8 @@ def read(
 ) -> Tensor:
     """Conductances with accumulated 1/f noise, G(t) + s · growth · N, clamped at zero.
 
-    s is G(t) · Q(G_P / g_max) where the profile has ``read.relative_sigma`` Q, and ``read.sigma`` at G(t)
-    where it has that.
+    s is G(t) · Q(abs(G_P) / g_max) where the profile has ``read.relative_sigma`` Q, and ``read.sigma`` at
+    max(G(t), 0) where it has that.
 
     Args:
         drifted: conductances G(t) at that time.
@@ -241,7 +242,7 @@ def read(
     normal = _given(normal, "read")
     if profile.read.sigma is not None:
         assert isinstance(seconds, (int, float)), "one time after the other"
-        sigma = _level(profile.read.sigma, limit(drifted, profile), profile)
+        sigma = _level_within(profile.read.sigma, drifted, profile)
         noisy = torch.add(drifted, normal * sigma, alpha=read_growth(seconds, profile))
         return noisy.clamp_(min=0) if profile.read_clamps_at_zero else noisy
     fresh = relative_sigma is None
@@ -269,11 +270,8 @@ def relative_read_sigma(programmed: Tensor, profile: DeviceProfile) -> Level:
     """
     if profile.read is None or profile.read.relative_sigma is None:
         return 0.0
-    if (
-        profile.programming
-        and not profile.programming.clamp_at_zero
-        and profile.read.relative_sigma.constant is None
-    ):
+    section = profile.programming or profile.retention
+    if section and not section.clamp_at_zero and profile.read.relative_sigma.constant is None:
         programmed = programmed.abs()
     return _level(profile.read.relative_sigma, programmed, profile)
 
@@ -301,6 +299,15 @@ def _each(function: Callable[[float], float], seconds: Times, like: Tensor) -> L
 def _level(curve: BaseCurve, conductance: Tensor, profile: DeviceProfile) -> Level:
     constant = curve.constant
     return curve.of_conductance(profile.conductance.g_max)(conductance) if constant is None else constant
+
+
+def _level_within(curve: BaseCurve, conductance: Tensor, profile: DeviceProfile) -> Level:
+    """A curve in the unit, at conductances that noise may have taken out of the range in which it is known: a
+    negative one counts as 0, and where devices cannot leave their range one outside as its nearest end.
+    """
+    if curve.constant is not None:
+        return curve.constant
+    return _level(curve, limit(conductance, profile).clamp(min=0), profile)
 
 
 def _given(tensor: Tensor | None, effect: str) -> Tensor:

@@ -214,10 +214,13 @@ class Retention(Frozen):
     def around(self, seconds: float | None) -> tuple[int, int, float]:
         """The two ages that a time lies between, by index, and how far it is from the first to the second.
 
-        None, right after programming, is the first age. Outside of all ages the nearest two go on.
+        None, right after programming, is the first age, and so is 0 where it has no logarithm. Outside of
+        all ages the nearest two go on.
         """
         ages = self.ages
         if seconds is None or len(ages) == 1 or seconds == ages[0]:
+            return 0, 0, 0.0
+        if seconds == 0 and self.interpolate == "log":
             return 0, 0, 0.0
         after = next((index for index, age in enumerate(ages) if age >= seconds), len(ages) - 1) or 1
         first, second = ages[after - 1], ages[after]
@@ -225,8 +228,7 @@ class Retention(Frozen):
             return after, after, 0.0
         if self.interpolate == "linear":
             return after - 1, after, (seconds - first) / (second - first)
-        place = math.log(seconds / first) if seconds > 0 else -math.inf
-        return after - 1, after, place / math.log(second / first)
+        return after - 1, after, math.log(seconds / first) / math.log(second / first)
 
 
 class Read(Frozen):
