@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from analognoise.errors import DataError
 
 Batch = Any
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
+_CODE = (type, FunctionType, MethodType, ModuleType)
 
 
 def to_device(value: Batch, device: torch.device | None, copy: bool | Callable[[Any], bool] = False) -> Batch:
@@ -43,7 +46,7 @@ def to_device(value: Batch, device: torch.device | None, copy: bool | Callable[[
         # A copy towards the CPU must be waited for, and so must one that is to be kept.
         return value.detach().to(place, copy=copy, non_blocking=place.type == "cuda" and not copy)
     if copy and not isinstance(value, _PLAIN):
-        value = value.clone() if hasattr(value, "clone") else deepcopy(value)
+        value = value.clone() if hasattr(value, "clone") else _copied(value)
     # A batch object that knows how to move, such as a graph.
     return value.to(device) if device is not None and callable(getattr(value, "to", None)) else value
 
@@ -75,6 +78,47 @@ def is_part(value: Any) -> bool:
     """Whether a value is a tensor that is part of a larger memory, which goes along where it is pickled."""
     plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
     return plain and value.untyped_storage().nbytes() > value.nbytes
+
+
+def holds_part(value: Any) -> bool:
+    """Whether a value is, or an object holds somewhere in it, a tensor that is part of a larger memory."""
+    return any(map(is_part, _within(value, set())))
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy of an object, in which tensors leave behind the larger memory that they are a part of; one by
+    ``deepcopy`` alone takes the whole of it along.
+    """
+    parts = {
+        id(tensor): tensor for tensor in _within(value, set()) if type(tensor) is Tensor and is_part(tensor)
+    }
+    memo: dict[int, Any] = {
+        key: tensor.detach().clone().requires_grad_(tensor.requires_grad) for key, tensor in parts.items()
+    }
+    return deepcopy(value, memo)
+
+
+def _within(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor in an object's attributes, and in the containers and objects that these are."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if isinstance(value, (*_PLAIN, np.ndarray, *_CODE)) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        items = list(value.values())
+    else:
+        items = list(value) if isinstance(value, (tuple, list, set, frozenset)) else []
+    items += getattr(value, "__dict__", {}).values()
+    slots = [name for kind in type(value).__mro__ for name in _names(vars(kind).get("__slots__", ()))]
+    items += [getattr(value, name) for name in slots if hasattr(value, name)]
+    for item in items:
+        yield from _within(item, seen)
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -198,8 +242,23 @@ def update_digest(state: Any, value: Any, where: str) -> None:
         state.update(f"{type(value).__name__} {value!r};".encode())
     else:
         try:
-            state.update(pickle.dumps(value, protocol=4))
+            content = io.BytesIO()
+            _ByContent(content, protocol=4).dump(value)
+            state.update(content.getbuffer())
         except Exception as problem:
             raise DataError(
                 f"{where} holds a {type(value).__name__} that cannot be compared between passes ({problem})"
             ) from None
+
+
+class _ByContent(pickle.Pickler):
+    """Writes of a tensor in an object its type, shape and numbers. torch itself would write addresses, which
+    differ from copy to copy, and all of the memory that it is a part of.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        state = hashlib.sha256()
+        update_digest(state, value, "the object")
+        return str, (state.hexdigest(),)

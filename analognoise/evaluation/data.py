@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from analognoise.batches import Batch, is_dense, is_part, tensors, to_device, update_digest, versions
+from analognoise.batches import Batch, holds_part, is_dense, tensors, to_device, update_digest, versions
 from analognoise.errors import DataError
 from analognoise.halving import InParts
 from analognoise.seeds import rng_preserved
@@ -85,7 +85,7 @@ class EvaluationData(InParts):
         # What is cached needs no loader, and many loaders cannot be sent to another process. Batches that are
         # slices of one tensor would each take the whole of it along.
         cache, loader = (
-            [to_device(batch, None, copy=is_part) for batch in batches]
+            [to_device(batch, None, copy=holds_part) for batch in batches]
             for batches in (self._cache, self._loader if self._held and not self.cached else ())
         )
         own = self.cached or self._held

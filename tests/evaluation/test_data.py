@@ -6,6 +6,7 @@ import pickle
 import random
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from analognoise.batches import same_content
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, tensors, to_device
 from analognoise.pool.travel import dumps
@@ -304,6 +306,44 @@ def test_slices_of_one_tensor_travel_once(cache_bytes: int) -> None:
     again = pickle.loads(sent)
     assert all(equal(one, [two[0], two[1]["y"]]) for one, two in zip(again, batches, strict=True))
     assert again.fingerprint == data.fingerprint
+
+
+@dataclass
+class Sample:
+    x: torch.Tensor
+    rest: dict[str, torch.Tensor]
+
+
+class Slotted:
+    __slots__ = ("rest", "x")
+
+    def __init__(self, x: torch.Tensor, rest: dict[str, torch.Tensor]) -> None:
+        self.x, self.rest = x, rest
+
+
+@pytest.mark.parametrize("kind", [Sample, Slotted])
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_slices_in_objects_are_copied_and_travel_once(kind: Callable, cache_bytes: int) -> None:
+    x, y = torch.randn(1000, 64), torch.arange(1000)
+    parts = [slice(start, start + 50) for start in range(0, 1000, 50)]
+    data = EvaluationData([kind(x[part], {"y": y[part]}) for part in parts], CPU, cache_bytes)
+    if cache_bytes:
+        assert all(batch.x.untyped_storage().nbytes() == 50 * 64 * 4 for batch in data)
+    sent = dumps(data)
+    assert len(sent) < 1.3 * (x.nbytes + y.nbytes)
+    again = list(pickle.loads(sent))
+    assert torch.equal(torch.cat([batch.x for batch in again]), x)
+    assert torch.equal(torch.cat([batch.rest["y"] for batch in again]), y)
+
+
+def test_objects_are_known_by_what_their_tensors_hold() -> None:
+    x = torch.randn(20, 3)
+    one, other = Sample(x[:10], {"y": x[10:]}), Sample(x[:10].clone(), {"y": x[10:].clone()})
+    assert same_content(one, other)
+    assert EvaluationData([one], CPU).fingerprint == EvaluationData([other], CPU).fingerprint
+    other.rest["y"][3, 1] += 1
+    assert not same_content(one, other)
+    assert EvaluationData([one], CPU).fingerprint != EvaluationData([other], CPU).fingerprint
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
