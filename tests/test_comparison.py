@@ -661,7 +661,8 @@ def test_a_method_that_breaks_down_is_reported_and_the_others_go_on(tmp_path):
     [failure] = found.failed
     assert (failure.method, failure.training_seed, failure.profile) == ("sam", 0, None)
     assert failure.message.startswith("training by method 'sam' broke down in epoch 1, step 2: ")
-    assert [event.message for event in events if event.kind == "failed"] == [failure.message]
+    told = [event.message for event in events if event.kind == "failed"]
+    assert told == [f"sam, seed 0: {failure.message}"]
     assert found.summary["method"].tolist() == ["sgd"] * 2 + ["sam"] * 2
     assert found.summary["mean"].notna().tolist() == [True] * 2 + [False] * 2
     assert failure.message in (tmp_path / "summary.md").read_text()
@@ -674,16 +675,20 @@ def test_a_method_that_breaks_down_is_reported_and_the_others_go_on(tmp_path):
 
 
 def test_the_exit_status_says_that_a_method_broke_down(tmp_path, capsys):
-    asked = ["--methods", "sgd,noise:noise=1e30", "--chips", "2", "--seeds", "1", "--epochs", "1"]
+    methods = "sgd,sgd:lr=1e30,noise:noise=1e30"  # the recipe's name alone would not tell which one it was
+    asked = ["--methods", methods, "--chips", "2", "--seeds", "1", "--epochs", "1"]
     out = str(tmp_path / "run")
     assert main(["compare", "--profile", "pcm-ibm", "--times", "1s", "--out", out, *asked]) == 1
-    printed = " ".join(capsys.readouterr().out.split())
+    found = capsys.readouterr()
+    printed = " ".join(found.out.split())
     assert re.search(r"noise:noise=1e\+30 failed failed", printed)
-    assert "failed: training by method 'noise:noise=1e+30' broke down in epoch 1, step 1" in printed
+    for said in (printed, found.err):
+        for name, recipe in (("noise:noise=1e+30", "noise:noise=1e+30"), ("sgd:lr=1e+30", "sgd")):
+            assert f"failed: {name}, seed 0: training by method '{recipe}' broke down in epoch 1" in said
 
 
 def test_when_every_method_breaks_down(tmp_path):
-    with pytest.raises(TrainingError, match="every training failed; the first: training by method 'sgd'"):
+    with pytest.raises(TrainingError, match="every training failed; the first: sgd, seed 0: training by"):
         run(tmp_path, methods="sgd", seeds=(0,), lr=1e20)
     assert not (tmp_path / "results.csv").exists()
 

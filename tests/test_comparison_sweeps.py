@@ -206,9 +206,12 @@ def test_what_an_earlier_call_asked_for_more_is_said_in_its_own_words(faulty, no
     first, second = [event.message for event in events if event.kind == "kept"]
     assert "(method saq; faults 4 bits, sparsity high, flip; 2 chips)" in first
     assert second.endswith("; 2 repeats): the tables are without them")
+    noise(copied, sigmas="0.01,0.1,0.5", per_layer=True, on_event=events.append)
+    assert "(σ 1, 10)" in [event.message for event in events if event.kind == "kept"][-1]
+    events.clear()
     copied = Path(shutil.copytree(faulty.folder, tmp_path / "two"))
     faults(copied, sparsity="none", kinds="stuck-at-0", on_event=events.append)
-    [*_, third] = [event.message for event in events if event.kind == "kept"]
+    [third] = [event.message for event in events if event.kind == "kept"]
     assert "(faults 4 bits, sparsity none, flip, 4 bits, sparsity high, flip)" in third
 
 

@@ -80,8 +80,7 @@ class Comparison:
         for line in self._about():
             console.print(line, style="dim", markup=False)
         for failure in self.failed:
-            text = f"failed: {failure.message} (training seed {failure.training_seed})"
-            console.print(text, style="red", markup=False)
+            console.print(f"failed: {failure.sentence}", style="red", markup=False)
 
     def _print_tables(self, console: Console) -> None:
         print_summary(self.summary, console, compensation=self.compensation, confidence=self.confidence)

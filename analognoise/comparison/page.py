@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from analognoise.comparison.stored import Failure, Stored
+from analognoise.comparison.stored import Stored
 from analognoise.printing import counted
-from analognoise.report.layout import DRIFT, Layout
 
 
 def page(
@@ -47,11 +46,7 @@ def page(
     if failed:
         lines += ["## Failed trainings", ""]
         lines += [
-            f"- {failure.method}{_variant(failure, found.layout)}, seed {failure.training_seed}: "
-            f"{failure.message}"
-            for failure in failed
-        ]
-        lines += [
+            *(f"- {failure.sentence}" for failure in failed),
             "",
             "A method with a failed training has no figures in the tables; results.csv has its other seeds.",
             "",
@@ -68,11 +63,6 @@ def page(
     if found.run.get("warnings"):
         lines += ["", "## Warnings", "", *(f"- {text}" for text in found.run["warnings"])]
     return "\n".join([*lines, "", end, ""])
-
-
-def _variant(failure: Failure, layout: Layout) -> str:
-    """Which of a method's models, where it has several."""
-    return "" if layout is DRIFT or not failure.profile else f" ({failure.profile})"
 
 
 def _number(value: Any) -> str:

@@ -244,7 +244,7 @@ class _Run:
         for word, (asked, found) in names.items():
             more = [str(item) for item in dict.fromkeys(found) if item not in asked]
             if more:
-                plural = "s" if len(more) > 1 and not word.endswith("s") else ""
+                plural = "" if len(more) == 1 or word.endswith("s") or not word.isascii() else "s"
                 parts.append(f"{word}{plural} {', '.join(more)}")
         chips = max(row.chip for row in self.others) + 1
         return "; ".join([*parts, *([counted(chips, layout.unit)] if chips > plan.chips else [])])
@@ -275,7 +275,7 @@ class _Run:
         if isinstance(job, TrainJob):
             self.records[job.training] = result
             if "error" in result:
-                self.tell("failed", result["error"])
+                self.tell("failed", Failure.of(job.training, result["error"]).sentence)
                 return []
             test = result["digital"].get("test")
             metric = result["history"]["metric"]
@@ -311,11 +311,11 @@ class _Run:
         Raises:
             TrainingError: when every training failed.
         """
-        failures = []
-        for training, record in self.records.items():
-            if record is not None and "error" in record:
-                target = training.profile.name if training.profile else training.variant or None
-                failures.append(Failure(training.method, training.seed, target, record["error"]))
+        failures = [
+            Failure.of(training, record["error"])
+            for training, record in self.records.items()
+            if record is not None and "error" in record
+        ]
         ordered = [
             row
             for on in self.plan.conditions
@@ -328,5 +328,5 @@ class _Run:
         ]
         self.folder.finish([failure.to_dict() for failure in failures], self.warnings)
         if not ordered:
-            raise TrainingError(f"every training failed; the first: {failures[0].message}")
+            raise TrainingError(f"every training failed; the first: {failures[0].sentence}")
         self.folder.rewrite_results([*ordered, *self.others])

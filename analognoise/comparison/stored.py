@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analognoise.comparison.folder import MODELS, RESULTS, RUN, SUMMARY, TEXT, read_run
+from analognoise.comparison.settings import Training
 from analognoise.comparison.sharpness import correlations, sharpness_markdown, sharpness_table
 from analognoise.errors import ResultsError
 from analognoise.evaluation.row_text import read_rows
@@ -33,6 +34,18 @@ class Failure:
     training_seed: int
     profile: str | None
     message: str
+
+    @classmethod
+    def of(cls, training: Training, message: str) -> Failure:
+        """What happened to a training of a comparison."""
+        profile = training.profile.name if training.profile else training.variant or None
+        return cls(training.method, training.seed, profile, message)
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and to which training: the message knows the recipe alone."""
+        model = f" ({self.profile})" if self.profile else ""
+        return f"{self.method}{model}, seed {self.training_seed}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
