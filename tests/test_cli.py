@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from analognoise import __version__
+from analognoise.cli import main
 from analognoise.cli.shared import seed_list
 from analognoise.errors import DataError
 from analognoise.training.recipes import MODIFIERS
@@ -186,6 +187,16 @@ def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.wait(60)
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["profiles", "list"], 0), (["profiles", "show", "x"], 2)])
+def test_closed_output_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int
+) -> None:
+    # What Python makes of streams that are closed, as in `analognoise … >&- 2>&-`.
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(arguments) == status
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")

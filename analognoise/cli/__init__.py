@@ -63,6 +63,15 @@ def _fail(text: str) -> int:
     return 2
 
 
+def _open_streams() -> None:
+    """Give output that is closed (``>&-``) a place to go: Python has no stream for it, and the next file that
+    is opened would be what the libraries' own messages are written to.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 where a training of several broke down, 2 for
     wrong use or wrong input, 130 when interrupted, 143 when
@@ -71,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes those of the process.
     """
+    _open_streams()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
