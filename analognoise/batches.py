@@ -86,7 +86,7 @@ def holds_part(value: Any) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """A deep copy of an object, in which tensors leave behind the larger memory that they are a part of; one by
+    """A deep copy of an object, in which tensors leave behind the larger memory that they are part of; one by
     ``deepcopy`` alone takes the whole of it along.
     """
     parts = {

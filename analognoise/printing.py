@@ -36,3 +36,13 @@ class Printed(ABC):
         return as_text(self, self.text_width)
 
     __repr__ = __str__
+
+
+def number(value: float, form: str) -> str:
+    """A number by a format, for people: with a minus sign (``"−0.4"``), where files have a hyphen."""
+    return signed(format(value, form))
+
+
+def signed(text: str) -> str:
+    """A formatted number with a minus sign in place of a hyphen before it."""
+    return "−" + text[1:] if text.startswith("-") else text

@@ -24,6 +24,7 @@ from analognoise.errors import AnalogNoiseError
 from analognoise.evaluation.statistics import better_when_higher
 from analognoise.landscape import KINDS, sharpness
 from analognoise.pool import Shared, enough, run_jobs
+from analognoise.printing import number
 from analognoise.report.layout import DRIFT, Layout
 from analognoise.tasks import load_for_chip
 from analognoise.units import format_time
@@ -246,7 +247,7 @@ def sharpness_markdown(
     open_ = table[(table["kind"] == "eigenvalue") & table["converged"].eq(False)]
     lines += [
         f"- eigenvalue of {row.method}, seed {row.training_seed}: not converged, last bracket "
-        f"{row.low:.4g} to {row.high:.4g}"
+        f"{_short(row.low)} to {_short(row.high)}"
         for row in open_.itertuples()
     ]
     lines += [
@@ -299,10 +300,11 @@ def _rows(heading: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+    return "–" if value is None or math.isnan(value) else number(value, ".4g")
 
 
 def _interval(row: Any) -> str:
     if math.isnan(row.correlation):
         return "–"
-    return f"{row.correlation:.2f} [{row.low:.2f}, {row.high:.2f}]"
+    middle, low, high = (number(value, ".2f") for value in (row.correlation, row.low, row.high))
+    return f"{middle} [{low}, {high}]"

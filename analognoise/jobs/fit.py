@@ -16,6 +16,7 @@ from analognoise.fitting.result import check_free
 from analognoise.fitting.words import describe
 from analognoise.jobs.output import Output, plain
 from analognoise.jobs.setup import Say
+from analognoise.printing import number
 
 _RIVALS = 3  # forms shown beside the chosen one
 
@@ -142,7 +143,7 @@ def _lines(curve: FittedCurve) -> Iterable[str]:
     ]
     width = max(len(name) for name, *_ in rows)
     for name, value, low, high in rows:
-        yield f"  {name:{width}}  {value:10.4g}  ({low:.4g} … {high:.4g})"
+        yield f"  {name:{width}}  {number(value, '.4g'):>10}  ({number(low, '.4g')} … {number(high, '.4g')})"
     if curve.parameters:
         yield f"  deviance {curve.deviance:.3g} for {curve.freedom} degrees of freedom"
     rivals = [item for item in curve.candidates if item.label != curve.form][:_RIVALS]

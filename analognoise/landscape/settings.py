@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from analognoise.errors import MethodError, nearest
+from analognoise.printing import number
 from analognoise.training.checks import check_number
 
 # Every kind of sharpness, with the options that it takes and their defaults: those of the training methods
@@ -54,11 +55,11 @@ class Sharpness:
     options: Mapping[str, Any]
 
     def __str__(self) -> str:
-        text = f"{self.kind}: {self.value:.4g}"
+        text = f"{self.kind}: {number(self.value, '.4g')}"
         if self.standard_error is not None:
             text += f" ± {self.standard_error:.2g} (standard error)"
         if self.bracket is not None:
-            text += f", bracket {self.bracket[0]:.4g} to {self.bracket[1]:.4g}"
+            text += f", bracket {' to '.join(number(end, '.4g') for end in self.bracket)}"
         if self.converged is False:
             text += f", not converged to {self.options['tolerance']:.2g} of it"
         return text

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analognoise.printing import number, signed
 from analognoise.units import approximate_time, format_time
-
-MINUS = "−"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Numbers:
     def change(self, value: float) -> str:
         """The number with its sign, none for zero: ``"−2.1"``."""
         text = f"{value * self.factor:+.{self.decimals}f}"
-        return text[1:] if not text.strip("+-0.") else text.replace("-", MINUS)
+        return text[1:] if not text.strip("+-0.") else signed(text)
 
 
 def numbers_of(frame: pd.DataFrame) -> Numbers:
@@ -69,7 +68,7 @@ def in_percent(metric: str) -> bool:
 
 def one_value(metric: str, value: float) -> str:
     """A single value with its unit, as in tables: ``"94.3 %"``, ``"0.2713"``."""
-    return f"{100 * value:.1f} %" if in_percent(metric) else f"{value:.4g}"
+    return f"{number(100 * value, '.1f')} %" if in_percent(metric) else number(value, ".4g")
 
 
 def _magnitude(values: np.ndarray) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analognoise.printing import number
 from analognoise.report.numbers import in_percent
 
 
@@ -15,7 +16,7 @@ def heading(metric: str) -> str:
 
 def figure(metric: str, value: float) -> str:
     """A value of the metric: ``"94.30"`` (percent), ``"0.2713"``."""
-    return f"{100 * value:.2f}" if in_percent(metric) else f"{value:.4g}"
+    return number(100 * value, ".2f") if in_percent(metric) else number(value, ".4g")
 
 
 def row_cells(metric: str, row: Mapping[Any, Any]) -> tuple[str, ...]:
