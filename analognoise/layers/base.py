@@ -31,7 +31,7 @@ from analognoise.crossbar.net import net_weights
 from analognoise.errors import ConversionError, NotProgrammedError, StaleChipWarning
 from analognoise.layers.geometry import Geometry
 from analognoise.layers.periphery import LayerPeriphery
-from analognoise.layers.products import matrix_product, no_autocast, of_vectors
+from analognoise.layers.products import as_computed, matrix_product, no_autocast, of_vectors
 from analognoise.layers.state import AnalogState
 from analognoise.layers.written import Sum, local_sums
 from analognoise.seeds import Stream
@@ -162,7 +162,8 @@ class AnalogLayer(nn.Module):
             ``[..., columns]``, or ``[..., groups, columns]``.
 
         Raises:
-            RuntimeError: when the last axis is not as long as the matrix has rows.
+            RuntimeError: when the last axis is not as long as the matrix has rows, or the inputs are no
+                floating-point numbers.
         """
         if not self.in_periphery:
             return matrix_product(input, self.matrix_of(name, self.weight_now(name))[:, columns])
@@ -175,7 +176,7 @@ class AnalogLayer(nn.Module):
                 f"of {rows} rows"
             )
         with no_autocast(input.device):
-            given = input.to(torch.float64 if self.target(name).dtype == torch.float64 else torch.float32)
+            given = as_computed(input, self.target(name), self._analognoise.name)
             size = self.geometries(self)[name]
             kept = 1 if size.groups == 1 else 2  # axes of a vector
             products = of_vectors(

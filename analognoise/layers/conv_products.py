@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from analognoise.crossbar.periphery import Products
-from analognoise.layers.products import layout_of, no_autocast, with_bias
+from analognoise.layers.products import as_computed, layout_of, no_autocast, with_bias
 
 if TYPE_CHECKING:
     from analognoise.layers.base import AnalogLayer
@@ -45,7 +45,8 @@ def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
     spatial = len(layer.kernel_size)
     batched = input.dim() == spatial + 2
     with no_autocast(input.device):
-        given = (input if batched else input.unsqueeze(0)).to(_dtype(layer))
+        given = as_computed(input, layer.target("weight"), layer.analog.name)
+        given = given if batched else given.unsqueeze(0)
         if around.surroundings.dynamic:
             output = _by_patches(layer, _padded(layer, given))
         elif layer.padding_mode == "zeros":  # which a DAC leaves zeros
@@ -99,7 +100,8 @@ def _by_patches(layer: AnalogLayer, given: Tensor) -> Tensor:
     # [batch, channels, *positions, *kernel] to [batch, *positions, groups, rows]
     places = patches.shape[2 : 2 + spatial]
     order = (0, *range(2, 2 + spatial), 1, *range(2 + spatial, 2 + 2 * spatial))
-    vectors = patches.permute(order).reshape(len(given), *places, layer.groups, -1)
+    rows = layer.in_channels // layer.groups * prod(layer.kernel_size)
+    vectors = patches.permute(order).reshape(len(given), *places, layer.groups, rows)
     outputs = layer.multiply(vectors).flatten(-2)
     return outputs.movedim(-1, 1).contiguous(memory_format=layout_of(given))
 
@@ -116,8 +118,9 @@ def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None)
     given_to: Any = (layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation)
     padding = layer._output_padding(input, output_size, *given_to)
     with no_autocast(input.device):
-        given = (input if batched else input.unsqueeze(0)).to(_dtype(layer))
-        vectors = given.movedim(1, -1).unflatten(-1, (layer.groups, -1))
+        given = as_computed(input, layer.target("weight"), layer.analog.name)
+        given = given if batched else given.unsqueeze(0)
+        vectors = given.movedim(1, -1).unflatten(-1, (layer.groups, layer.in_channels // layer.groups))
         products = layer.multiply(vectors).flatten(-2).movedim(-1, 1)
         kernel = layer.geometries(layer)["weight"].columns * layer.groups // layer.out_channels
         ones = torch.eye(kernel, dtype=given.dtype, device=given.device)
@@ -138,7 +141,3 @@ def _padded(layer: _ConvNd, given: Tensor) -> Tensor:
     if layer.padding_mode == "zeros":
         return functional.pad(given, amounts)
     return functional.pad(given, amounts, mode=layer.padding_mode)
-
-
-def _dtype(layer: AnalogLayer) -> torch.dtype:
-    return torch.float64 if layer.target("weight").dtype == torch.float64 else torch.float32

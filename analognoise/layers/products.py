@@ -77,10 +77,27 @@ def _onto(
 
 def layout_of(tensor: Tensor) -> torch.memory_format:
     """The memory format that torch's convolutions give their outputs for such inputs or weights."""
+    if torch._C._are_functorch_transforms_active():
+        return torch.contiguous_format  # vmap does not say how its samples lie
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
         return last
     return torch.contiguous_format
+
+
+def as_computed(input: Tensor, weights: Tensor, layer: str) -> Tensor:
+    """Inputs in the type that products through a periphery are computed in: float64 where the weights have
+    it, else float32.
+
+    Raises:
+        RuntimeError: when the inputs are no real floating-point numbers, as in the digital layer.
+    """
+    if not input.is_floating_point():
+        raise RuntimeError(
+            f"layer {layer!r}: inputs are {input.dtype}, expected floating-point numbers such as "
+            f"{weights.dtype}"
+        )
+    return input.to(torch.float64 if weights.dtype == torch.float64 else torch.float32)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:

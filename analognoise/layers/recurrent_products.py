@@ -37,7 +37,11 @@ def cell(layer: Any, input: Tensor, hidden: Any = None) -> Any:
 
 
 def sequence(layer: AnalogLayer, input: Tensor | PackedSequence, hidden: Any = None) -> tuple[Any, Any]:
-    """Whole sequences through ``RNN``, ``LSTM`` or ``GRU``, as torch's own forward, every option included."""
+    """Whole sequences through ``RNN``, ``LSTM`` or ``GRU``, as torch's own forward, every option included.
+
+    Raises:
+        RuntimeError: when the sequences have no step, as in the digital layer.
+    """
     assert isinstance(layer, nn.RNNBase)
     packed = input if isinstance(input, PackedSequence) else None
     batched = True
@@ -52,6 +56,8 @@ def sequence(layer: AnalogLayer, input: Tensor | PackedSequence, hidden: Any = N
         if not batched and hidden is not None:
             one = hidden if isinstance(hidden, tuple) else (hidden,)
             hidden = tuple(part.unsqueeze(1) for part in one)
+        if not len(steps):
+            raise RuntimeError(f"layer {layer.analog.name!r}: a sequence has at least one step, found none")
         data, sizes = steps.flatten(0, 1), [steps.shape[1]] * steps.shape[0]
     first = _first_state(layer, data, sizes[0], hidden)
     data, last = _layers(layer, data, sizes, first)

@@ -109,3 +109,46 @@ def test_transforms_of_torch_func():
     alike = torch.vmap(again(), randomness="same")(x[:1].expand(3, -1))
     assert torch.equal(alike[0], alike[1])
     assert torch.allclose(alike[:1], again()(x[:1]))
+
+
+KINDS = {
+    "linear": (nn.Linear(4, 5), (3, 4)),
+    "conv": (nn.Conv2d(4, 6, 3, groups=2), (3, 4, 7, 8)),
+    "transposed": (nn.ConvTranspose1d(4, 6, 3, groups=2), (3, 4, 7)),
+    "lstm": (nn.LSTM(4, 5, batch_first=True), (3, 6, 4)),
+    "attention": (nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True), (3, 6, 4)),
+}
+
+
+@pytest.mark.parametrize("periphery", PERIPHERIES.values(), ids=PERIPHERIES)
+@pytest.mark.parametrize(("layer", "shape"), KINDS.values(), ids=KINDS)
+def test_batches_of_nothing_and_of_samples_that_are_mapped(layer, shape, periphery):
+    def first(model, x):
+        found = model(x)
+        return found[0] if isinstance(found, tuple) else found
+
+    torch.manual_seed(0)
+    analog, x = on_tiles(nn.Sequential(copy.deepcopy(layer)).eval(), periphery), torch.randn(2, *shape)
+    with torch.no_grad():
+        assert first(analog, x[0, :0]).shape == first(layer, x[0, :0]).shape
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            return  # torch's masks cannot be mapped
+        both = torch.vmap(lambda x: first(analog, x))(x)
+        torch.testing.assert_close(both, torch.stack([first(analog, own) for own in x]))
+
+
+@pytest.mark.parametrize("type_", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["linear", "conv", "transposed", "lstm"])
+def test_inputs_that_are_no_floating_point_numbers_are_refused_as_by_digital_layers(name, type_):
+    layer, shape = KINDS[name]
+    analog = on_tiles(nn.Sequential(copy.deepcopy(layer)), PERIPHERIES["both"])
+    with pytest.raises((RuntimeError, ValueError)):
+        layer(torch.ones(shape, dtype=type_))
+    with pytest.raises(RuntimeError, match=f"layer '0': inputs are {type_}, expected floating-point numbers"):
+        analog(torch.ones(shape, dtype=type_))
+
+
+def test_sequences_of_no_step_are_refused():
+    analog = on_tiles(nn.Sequential(nn.GRU(4, 5)), PERIPHERIES["both"])
+    with pytest.raises(RuntimeError, match="layer '0': a sequence has at least one step, found none"):
+        analog(torch.ones(0, 3, 4))
