@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import analognoise
+from analognoise import conversion
 
 PACKAGE = Path(analognoise.__file__).parent
 ORDER = [
@@ -176,3 +177,17 @@ def test_no_two_modules_import_each_other() -> None:
 def test_the_check_tells_wrong_from_right(module: str, is_package: bool, source: str, wrong: bool) -> None:
     known = {*modules(), "analognoise.chip", "analognoise.evaluation.store", "analognoise.devices.profile"}
     assert bool(violations(source, module, is_package, known)) is wrong
+
+
+def test_what_is_on_tiles_is_asked_of_its_own_module() -> None:
+    """``conversion`` passes those names on to callers outside of the package alone."""
+    root = Path(analognoise.__file__).parent
+    wrong = [
+        f"{path.relative_to(root)}: {alias.name}"
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "analognoise.conversion"
+        for alias in node.names
+        if getattr(getattr(conversion, alias.name), "__module__", "") == "analognoise.on_tiles"
+    ]
+    assert not wrong

@@ -16,7 +16,7 @@ from torch import nn
 
 from analognoise.chip import digital, drift_to_, program_
 from analognoise.compiled import is_compiled
-from analognoise.conversion import check_finite, require_analog
+from analognoise.conversion import check_finite
 from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
 from analognoise.errors import DataError, ResultsError, nearest
@@ -38,6 +38,7 @@ from analognoise.evaluation.surroundings import At, Buffers, left_as_found
 from analognoise.evaluation.walk import walk
 from analognoise.fingerprint import name_of
 from analognoise.halving import until_it_fits
+from analognoise.on_tiles import require_analog
 from analognoise.pool import Shared, check_executor, check_travel
 from analognoise.progress import Advance, progress_bar
 from analognoise.seeds import derive_seed

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from analognoise.chip import drift_to_, program_, restart_products
 from analognoise.compiled import eager
-from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import to_device
 from analognoise.evaluation.expected import Expected
 from analognoise.evaluation.metrics import default_forward
@@ -17,6 +16,7 @@ from analognoise.evaluation.passes import Passes
 from analognoise.evaluation.reading import Reads, find_bypassed, find_idle, numbers, reads_watched
 from analognoise.evaluation.surroundings import At, Buffers, seed_all
 from analognoise.halving import until_it_fits
+from analognoise.on_tiles import analog_layers
 from analognoise.seeds import derive_seed, rng_preserved
 
 # Each layer's tiles are given other weights once, on one batch: not worth it for many layers.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analognoise.conversion import analog_layers
 from analognoise.evaluation.data import tensors
 from analognoise.evaluation.expected import Expected
 from analognoise.layers import AnalogLayer
+from analognoise.on_tiles import analog_layers
 from analognoise.seeds import Stream
 
 Names = tuple[str, ...]

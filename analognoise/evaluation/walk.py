@@ -9,8 +9,8 @@ from operator import itemgetter
 from torch import nn
 
 from analognoise.chip import ChipWeights, drift_to_, program_, weights_through
-from analognoise.conversion import analog_layers
 from analognoise.evaluation.blocks import Place
+from analognoise.on_tiles import analog_layers
 
 _AHEAD_BYTES = 1 << 20
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analognoise.conversion import require_analog, sample_chip
 from analognoise.crossbar.net import check_net
 from analognoise.errors import MethodError, ModelError, TrainingError
+from analognoise.on_tiles import require_analog, sample_chip
 from analognoise.seeds import Stream
 from analognoise.training.checks import check_gradient, check_number
 from analognoise.training.wrapper import Closure, WrappedOptimizer, forget_casts, run_closure

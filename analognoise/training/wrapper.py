@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from analognoise.allocator import Rooms, in_huge_pages
-from analognoise.conversion import chip_weights
 from analognoise.errors import MethodError
+from analognoise.on_tiles import chip_weights
 from analognoise.quantized import QuantizedLayer, quantized_weights
 from analognoise.scalars import as_numbers
 from analognoise.seeds import Stream
@@ -46,7 +46,7 @@ class WrappedOptimizer(OptimizerAround):
     (``register_optimizer_step_post_hook``) see two optimizers, this one and its base.
 
     Noise and clipping act on the weights of the layers on tiles, or, in a model not converted, of the layers
-    that would be (:func:`analognoise.conversion.chip_weights`, at construction). Noise also falls on frozen
+    that would be (:func:`analognoise.on_tiles.chip_weights`, at construction). Noise also falls on frozen
     weights, as on a chip; clipping leaves alone what the base does not train.
 
     Mixed precision: ``torch.autocast`` may stand in the closure or around ``step``. The bfloat16 copies of
