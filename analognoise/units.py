@@ -1,4 +1,4 @@
-"""Drift times as people write them, and how to write them back.
+"""Drift times and numbers as people write them, and how to write them back.
 
 1 h = 3,600 s, 1 d = 86,400 s, 1 mo = 30 d, 1 y = 365 d.
 """
@@ -105,6 +105,12 @@ def format_time(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
+def short_number(value: float) -> str:
+    """A short text that is read back as the same number: ``"0.05"``, ``"1e-09"``; whole ones stay whole."""
+    text = str(value) if isinstance(value, int) else f"{value:g}"
+    return text if float(text) == value else str(value)
+
+
 def short_time(seconds: float) -> str:
     """The exact time, as :func:`parse_time` reads it, in the largest unit that divides it: ``"1mo"``,
     ``"0.25s"``.
@@ -113,7 +119,7 @@ def short_time(seconds: float) -> str:
         count = seconds / _SECONDS[unit]
         if 1 <= count < _MANY and count == int(count) and int(count) * _SECONDS[unit] == seconds:
             return f"{int(count)}{unit}"
-    return f"{seconds:g}s" if float(f"{seconds:g}") == seconds else f"{seconds}s"
+    return f"{short_number(seconds)}s"
 
 
 def approximate_time(seconds: float) -> str:

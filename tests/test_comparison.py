@@ -637,6 +637,8 @@ def test_a_method_s_text_may_say_its_own_learning_rate_and_epochs(tmp_path):
     assert Contender.parse("sam:lr=0.02:rho=0.1:epochs=3") == Contender(
         parse_method("sam:rho=0.1"), "sam:rho=0.1:lr=0.02:epochs=3", 3, 0.02
     )
+    for text in ("sgd:lr=0.12345678", "sgd:epochs=1000000", "sgd:lr=0.05:epochs=1234567"):
+        assert Contender.parse(text).name == text  # it names files: no two are to share one
     found = run(tmp_path, methods="sgd,sgd:epochs=1:lr=0.01", seeds=(0,))
     assert list(found.summary["method"].unique()) == ["sgd", "sgd:lr=0.01:epochs=1"]
     record = json.loads(next((tmp_path / "models").glob("sgd*lr*-seed0.json")).read_text())

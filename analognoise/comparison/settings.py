@@ -17,6 +17,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError
 from analognoise.tasks import Task
 from analognoise.training.recipes import Recipe, parse_method, refuse_late_modifiers
+from analognoise.units import short_number
 
 MOMENTUM, WEIGHT_DECAY, SCHEDULE = 0.9, 0.0, "cosine"
 
@@ -45,7 +46,7 @@ class Contender:
             MethodError: when one of them is given twice or is not a number, or the recipe is not one.
         """
         refuse_late_modifiers(text)
-        own: dict[str, float] = {}
+        own: dict[str, int | float] = {}
         rest = []
         for part in text.split(":"):
             name, equals, value = (word.strip() for word in part.partition("="))
@@ -60,7 +61,8 @@ class Contender:
                 kind = "a number" if name == "lr" else "a whole number"
                 raise MethodError(f"{name} in method {text!r} must be {kind}, found {value!r}") from None
         recipe = parse_method(":".join(rest))
-        name = ":".join([recipe.label, *(f"{key}={own[key]:g}" for key in ("lr", "epochs") if key in own)])
+        more = [f"{key}={short_number(own[key])}" for key in ("lr", "epochs") if key in own]
+        name = ":".join([recipe.label, *more])
         epochs = own.get("epochs")
         return cls(recipe, name, None if epochs is None else int(epochs), own.get("lr"))
 

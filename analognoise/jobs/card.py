@@ -20,7 +20,7 @@ from analognoise.devices.whatif import Changes
 from analognoise.errors import ResultsError
 from analognoise.jobs.output import Output, plain
 from analognoise.report.device_plot import five_targets, not_known_later, save_device_plot, telling_times
-from analognoise.units import format_time
+from analognoise.units import format_time, short_number
 
 _UNCHANGED = Changes()
 
@@ -207,7 +207,7 @@ def as_toml(value: Any) -> str:
         return f"[{', '.join(map(as_toml, value))}]"
     if isinstance(value, bool | str):
         return show(value)  # shortened: a yield map is long
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return short_number(value) if isinstance(value, float) else str(value)
 
 
 def _table() -> Table:

@@ -17,7 +17,7 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import MethodError, nearest
 from analognoise.training.methods import METHODS, MODIFIERS
 from analognoise.training.specification import Hyperparameter, Method, Modifier, Range, Value
-from analognoise.units import short_time
+from analognoise.units import short_number, short_time
 
 __all__ = [
     "METHODS",
@@ -288,6 +288,6 @@ def _recipe(name: str, modifiers: tuple[str, ...], values: Mapping[str, Value]) 
 
 
 def _short(value: Value, is_time: bool) -> str:
-    if is_time and isinstance(value, float):
-        return short_time(value)
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    if isinstance(value, float):
+        return short_time(value) if is_time else short_number(value)
+    return str(value)
