@@ -160,7 +160,7 @@ class Training:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values."""
     return {
-        "recipe": recipe.label,
+        "recipe": recipe.stored_label,
         "modifiers": list(recipe.modifiers),
         "hyperparameters": recipe.hyperparameters,
         "gradients_per_step": recipe.gradients_per_step,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,17 @@ class Recipe:
     @property
     def label(self) -> str:
         """The shortest text that :func:`parse_method` turns into this recipe, for a given order of words."""
+        times = {name for name, item in self.specifications.items() if item.is_time}
+        return self._label(lambda name, value: short_time(value) if name in times else short_number(value))
+
+    @property
+    def stored_label(self) -> str:
+        """The label with times in seconds: what trainings that are stored are known by, in every version."""
+        return self._label(lambda _, value: short_number(value))
+
+    def _label(self, text: Callable[[str, float], str]) -> str:
         changed = [
-            f"{name}={_short(value, self.specifications[name].is_time)}"
+            f"{name}={text(name, value) if isinstance(value, float) else value}"
             for name, value in self.settings
             if value != self.specifications[name].default
         ]
@@ -285,9 +294,3 @@ def _recipe(name: str, modifiers: tuple[str, ...], values: Mapping[str, Value]) 
     if name == "profile-noise" and float(dict(settings)["shortest"]) > float(dict(settings)["longest"]):
         raise MethodError("hyperparameter 'shortest' of method 'profile-noise' must not exceed 'longest'")
     return Recipe(name, modifiers, settings)
-
-
-def _short(value: Value, is_time: bool) -> str:
-    if isinstance(value, float):
-        return short_time(value) if is_time else short_number(value)
-    return str(value)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from analognoise.comparison.settings import describe_recipe
 from analognoise.conversion import convert_to_analog
 from analognoise.devices.catalog import load_profile
 from analognoise.errors import MethodError
 from analognoise.training.noise import ProfileNoise, RandomWeightPerturbation
-from analognoise.training.recipes import METHODS, MODIFIERS, Range, parse_method
+from analognoise.training.recipes import METHODS, MODIFIERS, Range, label_now, parse_method
 from analognoise.training.sharpness import ASAM, SAM, SAMSON
 from analognoise.training.wrapper import WrappedOptimizer
 
@@ -128,6 +129,19 @@ def test_modifiers_have_one_order_and_defaults_are_not_written():
 def test_labels_keep_every_digit():
     recipe = parse_method("sam").replace(rho=0.1 + 0.2)
     assert parse_method(recipe.label).hyperparameters["rho"] == 0.1 + 0.2
+
+
+def test_what_trainings_are_stored_under_is_that_of_every_version():
+    """Labels write times with units; folders of before that are to be gone on with."""
+    recipe = parse_method("profile-noise:shortest=0.25s:longest=1mo")
+    assert recipe.label == "profile-noise:shortest=0.25s:longest=1mo"
+    assert recipe.stored_label == "profile-noise:shortest=0.25:longest=2.592e+06"
+    assert describe_recipe(recipe)["recipe"] == recipe.stored_label
+    assert parse_method("sam+clip:rho=0.3").stored_label == "sam+clip:rho=0.3"
+    for text in (recipe.label, recipe.stored_label):
+        assert label_now(text) == recipe.label
+    assert label_now("a method of a plug-in that is gone") == "a method of a plug-in that is gone"
+    assert label_now(None) is None
 
 
 @pytest.mark.parametrize(
