@@ -16,7 +16,8 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from analognoise.crossbar.periphery import Products
-from analognoise.layers.products import as_computed, layout_of, no_autocast, with_bias
+from analognoise.crossbar.periphery.product import Bound
+from analognoise.layers.products import as_computed, followed, layout_of, no_autocast, with_bias
 
 if TYPE_CHECKING:
     from analognoise.layers.base import AnalogLayer
@@ -48,7 +49,7 @@ def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
         given = as_computed(input, layer.target("weight"), layer.analog.name)
         given = given if batched else given.unsqueeze(0)
         if around.surroundings.dynamic:
-            output = _by_patches(layer, _padded(layer, given))
+            output = _by_patches(layer, given)
         elif layer.padding_mode == "zeros":  # which a DAC leaves zeros
             output = _by_channels(layer, given, layer.padding)
         else:
@@ -91,6 +92,119 @@ def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
 
 
 def _by_patches(layer: AnalogLayer, given: Tensor) -> Tensor:
+    """Every patch of the input is a vector with a range of its own."""
+    assert isinstance(layer, _ConvNd)
+    around = layer.analog.periphery
+    assert around is not None
+    kernel = prod(layer.kernel_size)
+    if any(edge % kernel for part in around.frames["weight"].rows for edge in part):
+        return _by_rows(layer, _padded(layer, given))
+    patches = _Patches(layer, given)
+    outputs = around.product(layer, "weight", patches.products(given))
+    outputs = outputs.flatten(2).transpose(1, 2).unflatten(2, patches.places)
+    return outputs.contiguous(memory_format=layout_of(given))
+
+
+class _Patches:
+    """How patches are multiplied: some images at a time, never those of all at once.
+
+    With the channels last a patch is a few stretches of memory, so that scaling a view of the overlapping
+    patches makes the vectors in one go. Their largest values come from the largest of each place.
+
+    Args:
+        layer: a convolution.
+        given: its inputs, ``[images, channels, *places]``.
+
+    Attributes:
+        places: how many outputs there are along each axis.
+    """
+
+    def __init__(self, layer: _ConvNd, given: Tensor) -> None:
+        self._layer = layer
+        self._groups, self._channels = layer.groups, layer.in_channels // layer.groups
+        self._columns = layer.out_channels // layer.groups
+        self._spatial, self._kernel = len(layer.kernel_size), prod(layer.kernel_size)
+        self._reach = [
+            (step * (width - 1) + 1, stride, step)
+            for width, stride, step in zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        ]
+        amounts = layer._reversed_padding_repeated_twice  # before and behind, the last axis first
+        ends = [sum(amounts[place : place + 2]) for place in range(0, len(amounts), 2)][::-1]
+        self.places = tuple(
+            (size + end - span) // stride + 1
+            for size, end, (span, stride, _) in zip(given.shape[2:], ends, self._reach, strict=True)
+        )
+        self._by_group = self._groups > 1 and self._channels * self._columns > 1
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def products(self, given: Tensor) -> Products:
+        """Outputs are ``[images, places, groups, columns]``."""
+        # Blocks of twice as many numbers as elsewhere: vectors are made by many calls.
+        size = prod(self.places) * self._groups * max(self._channels * self._kernel, self._columns) // 2
+        return Products(
+            given,
+            size,
+            self._take,
+            self._multiply,
+            lambda factors: factors.squeeze(-1),
+            None,
+            self._scaled,
+            self._peak,
+        )
+
+    def _take(self, images: Tensor, start: int, end: int) -> Tensor:
+        """Images ``[images, groups, channels, *places]`` of the channels that the rows belong to, padded."""
+        own = images.unflatten(1, (self._groups, self._channels))
+        own = own[:, :, start // self._kernel : end // self._kernel]
+        return _padded(self._layer, own.flatten(1, 2)).unflatten(1, own.shape[1:3])
+
+    def _peak(self, images: Tensor) -> Tensor:
+        most = images.abs().amax(dim=2)
+        for axis, (span, stride, step) in enumerate(self._reach):
+            most = most.unfold(2 + axis, span, stride)[..., ::step].amax(dim=-1)
+        return most.flatten(2).transpose(1, 2).unsqueeze(-1)
+
+    def _scaled(self, images: Tensor, factor: Bound) -> Tensor:
+        """Vectors ``[images, places, kernel, groups, channels]``."""
+        spatial, groups = self._spatial, self._groups
+        patches = images.movedim((1, 2), (-2, -1)).contiguous()
+        for axis, (span, stride, step) in enumerate(self._reach):
+            patches = patches.unfold(1 + axis, span, stride)[..., ::step]
+        # [images, *places, groups, channels, *kernel] to [images, *places, *kernel, groups, channels]
+        patches = patches.movedim((spatial + 1, spatial + 2), (-2, -1))
+        if isinstance(factor, Tensor):
+            factor = factor.view(len(images), *self.places, *(1,) * spatial, groups, 1)
+        if followed():
+            vectors = patches * factor
+        else:
+            room = patches.new_empty(patches.shape)
+            if self._by_group:  # each group's vectors lie together
+                room = patches.new_empty(groups, *patches.shape[:-2], patches.shape[-1]).movedim(0, -2)
+            vectors = torch.mul(patches, factor, out=room)
+        return vectors.flatten(1, spatial).flatten(2, spatial + 1)
+
+    def _multiply(self, vectors: Tensor, matrix: Tensor, start: int) -> Tensor:
+        weights = self._ordered(matrix)
+        if self._by_group:
+            each = vectors.movedim(-2, 0).flatten(1, 2).flatten(2)
+            each = torch.bmm(each, weights.flatten(2).transpose(1, 2))
+            return each.unflatten(1, vectors.shape[:2]).movedim(0, 2)
+        if self._groups > 1:  # of one channel and one column each
+            return (vectors.squeeze(-1) * weights[:, 0, :, 0].t()).sum(dim=2).unsqueeze(-1)
+        return functional.linear(vectors.flatten(2), weights[0].flatten(1)).unsqueeze(2)
+
+    def _ordered(self, matrix: Tensor) -> Tensor:
+        """Weights ``[groups, columns, kernel, channels]``; of a forward's blocks they are the same."""
+        if not followed() and id(matrix) in self._kept:
+            return self._kept[id(matrix)][1]
+        weights = matrix.unflatten(2, (-1, self._kernel)).transpose(2, 3).contiguous()
+        if not followed():
+            self._kept[id(matrix)] = matrix, weights  # the matrix, too: another may get its id otherwise
+        return weights
+
+
+def _by_rows(layer: AnalogLayer, given: Tensor) -> Tensor:
+    """The same where kernels are torn between tiles: each part along the rows has ranges of its own."""
     assert isinstance(layer, _ConvNd)
     spatial = len(layer.kernel_size)
     patches = given

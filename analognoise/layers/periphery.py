@@ -206,7 +206,9 @@ class LayerPeriphery:
 
     def _converted(self, products: Products, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
         rows = part.weights.shape[2]
-        return self.surroundings.converted(products.take(inputs, part.start, part.start + rows), part)
+        return self.surroundings.converted(
+            products.take(inputs, part.start, part.start + rows), part, products
+        )
 
     def _count(self) -> None:
         self.calls += 1
@@ -345,12 +347,12 @@ class LayerPeriphery:
         total: Tensor | None = None
         for number, (start, end) in enumerate(self.frames[name].rows):
             inputs = products.take(products.inputs, start, end)
-            outputs = products.multiply(inputs, matrix[:, columns, start:end], start)
+            outputs = products.multiply(products.scaled(inputs, 1.0), matrix[:, columns, start:end], start)
             seen = {"input": inputs}
             if f"{name}.output" in self.ranges:
                 relative = outputs / products.spread(scale[number][:, columns])
                 if self.surroundings.dynamic:
-                    relative = relative / self.surroundings.peak(inputs)
+                    relative = relative / self.surroundings.peak(inputs, products)
                 seen["output"] = relative
             for side, values in seen.items():
                 if f"{name}.{side}" in self.watched:

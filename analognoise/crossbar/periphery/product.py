@@ -27,6 +27,10 @@ Bound = float | Tensor
 Draw = Callable[[tuple[int, ...], torch.device, int], Tensor]
 
 
+def _peak_of_rows(vectors: Tensor) -> Tensor:
+    return vectors.abs().amax(dim=-1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Products:
     """How a layer multiplies its inputs with its matrix.
@@ -34,13 +38,15 @@ class Products:
     Attributes:
         inputs: float32 or float64; the first axis holds what is multiplied independently.
         size: numbers that one entry of the first axis is, as input or as output, roughly.
-        take: of some of the inputs those of the rows from one number to another; where each vector has its
-            own bound, with the rows along the last axis.
-        multiply: inputs (in steps) times a part ``[groups, columns, rows]`` of the matrix that begins with
-            the given row.
+        take: of some of the inputs those of the rows from one number to another.
+        multiply: inputs (in steps, as ``scaled`` gives them) times a part ``[groups, columns, rows]`` of the
+            matrix that begins with the given row.
         spread: brings ``[groups, columns, 1]`` into a shape that broadcasts to the outputs.
         onto: a multiple of a tensor plus a product ``[vectors, columns]``, in one go; the tensor is made by a
             function of shape and device. None where the outputs are no matrix.
+        scaled: what ``take`` gave, times a factor: a number, or one for each vector.
+        peak: of what ``take`` gave, the largest absolute value of each vector, in a shape that broadcasts to
+            the vectors' outputs. By default vectors lie along the last axis.
     """
 
     inputs: Tensor
@@ -49,6 +55,8 @@ class Products:
     multiply: Callable[[Tensor, Tensor, int], Tensor]
     spread: Callable[[Tensor], Tensor]
     onto: Callable[[Callable[[tuple[int, ...], torch.device], Tensor], float, Tensor, Tensor], Tensor] | None
+    scaled: Callable[[Tensor, Bound], Tensor] = torch.mul
+    peak: Callable[[Tensor], Tensor] = _peak_of_rows
 
 
 @dataclass(frozen=True)
@@ -185,17 +193,19 @@ class Surroundings:
             out_bound,
         )
 
-    def converted(self, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
+    def converted(self, inputs: Tensor, part: Prepared, products: Products) -> tuple[Tensor, Bound]:
         """The inputs of a part in steps of the DAC, and their bound.
 
         Args:
-            inputs: of the part's rows; where each vector has its own bound the last axis is along the rows.
+            inputs: of the part's rows.
             part: what :meth:`prepare` gave.
+            products: how the layer multiplies.
         """
-        bound = self.peak(inputs) if part.bound is None else part.bound
+        bound = self.peak(inputs, products) if part.bound is None else part.bound
         if self.periphery.dac is None:
             return inputs, bound
-        return limited(inputs * ((self.in_levels or 1) / bound), self.in_levels, 1.0), bound
+        steps = products.scaled(inputs, (self.in_levels or 1) / bound)
+        return limited(steps, self.in_levels, 1.0), bound
 
     def add(
         self,
@@ -229,11 +239,11 @@ class Surroundings:
             return total + (outputs if back is None else outputs * back)
         return total.add_(outputs) if back is None else total.addcmul_(outputs, back)
 
-    def peak(self, inputs: Tensor) -> Tensor:
+    def peak(self, inputs: Tensor, products: Products) -> Tensor:
         """The largest absolute value of each vector; 1 for vectors of zeros, and of values so small that the
         factor to steps would overflow.
         """
-        peak = inputs.detach().abs().amax(dim=-1, keepdim=True)
+        peak = products.peak(inputs.detach())
         smallest = torch.finfo(peak.dtype).tiny * (self.in_levels or 1)
         return peak.masked_fill_(peak < smallest, 1.0)
 
