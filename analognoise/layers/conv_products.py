@@ -7,6 +7,7 @@ vectors must be made: the patches of the input.
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -167,21 +168,45 @@ class _Patches:
     def _scaled(self, images: Tensor, factor: Bound) -> Tensor:
         """Vectors ``[images, places, kernel, groups, channels]``."""
         spatial, groups = self._spatial, self._groups
-        patches = images.movedim((1, 2), (-2, -1)).contiguous()
-        for axis, (span, stride, step) in enumerate(self._reach):
-            patches = patches.unfold(1 + axis, span, stride)[..., ::step]
-        # [images, *places, groups, channels, *kernel] to [images, *places, *kernel, groups, channels]
-        patches = patches.movedim((spatial + 1, spatial + 2), (-2, -1))
-        if isinstance(factor, Tensor):
-            factor = factor.view(len(images), *self.places, *(1,) * spatial, groups, 1)
-        if followed():
-            vectors = patches * factor
+        last = images.movedim((1, 2), (-2, -1)).contiguous()
+        if not isinstance(factor, Tensor):
+            factor = last.new_full((), factor)
         else:
+            factor = factor.view(len(images), *self.places, *(1,) * spatial, groups, 1)
+        if not followed():
+            patches = self._of(last)
             room = patches.new_empty(patches.shape)
             if self._by_group:  # each group's vectors lie together
                 room = patches.new_empty(groups, *patches.shape[:-2], patches.shape[-1]).movedim(0, -2)
             vectors = torch.mul(patches, factor, out=room)
+        elif torch.is_grad_enabled() and not (
+            torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        ):
+            vectors = _Scaled.apply(last, factor, self)
+        else:
+            vectors = self._of(last) * factor
         return vectors.flatten(1, spatial).flatten(2, spatial + 1)
+
+    def _of(self, last: Tensor) -> Tensor:
+        """The patches of images with their channels last, ``[images, *places, *kernel, groups, channels]``: a
+        view.
+        """
+        for axis, (span, stride, step) in enumerate(self._reach):
+            last = last.unfold(1 + axis, span, stride)[..., ::step]
+        return last.movedim((self._spatial + 1, self._spatial + 2), (-2, -1))
+
+    def add_back(self, images: Tensor, vectors: Tensor, factor: Tensor) -> None:
+        """Add vectors times their factors to the places of the images that their patches were taken from."""
+        spatial = self._spatial
+        if factor.dim():
+            factor = factor.flatten(1 + spatial, 2 * spatial)[(slice(None),) * (1 + spatial) + (0,)]
+        for offset in product(*map(range, self._layer.kernel_size)):
+            along = [
+                slice(place * step, place * step + (count - 1) * stride + 1, stride)
+                for place, count, (_, stride, step) in zip(offset, self.places, self._reach, strict=True)
+            ]
+            own = vectors[(slice(None),) * (1 + spatial) + offset]
+            images[(slice(None), *along)].addcmul_(own, factor)
 
     def _multiply(self, vectors: Tensor, matrix: Tensor, start: int) -> Tensor:
         weights = self._ordered(matrix)
@@ -201,6 +226,23 @@ class _Patches:
         if not followed():
             self._kept[id(matrix)] = matrix, weights  # the matrix, too: another may get its id otherwise
         return weights
+
+
+class _Scaled(torch.autograd.Function):
+    """Patches times their factors; torch's own gradient of overlapping views takes five times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, last: Tensor, factor: Tensor, patches: _Patches) -> Tensor:
+        ctx.save_for_backward(factor)
+        ctx.patches, ctx.shape = patches, last.shape
+        return patches._of(last) * factor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (factor,), (gradient,) = ctx.saved_tensors, gradients
+        found = gradient.new_zeros(ctx.shape)
+        ctx.patches.add_back(found, gradient, factor)
+        return found, None, None
 
 
 def _by_rows(layer: AnalogLayer, given: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ _8BIT = {"bits": 8, "range": "fixed"}
 PERIPHERIES: dict[str, dict[str, Any] | None] = {
     "none": None,
     "converters": {"dac": {**_8BIT, "bound": 3.0}, "adc": {**_8BIT, "bound": 10.0}},
+    "converters, dynamic": {"dac": {"bits": 8}, "adc": {**_8BIT, "bound": 10.0}},
     "converters, calibrated": {side: {"bits": 8, "range": "calibrated"} for side in ("dac", "adc")},
     "output noise": {"out_noise": 0.04},
     "read noise": {"w_noise": {"curve": "power", "coefficient": 0.0175, "exponent": 0.5}},
@@ -51,6 +53,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] =
 def one_pass(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     for x, _ in batches:
         model(x)
+
+
+def one_gradient(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
 
 
 def with_normals(model: nn.Module, rows: int | None = None) -> nn.Module:
@@ -79,6 +85,7 @@ def measure_one(name: str, repeats: int) -> dict[str, dict[str, float]]:
     model = make().eval()
     batches = [(torch.randn(size, *shape), torch.randint(0, 10, (size,))) for _ in range(samples // size)]
     work: dict[str, Callable[[], object]] = {}
+    training = ExitStack()
     for label, periphery in PERIPHERIES.items():
         profile = an.load_profile("pcm-ibm").replace({"periphery": periphery})
         analog = an.convert_to_analog(model, profile)
@@ -88,10 +95,15 @@ def measure_one(name: str, repeats: int) -> dict[str, dict[str, float]]:
         an.set_ranges_(chip, an.ranges(analog))
         work[label] = lambda analog=analog: an.evaluate_drift(analog, batches, times=TIMES, chips=2)
         work[f"pass: {label}"] = lambda chip=chip: one_pass(chip, batches)
+        student = an.convert_to_analog(make(), profile).train()
+        if periphery is not None:
+            an.set_ranges_(student, an.ranges(analog))
+            training.enter_context(an.periphery_in_training(student, seed=0))
+        work[f"step: {label}"] = lambda student=student: one_gradient(student, batches[0])
     noisy = with_normals(an.convert_to_digital(an.convert_to_analog(make().eval(), "ideal")))
     work["pass: normals"] = lambda: one_pass(noisy, batches)
     times: dict[str, list[float]] = {label: [] for label in work}
-    with progress_bar(name, repeats + 1) as advance:
+    with training, progress_bar(name, repeats + 1) as advance:
         for round_number in range(repeats + 1):
             for label, function in work.items():
                 start = time.process_time()
@@ -112,6 +124,7 @@ def figures(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
     found["read noise"]["of products"] = further / plain
     for label in PERIPHERIES:
         found[label]["pass"] = seconds[f"pass: {label}"] / plain
+        found[label]["step"] = seconds[f"step: {label}"] / seconds["step: none"]
     return found
 
 
@@ -127,7 +140,7 @@ def slowest_converters(rows: dict[str, dict[str, dict[str, float]]]) -> float:
 
 def table(rows: dict[str, dict[str, dict[str, float]]]) -> Table:
     shown = Table(title=f"Periphery: 2 chips × {len(TIMES)} times, pcm-ibm", title_justify="left")
-    for heading in ("", "", "evaluation", "pass", "added, in …"):
+    for heading in ("", "", "evaluation", "pass", "gradients", "added, in …"):
         shown.add_column(heading, justify="right" if heading else "left")
     for name, found in rows.items():
         for label, row in found.items():
@@ -136,5 +149,7 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> Table:
                 added = f"{row['of normals']:.2f} drawn and added normals"
             elif "of products" in row:
                 added = f"{row['of products']:.2f} further passes"
-            shown.add_row(name, label, f"{row['ratio']:.2f} ×", f"{row['pass']:.2f} ×", added)
+            shown.add_row(
+                name, label, f"{row['ratio']:.2f} ×", f"{row['pass']:.2f} ×", f"{row['step']:.2f} ×", added
+            )
     return shown

@@ -84,6 +84,25 @@ def test_gradients_pass_straight_through_the_rounding(layer, shape):
     torch.testing.assert_close(x.grad, other.grad)
 
 
+@pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
+def test_gradients_of_gradients_and_transforms_agree(layer, shape):
+    torch.manual_seed(0)
+    analog = on_tiles(copy.deepcopy(layer), {"dac": {"bits": 20}})
+    x = torch.randn(shape, requires_grad=True)
+
+    def loss(model, x):
+        return model(x).pow(3).sum()
+
+    found = []
+    for model in (analog, layer):
+        (first,) = torch.autograd.grad(loss(model, x), x, create_graph=True)
+        found.append((first.detach(), *torch.autograd.grad(first.square().sum(), x)))
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    by_transform = torch.func.grad(lambda x: loss(analog, x))(x.detach())
+    torch.testing.assert_close(by_transform, found[0][0], rtol=1e-5, atol=1e-4)
+
+
 def test_torn_kernels_have_a_range_for_each_tile():
     torch.manual_seed(0)
     layer, x = nn.Conv1d(1, 2, 8, bias=False), torch.randn(3, 1, 20)

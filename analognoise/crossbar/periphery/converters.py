@@ -40,13 +40,21 @@ def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) ->
         limit: the largest value where nothing is rounded; None for none.
     """
     most: Any = levels if levels is not None else limit
-    if values.requires_grad and torch.is_grad_enabled():
-        if levels is not None:
-            values = _Round.apply(values)
-        return values if most is None else values.clamp(-most, most)
     if levels is not None:
-        values = values.round_()
+        values = rounded(values)
+    if values.requires_grad and torch.is_grad_enabled():
+        return values if most is None else values.clamp(-most, most)
     return values if most is None else values.clamp_(-most, most)
+
+
+def rounded(values: Tensor) -> Tensor:
+    """Whole numbers, with the gradient of leaving the values alone; where none is wanted ``values`` is
+    overwritten.
+    """
+    if values.requires_grad and torch.is_grad_enabled():
+        rounding: Tensor = _Round.apply(values)
+        return rounding
+    return values.round_()
 
 
 def log_of(bounds: Tensor) -> Tensor:

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from analognoise.crossbar.mapping import Block
-from analognoise.crossbar.periphery.converters import bit_planes, limited
+from analognoise.crossbar.periphery.converters import bit_planes, limited, rounded
 from analognoise.devices.periphery import Periphery
 
 Bound = float | Tensor
+
+_SURELY_ROUNDED = 1 << 21  # levels that the error of a product in float32 does not reach beyond
 Draw = Callable[[tuple[int, ...], torch.device, int], Tensor]
 
 
@@ -205,6 +207,8 @@ class Surroundings:
         if self.periphery.dac is None:
             return inputs, bound
         steps = products.scaled(inputs, (self.in_levels or 1) / bound)
+        if part.bound is None and self.in_levels is not None and self.in_levels < _SURELY_ROUNDED:
+            return rounded(steps), bound  # the largest is the last level
         return limited(steps, self.in_levels, 1.0), bound
 
     def add(
