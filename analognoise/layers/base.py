@@ -142,7 +142,7 @@ class AnalogLayer(nn.Module):
             return False
         if around.watched is not None:
             return True
-        if state.digital or (self.training and around.training is None):
+        if around.surroundings.idle or state.digital or (self.training and around.training is None):
             return False
         around.check_known(state.name)
         return True

@@ -178,6 +178,7 @@ class LayerPeriphery:
                     draw = partial(self._draw, layer, tile, block)
                     total = self.surroundings.add(total, *given, part, products, draw)
                 assert total is not None, "a matrix has at least one row"
+                total = products.finish(total)
                 if whole:
                     return total
                 if output is None:
@@ -202,7 +203,7 @@ class LayerPeriphery:
             given = self._converted(products, products.inputs, part)
             total = self.surroundings.add(total, *given, part, products, draw)
         assert total is not None, "a matrix has at least one row"
-        return total
+        return products.finish(total)
 
     def _converted(self, products: Products, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
         rows = part.weights.shape[2]
@@ -361,7 +362,7 @@ class LayerPeriphery:
                     self.watched[f"{name}.{side}"][number].add(values, percentile=wanted)
             total = outputs if total is None else total + outputs
         assert total is not None
-        return total
+        return products.finish(total)
 
     def check_known(self, layer: str) -> None:
         """Raise unless every range has a value.

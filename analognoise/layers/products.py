@@ -48,7 +48,7 @@ def of_vectors(inputs: Tensor, groups: int, columns: int) -> Products:
         max(groups * columns, prod(inputs.shape[1:])),
         lambda some, start, end: some[..., start:end],
         lambda some, matrix, start: matrix_product(some, matrix),
-        _columns_of,
+        columns_of,
         _onto if groups == 1 else None,
     )
 
@@ -60,7 +60,7 @@ def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
     return torch.einsum("...gr,gcr->...gc", inputs, matrix)
 
 
-def _columns_of(factors: Tensor) -> Tensor:
+def columns_of(factors: Tensor) -> Tensor:
     """``[groups, columns, 1]`` in a shape that broadcasts to what :func:`matrix_product` gives."""
     return factors.squeeze(-1) if len(factors) > 1 else factors.view(-1)
 

@@ -1,5 +1,6 @@
 """Layers through a periphery: every kind and option, what converters and wires do, what is refused."""
 
+import copy
 import itertools
 
 import pytest
@@ -257,3 +258,17 @@ def test_a_range_from_data_must_be_there():
         analog(torch.randn(1, 3))
     with an.digital(analog):
         analog(torch.randn(1, 3))
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(6, 5, batch_first=True), nn.GRU(6, 5)], ids=["LSTM", "GRU"])
+def test_wires_alone_leave_the_forward_to_torch(layer):
+    """Step by step a recurrent layer takes six times as long."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 7, 6)
+    wires = an.load_profile("pcm-ibm").replace({"periphery": {"ir_drop": {"wire_ratio": 1e-3}}})
+    analog = an.program_(an.convert_to_analog(copy.deepcopy(layer), wires).eval())
+    same = copy.deepcopy(layer)
+    same.load_state_dict({**layer.state_dict(), **analog.analog.weights})
+    output, _ = analog(x)
+    assert torch.equal(output, same(x)[0])
+    assert not torch.equal(output, layer(x)[0])

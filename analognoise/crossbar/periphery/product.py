@@ -33,6 +33,10 @@ def _peak_of_rows(vectors: Tensor) -> Tensor:
     return vectors.abs().amax(dim=-1, keepdim=True)
 
 
+def _as_it_is(outputs: Tensor) -> Tensor:
+    return outputs
+
+
 @dataclass(frozen=True)
 class Products:
     """How a layer multiplies its inputs with its matrix.
@@ -49,6 +53,7 @@ class Products:
         scaled: what ``take`` gave, times a factor: a number, or one for each vector.
         peak: of what ``take`` gave, the largest absolute value of each vector, in a shape that broadcasts to
             the vectors' outputs. By default vectors lie along the last axis.
+        finish: what becomes of the outputs of some inputs, when those of all parts are added up.
     """
 
     inputs: Tensor
@@ -59,6 +64,7 @@ class Products:
     onto: Callable[[Callable[[tuple[int, ...], torch.device], Tensor], float, Tensor, Tensor], Tensor] | None
     scaled: Callable[[Tensor, Bound], Tensor] = torch.mul
     peak: Callable[[Tensor], Tensor] = _peak_of_rows
+    finish: Callable[[Tensor], Tensor] = _as_it_is
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,8 @@ class Surroundings:
         self.out_noise = periphery.out_noise or 0.0
         self.reads = periphery.w_noise is not None
         self.noisy = self.reads or self.out_noise > 0
+        # IR drop is in the weights; a product by itself is as without a periphery.
+        self.idle = dac is None and adc is None and not self.noisy
         # Inputs are the same for all parts and nothing is done to outputs but that noise is added.
         self.adds_only = adc is None and not self.serial and (dac is None or dac.range == "fixed")
 
