@@ -41,7 +41,8 @@ class _AnalogConv(AnalogLayer):
         if self.in_periphery:
             return convolved(self, input)
         # torch's own method, so that every padding mode, stride and dilation is torch's.
-        return self._conv_forward(input, self.weight_now(), self.bias)  # type: ignore[operator]
+        output = self._conv_forward(input, self.weight_now(), self.bias)  # type: ignore[operator]
+        return laid_out(self, output)  # circular padding is contiguous whatever the input was
 
 
 @register_analog_layer(nn.Conv1d)

@@ -26,7 +26,7 @@ def by_patches(layer: AnalogLayer, given: Tensor) -> Tensor:
     assert around is not None
     kernel = prod(layer.kernel_size)
     if any(edge % kernel for part in around.frames["weight"].rows for edge in part):
-        return _by_rows(layer, padded(layer, given))
+        return _by_rows(layer, padded(layer, given), layout_behind(layer, given))
     return around.product(layer, "weight", _Patches(layer, given).products(given))
 
 
@@ -57,7 +57,7 @@ class _Patches:
             for size, end, (span, stride, _) in zip(given.shape[2:], ends, self._reach, strict=True)
         )
         self._by_group = self._groups > 1 and self._channels * self._columns > 1
-        self._layout = layout_of(given)
+        self._layout = layout_behind(layer, given)
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def products(self, given: Tensor) -> Products:
@@ -102,8 +102,10 @@ class _Patches:
             if self._by_group:  # each group's vectors lie together
                 room = patches.new_empty(groups, *patches.shape[:-2], patches.shape[-1]).movedim(0, -2)
             vectors = torch.mul(patches, factor, out=room)
-        elif torch.is_grad_enabled() and not (
-            torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        elif (last.requires_grad and torch.is_grad_enabled()) and not (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or torch._C._are_functorch_transforms_active()
         ):
             vectors = _Scaled.apply(last, factor, self)
         else:
@@ -162,6 +164,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, last: Tensor, factor: Tensor, patches: _Patches) -> Tensor:
         ctx.save_for_backward(factor)
+        ctx.save_for_forward(factor)
         ctx.patches, ctx.shape = patches, last.shape
         return patches._of(last) * factor
 
@@ -172,8 +175,14 @@ class _Scaled(torch.autograd.Function):
         ctx.patches.add_back(found, gradient, factor)
         return found, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (factor,) = ctx.saved_tensors
+        scaled: Tensor = ctx.patches._of(tangents[0]) * factor
+        return scaled
 
-def _by_rows(layer: AnalogLayer, given: Tensor) -> Tensor:
+
+def _by_rows(layer: AnalogLayer, given: Tensor, layout: torch.memory_format) -> Tensor:
     """The same where kernels are torn between tiles: each part along the rows has ranges of its own."""
     assert isinstance(layer, _ConvNd)
     spatial = len(layer.kernel_size)
@@ -187,7 +196,7 @@ def _by_rows(layer: AnalogLayer, given: Tensor) -> Tensor:
     rows = layer.in_channels // layer.groups * prod(layer.kernel_size)
     vectors = patches.permute(order).reshape(len(given), *places, layer.groups, rows)
     outputs = layer.multiply(vectors).flatten(-2)
-    return outputs.movedim(-1, 1).contiguous(memory_format=layout_of(given))
+    return outputs.movedim(-1, 1).contiguous(memory_format=layout)
 
 
 def padded(layer: _ConvNd, given: Tensor) -> Tensor:
@@ -198,3 +207,10 @@ def padded(layer: _ConvNd, given: Tensor) -> Tensor:
     if layer.padding_mode == "zeros":
         return functional.pad(given, amounts)
     return functional.pad(given, amounts, mode=layer.padding_mode)
+
+
+def layout_behind(layer: _ConvNd, given: Tensor) -> torch.memory_format:
+    """The memory format of a convolution's output for inputs without padding."""
+    if layer.padding_mode == "circular" and any(layer._reversed_padding_repeated_twice):
+        given = layer.weight  # torch's circular padding is contiguous whatever it is given
+    return layout_of(given)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from analognoise.crossbar.periphery import Products
-from analognoise.layers.conv_patches import by_patches, padded
+from analognoise.layers.conv_patches import by_patches, layout_behind, padded
 from analognoise.layers.products import (
     as_computed,
     columns_of,
@@ -34,7 +34,7 @@ _CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
 def laid_out(layer: AnalogLayer, input: Tensor) -> Tensor:
-    """The input in the memory format of the digital weights, where that would become the output's.
+    """An input or output in the memory format of the digital weights, where that is the digital output's.
 
     What is written on a chip is contiguous, but a forward may rely on the layout of what its layers give.
     """
@@ -58,22 +58,21 @@ def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
         if around.surroundings.dynamic:
             output = by_patches(layer, given)
         elif layer.padding_mode == "zeros":  # which a DAC leaves zeros
-            output = _by_channels(layer, given, layer.padding)
+            output = _by_channels(layer, given, layer.padding, layout_of(given))
         else:
-            output = _by_channels(layer, padded(layer, given), 0)
+            output = _by_channels(layer, padded(layer, given), 0, layout_behind(layer, given))
         bias = None if layer.bias is None else layer.bias.view(-1, *(1,) * spatial)
         output = with_bias(output, bias).to(input.dtype)
     return output if batched else output.squeeze(0)
 
 
-def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any) -> Tensor:
+def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any, layout: torch.memory_format) -> Tensor:
     assert isinstance(layer, _ConvNd)
     assert layer.analog.periphery is not None
     spatial, kernel = len(layer.kernel_size), layer.geometries(layer)["weight"].kernel
     groups, channels = layer.groups, layer.in_channels // layer.groups
     convolve = _CONVOLVE[spatial - 1]
     places = prod(given.shape[2:])
-    layout = layout_of(given)
 
     def take(inputs: Tensor, start: int, end: int) -> Tensor:
         from_, to = start // kernel, -(-end // kernel)
@@ -162,7 +161,15 @@ def _folded(
             (count - 1) * stride - 2 * pad + dilation * (width - 1) + more + 1
             for stride, pad, width, dilation, more, count in stretch
         )
-        found = functional.fold(products, sizes, kernels, dilations, paddings, strides)
+        if all(more < stride for more, stride in zip(padding, layer.stride, strict=True)):
+            found = functional.fold(products, sizes, kernels, dilations, paddings, strides)
+        else:  # with dilation; fold would take such a size for that of more places
+            whole = tuple(
+                size + 2 * pad - entry[4] for size, pad, entry in zip(sizes, paddings, stretch, strict=True)
+            )
+            found = functional.fold(products, whole, kernels, dilations, 0, strides)
+            ends = [(-entry[1], entry[4] - entry[1]) for entry in reversed(stretch)]
+            found = functional.pad(found, [amount for pair in ends for amount in pair])
         return found if len(places) == 2 else found.squeeze(2)
     # Torch folds no volumes: a transposed convolution with kernels of a single one each does.
     kernel = prod(layer.kernel_size)

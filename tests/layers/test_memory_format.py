@@ -84,3 +84,17 @@ def test_a_forward_that_takes_a_view_of_a_convolution_is_evaluated(periphery):
         an.convert_to_analog(LeNet(), profile), [batch], times=["1s"], chips=3, progress=False
     )
     assert len(report.rows) == 3
+
+
+@pytest.mark.parametrize("periphery", CHIPS.values(), ids=CHIPS)
+@pytest.mark.parametrize("rows", [512, 4])
+def test_circular_padding_of_channels_last_inputs_is_contiguous(rows, periphery):
+    torch.manual_seed(0)
+    for layer, x in (
+        (nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), torch.randn(3, 4, 9, 8)),
+        (nn.Conv3d(2, 3, 2, padding=1, padding_mode="circular"), torch.randn(3, 2, 4, 5, 4)),
+    ):
+        assert_alike(on_tiles(copy.deepcopy(layer), periphery, rows=rows), layer, last(x))
+        layer.weight.data = last(layer.weight.data)
+        assert_alike(on_tiles(copy.deepcopy(layer), periphery, rows=rows), layer, last(x))
+        assert_alike(on_tiles(copy.deepcopy(layer), periphery, rows=rows), layer, x)

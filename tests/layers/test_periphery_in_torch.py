@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import analognoise as an
 from analognoise.errors import NoiseError
@@ -152,3 +153,44 @@ def test_sequences_of_no_step_are_refused():
     analog = on_tiles(nn.Sequential(nn.GRU(4, 5)), PERIPHERIES["both"])
     with pytest.raises(RuntimeError, match="layer '0': a sequence has at least one step, found none"):
         analog(torch.ones(0, 3, 4))
+
+
+FINELY = {"dac": {"bits": 22}}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose1d(4, 6, 3, dilation=3, output_padding=2), (5, 4, 9)),
+        (nn.ConvTranspose2d(4, 6, 3, (1, 2), (1, 0), (1, 1), 1, True, (2, 1)), (5, 4, 7, 8)),
+        (nn.ConvTranspose2d(4, 6, (2, 3), 1, (2, 0), (2, 1), 2, False, 3), (5, 4, 7, 8)),
+        (nn.ConvTranspose3d(4, 2, 2, dilation=2, output_padding=1), (3, 4, 3, 4, 3)),
+    ],
+)
+def test_transposed_convolutions_with_dilation_take_output_padding_above_their_strides(layer, shape):
+    torch.manual_seed(0)
+    analog, x = on_tiles(copy.deepcopy(layer), FINELY), torch.randn(shape)
+    torch.testing.assert_close(analog(x), layer(x), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(analog(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_traces_of_convolutions_are_saved_with_and_without_gradients(tmp_path):
+    torch.manual_seed(0)
+    analog, x = on_tiles(nn.Conv2d(4, 6, 3), FINELY), torch.randn(5, 4, 7, 8)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.jit.trace(analog, x, check_trace=False).save(tmp_path / "trace.pt")
+            torch.testing.assert_close(torch.jit.load(tmp_path / "trace.pt")(x), analog(x))
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_tangents_go_forward_through_patches(follows):
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(4, 6, 3, padding=1), torch.randn(5, 4, 7, 8)
+    analog, along = on_tiles(copy.deepcopy(layer), {"dac": {"range": "dynamic"}}), torch.randn_like(x)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.requires_grad_(follows), along)
+        tangent = forward_ad.unpack_dual(analog(dual)).tangent
+    with torch.no_grad():
+        torch.testing.assert_close(tangent, layer(along) - layer(torch.zeros_like(x)), rtol=1e-4, atol=1e-5)
