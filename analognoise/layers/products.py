@@ -111,4 +111,4 @@ def with_bias(outputs: Tensor, bias: Tensor | None) -> Tensor:
     """Outputs of a product, which nobody else holds, and a bias that broadcasts to them."""
     if bias is None:
         return outputs
-    return outputs + bias if torch.is_grad_enabled() else outputs.add_(bias)
+    return outputs + bias if followed() else outputs.add_(bias)

@@ -194,3 +194,14 @@ def test_tangents_go_forward_through_patches(follows):
         tangent = forward_ad.unpack_dual(analog(dual)).tangent
     with torch.no_grad():
         torch.testing.assert_close(tangent, layer(along) - layer(torch.zeros_like(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(4, 6, 3), nn.ConvTranspose1d(4, 6, 3), nn.Linear(9, 6)])
+@torch.no_grad()
+def test_samples_of_a_bias_are_mapped_where_no_gradient_is_wanted(layer):
+    analog, x = on_tiles(layer, FINELY), torch.randn(5, 4, 9)
+    biases = torch.randn(3, 6)
+    found = torch.func.vmap(lambda bias: torch.func.functional_call(analog, {"bias": bias}, x))(biases)
+    for own, bias in zip(found, biases, strict=True):
+        torch.testing.assert_close(own, torch.func.functional_call(analog, {"bias": bias}, x))
+    assert len(found) == 3
