@@ -137,7 +137,7 @@ class Periphery(Frozen):
             preset, given = base.get(name, {}), own.get(name, {})
             if "range" in given:  # then nothing of the preset's range stays
                 preset = {key: value for key, value in preset.items() if key == "bits"}
-            if preset or given:
+            if preset or name in own:
                 data[name] = {"range": default, **preset, **given}
         if not data.get("out_noise"):
             data.pop("out_noise", None)

@@ -205,3 +205,13 @@ def test_samples_of_a_bias_are_mapped_where_no_gradient_is_wanted(layer):
     for own, bias in zip(found, biases, strict=True):
         torch.testing.assert_close(own, torch.func.functional_call(analog, {"bias": bias}, x))
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(4, 6, 3), nn.Linear(9, 6)])
+def test_an_empty_table_of_a_dac_has_its_defaults(layer):
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, 9)
+    noisy = [
+        on_tiles(copy.deepcopy(layer), {"dac": dac, "out_noise": 0.1}) for dac in ({}, {"range": "dynamic"})
+    ]
+    assert torch.equal(noisy[0](x), noisy[1](x))
