@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from analognoise.crossbar.periphery import Products
 from analognoise.crossbar.periphery.product import Bound
-from analognoise.layers.products import columns_of, followed, layout_of
+from analognoise.layers.products import columns_of, followed, layout_of, transformed
 
 if TYPE_CHECKING:
     from analognoise.layers.base import AnalogLayer
@@ -46,10 +46,7 @@ class _Patches:
         self._groups, self._channels = layer.groups, layer.in_channels // layer.groups
         self._columns = layer.out_channels // layer.groups
         self._spatial, self._kernel = len(layer.kernel_size), prod(layer.kernel_size)
-        self._reach = [
-            (step * (width - 1) + 1, stride, step)
-            for width, stride, step in zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
-        ]
+        self._reach = _reach(layer)
         amounts = layer._reversed_padding_repeated_twice  # before and behind, the last axis first
         ends = [sum(amounts[place : place + 2]) for place in range(0, len(amounts), 2)][::-1]
         self._places = tuple(
@@ -97,27 +94,22 @@ class _Patches:
         else:
             factor = factor.view(len(images), *self._places, *(1,) * spatial, groups, 1)
         if not followed():
-            patches = self._of(last)
+            patches = self.of(last)
             room = patches.new_empty(patches.shape)
             if self._by_group:  # each group's vectors lie together
                 room = patches.new_empty(groups, *patches.shape[:-2], patches.shape[-1]).movedim(0, -2)
             vectors = torch.mul(patches, factor, out=room)
-        elif (last.requires_grad and torch.is_grad_enabled()) and not (
-            torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        elif last.requires_grad and torch.is_grad_enabled() and not transformed():
             vectors = _Scaled.apply(last, factor, self)
         else:
-            vectors = self._of(last) * factor
+            vectors = self.of(last) * factor
         return vectors.flatten(1, spatial).flatten(2, spatial + 1)
 
-    def _of(self, last: Tensor) -> Tensor:
+    def of(self, last: Tensor) -> Tensor:
         """The patches of images with their channels last, ``[images, *places, *kernel, groups, channels]``: a
         view.
         """
-        for axis, (span, stride, step) in enumerate(self._reach):
-            last = last.unfold(1 + axis, span, stride)[..., ::step]
+        last = _unfolded(last, 1, self._reach)
         return last.movedim((self._spatial + 1, self._spatial + 2), (-2, -1))
 
     def add_back(self, images: Tensor, vectors: Tensor, factor: Tensor) -> None:
@@ -166,7 +158,7 @@ class _Scaled(torch.autograd.Function):
         ctx.save_for_backward(factor)
         ctx.save_for_forward(factor)
         ctx.patches, ctx.shape = patches, last.shape
-        return patches._of(last) * factor
+        return patches.of(last) * factor
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -178,7 +170,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
         (factor,) = ctx.saved_tensors
-        scaled: Tensor = ctx.patches._of(tangents[0]) * factor
+        scaled: Tensor = ctx.patches.of(tangents[0]) * factor
         return scaled
 
 
@@ -186,10 +178,7 @@ def _by_rows(layer: AnalogLayer, given: Tensor, layout: torch.memory_format) -> 
     """The same where kernels are torn between tiles: each part along the rows has ranges of its own."""
     assert isinstance(layer, _ConvNd)
     spatial = len(layer.kernel_size)
-    patches = given
-    for axis in range(spatial):
-        size, step = layer.kernel_size[axis], layer.dilation[axis]
-        patches = patches.unfold(2 + axis, step * (size - 1) + 1, layer.stride[axis])[..., ::step]
+    patches = _unfolded(given, 2, _reach(layer))
     # [batch, channels, *positions, *kernel] to [batch, *positions, groups, rows]
     places = patches.shape[2 : 2 + spatial]
     order = (0, *range(2, 2 + spatial), 1, *range(2 + spatial, 2 + 2 * spatial))
@@ -197,6 +186,21 @@ def _by_rows(layer: AnalogLayer, given: Tensor, layout: torch.memory_format) -> 
     vectors = patches.permute(order).reshape(len(given), *places, layer.groups, rows)
     outputs = layer.multiply(vectors).flatten(-2)
     return outputs.movedim(-1, 1).contiguous(memory_format=layout)
+
+
+def _reach(layer: _ConvNd) -> list[tuple[int, int, int]]:
+    """How far a kernel reaches along each axis, from place to place, and from one of its own to the next."""
+    return [
+        (step * (width - 1) + 1, stride, step)
+        for width, stride, step in zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    ]
+
+
+def _unfolded(tensor: Tensor, first: int, reach: list[tuple[int, int, int]]) -> Tensor:
+    """A view with what each kernel covers along the last axes; axes of places begin with the given one."""
+    for axis, (span, stride, step) in enumerate(reach, first):
+        tensor = tensor.unfold(axis, span, stride)[..., ::step]
+    return tensor
 
 
 def padded(layer: _ConvNd, given: Tensor) -> Tensor:

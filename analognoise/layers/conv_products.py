@@ -7,7 +7,8 @@ vectors must be made: the patches of the input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +51,29 @@ def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
     assert isinstance(layer, _ConvNd)
     around = layer.analog.periphery
     assert around is not None
+    if around.surroundings.dynamic:
+        return _of_images(layer, input, partial(by_patches, layer))
+    if layer.padding_mode == "zeros":  # which a DAC leaves zeros
+        return _of_images(
+            layer, input, lambda given: _by_channels(layer, given, layer.padding, layout_of(given))
+        )
+    return _of_images(
+        layer,
+        input,
+        lambda given: _by_channels(layer, padded(layer, given), 0, layout_behind(layer, given)),
+    )
+
+
+def _of_images(layer: AnalogLayer, input: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product with one image or several, in the type that it is computed in, and the layer's bias."""
+    assert isinstance(layer, _ConvNd)
     spatial = len(layer.kernel_size)
     batched = input.dim() == spatial + 2
     with no_autocast(input.device):
         given = as_computed(input, layer.target("weight"), layer.analog.name)
         given = given if batched else given.unsqueeze(0)
-        if around.surroundings.dynamic:
-            output = by_patches(layer, given)
-        elif layer.padding_mode == "zeros":  # which a DAC leaves zeros
-            output = _by_channels(layer, given, layer.padding, layout_of(given))
-        else:
-            output = _by_channels(layer, padded(layer, given), 0, layout_behind(layer, given))
-        bias = None if layer.bias is None else layer.bias.view(-1, *(1,) * spatial)
-        output = with_bias(output, bias).to(input.dtype)
+        bias = None if layer.bias is None else layer.bias.to(given.dtype).view(-1, *(1,) * spatial)
+        output = with_bias(product(given), bias).to(input.dtype)
     return output if batched else output.squeeze(0)
 
 
@@ -107,17 +118,15 @@ def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None)
     around = layer.analog.periphery
     assert around is not None
     spatial, groups, rows = len(layer.kernel_size), layer.groups, layer.in_channels // layer.groups
-    batched = input.dim() == spatial + 2
     given_to: Any = (layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation)
     padding: Any = layer._output_padding(input, output_size, *given_to)
-    with no_autocast(input.device):
-        given = as_computed(input, layer.target("weight"), layer.analog.name)
-        given = given if batched else given.unsqueeze(0)
-        places, layout = given.shape[2:], layout_of(given)
 
-        def take(images: Tensor, start: int, end: int) -> Tensor:
-            vectors = images.unflatten(1, (groups, rows))[:, :, start:end].flatten(3)
-            return vectors.permute(0, 3, 1, 2).contiguous()  # [images, places, groups, rows]
+    def take(images: Tensor, start: int, end: int) -> Tensor:
+        vectors = images.unflatten(1, (groups, rows))[:, :, start:end].flatten(3)
+        return vectors.permute(0, 3, 1, 2).contiguous()  # [images, places, groups, rows]
+
+    def product(given: Tensor) -> Tensor:
+        places, layout = given.shape[2:], layout_of(given)
 
         def finish(products: Tensor) -> Tensor:
             folded = _folded(layer, products.flatten(2).transpose(1, 2), places, padding)
@@ -133,10 +142,9 @@ def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None)
             None,
             finish=finish,
         )
-        bias = None if layer.bias is None else layer.bias.to(given.dtype).view(-1, *(1,) * spatial)
-        output = with_bias(around.product(layer, "weight", products), bias)
-    output = output.to(input.dtype)
-    return output if batched else output.squeeze(0)
+        return around.product(layer, "weight", products)
+
+    return _of_images(layer, input, product)
 
 
 def _folded(

@@ -33,11 +33,13 @@ def blocks(products: Products, columns: int) -> tuple[int, int]:
 
 def followed() -> bool:
     """Whether torch records or transforms what is computed: then it must come whole, nothing overwritten."""
+    return torch.is_grad_enabled() or transformed()
+
+
+def transformed() -> bool:
+    """Whether torch makes something else of what is computed: a graph, or a function of functions."""
     return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
     )
 
 
