@@ -235,19 +235,34 @@ def final_value(metric: Metric, total: float, count: float) -> float:
 
 def _pair(result: Any, who: str) -> tuple[Tensor | float, Tensor | float]:
     if not (isinstance(result, (tuple, list)) and len(result) == 2):
-        found = (
-            f"{type(result).__name__} of {len(result)}"
-            if isinstance(result, (tuple, list))
-            else type(result).__name__
-        )
+        found = type(result).__name__
+        if isinstance(result, (tuple, list)):
+            found += f" of {len(result)}"
+        elif isinstance(result, Tensor):
+            found += f" of shape {tuple(result.shape)}"
         raise DataError(f"{who} returned a {found}, expected a pair (sum, count)")
     for name, part in zip(("sum", "count"), result, strict=True):
-        if isinstance(part, Tensor):
-            if part.numel() != 1 or part.is_complex():
-                raise DataError(f"{who} returned a {name} of shape {tuple(part.shape)}, expected one number")
-        elif not isinstance(part, (int, float, np.number)):
-            raise DataError(f"{who} returned a {name} of type {type(part).__name__}, expected one number")
+        if problem := _no_number(part):
+            raise DataError(f"{who} returned a {name} {problem}, expected one number")
     return result[0], result[1]
+
+
+def _no_number(part: Any) -> str:
+    """Why something is not one real number; tensors are not looked into, which would wait for the device."""
+    if isinstance(part, Tensor):
+        if part.numel() != 1:
+            return f"of shape {tuple(part.shape)}"
+        if part.is_meta:
+            return "on the 'meta' device, which holds no values"
+        return f"of type {part.dtype}" if part.is_complex() else ""
+    # NumPy counts spans of time among its integers, and complex numbers among its numbers.
+    if not isinstance(part, (int, float, np.integer, np.floating)) or isinstance(part, np.timedelta64):
+        return f"of type {type(part).__name__}"
+    try:
+        float(part)
+    except OverflowError:
+        return f"that is too large for a float (an int of {int(part).bit_length()} bits)"
+    return ""
 
 
 def _aligned(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

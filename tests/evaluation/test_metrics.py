@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -111,10 +112,15 @@ def test_own_metric(result: Any) -> None:
         (3.0, "returned a float, expected a pair"),
         (None, "returned a NoneType"),
         ((1, 2, 3), "returned a tuple of 3"),
-        (torch.ones(2), "returned a Tensor"),
+        (torch.ones(2), r"returned a Tensor of shape \(2,\), expected a pair"),
         ((torch.ones(2), 2), r"sum of shape \(2,\)"),
         ((1, "2"), "count of type str"),
         ((1 + 2j, 1), "sum of type complex"),
+        ((np.complex128(1 + 2j), 1), "sum of type complex128, expected one number"),
+        ((torch.tensor(1 + 2j), 1), r"sum of type torch\.complex64"),
+        ((1, np.timedelta64(1, "s")), "count of type timedelta64"),
+        ((10**400, 1), "sum that is too large for a float .an int of 1329 bits"),
+        ((torch.empty((), device="meta"), 1), "sum on the 'meta' device"),
         ((math.nan, 1), "batch 1: .*sum nan"),
         ((torch.tensor(math.inf), 1), "batch 1: .*sum inf"),
         ((1, 0), "batch 1: .*count 0"),
