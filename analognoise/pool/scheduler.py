@@ -30,7 +30,7 @@ def connected(address: str, timeout: float = TIMEOUT) -> Iterator[Executor]:
 
     Raises:
         MissingPackageError: without Dask.
-        WorkerError: when the scheduler does not answer, or has no workers.
+        WorkerError: when the scheduler does not answer, something else does, or it has no workers.
     """
     try:
         from distributed import Client
@@ -52,6 +52,10 @@ def connected(address: str, timeout: float = TIMEOUT) -> Iterator[Executor]:
             f"the Dask scheduler {address!r} did not answer within {timeout:g} s ({_first_line(error)}): "
             "give the address that 'dask scheduler' prints, as in tcp://10.0.0.1:8786"
         ) from error
+    except WorkerError:
+        raise
+    except Exception as error:  # whatever becomes of bytes that mean something else, a MemoryError included
+        raise _another(address, _first_line(error)) from error
     try:
         try:
             client.wait_for_workers(1, timeout)
@@ -68,11 +72,26 @@ def connected(address: str, timeout: float = TIMEOUT) -> Iterator[Executor]:
 
 
 async def _greet(address: str, timeout: float) -> None:
+    """See who answers: a worker would be taken for a scheduler, and fail much later."""
     from distributed.comm import connect
     from distributed.security import Security
 
     comm = await connect(address, timeout=timeout, **Security().get_connection_args("client"))
-    await comm.close()
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        found = await comm.read()
+    finally:
+        await comm.close()
+    if not isinstance(found, dict) or "workers" not in found:
+        kind = found.get("type") if isinstance(found, dict) else None
+        raise _another(address, f"a {str(kind).lower()} of Dask" if kind else "it does not say what it is")
+
+
+def _another(address: str, who: str) -> WorkerError:
+    return WorkerError(
+        f"what answers at {address!r} is no Dask scheduler ({who}): give the address that 'dask scheduler' "
+        "prints, as in tcp://10.0.0.1:8786"
+    )
 
 
 def is_dask(executor: Executor) -> bool:

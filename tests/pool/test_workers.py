@@ -346,6 +346,23 @@ def test_a_scheduler_that_does_not_answer(address: str) -> None:
             pass
 
 
+def test_something_else_at_the_address_of_a_scheduler() -> None:
+    import socket
+    import threading
+
+    def answer(server: socket.socket) -> None:  # as HTTP proxies do; read as Dask's it announces 3 EiB
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(WorkerError, match=rf"what answers at '{address}' is no Dask"), connected(address):
+            pass
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_cluster_of_which_a_worker_is_killed(batches: Any, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
@@ -356,6 +373,9 @@ def test_a_dask_cluster_of_which_a_worker_is_killed(batches: Any, tmp_path: Path
         distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, **options) as cluster,
         connected(cluster.scheduler_address) as executor,
     ):
+        worker = cluster.workers[0].worker_address
+        with pytest.raises(WorkerError, match=r"is no Dask scheduler \(a worker of Dask\)"), connected(worker):
+            pass
         shared = measured(model, batches, tmp_path / "shared.csv", metric=metric, executor=executor)
     assert len(list(tmp_path.glob("death-*"))) == 1
     assert shared.rows == alone.rows
