@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -74,7 +75,10 @@ class DriftEvaluation:
         cost: of the drift compensation; known after :meth:`run`.
         not_read: layers whose tiles no forward reads, or not for all that they compute; known after
             :meth:`run`.
+        precision: what the number of chips at each time was to reach; known after :meth:`run`.
     """
+
+    precision: Precision | None = None
 
     def __init__(
         self,
@@ -191,6 +195,9 @@ class DriftEvaluation:
         ):
             # First, because it finds out how much fits in memory at once.
             ideal = self._digital(buffers, next(iter(rows.values()), None), store)
+            if precision is not None and self.passes.forward_draws:
+                precision = replace(precision, alike=False)  # chips differ whatever the devices do
+            self.precision = precision
             self._describe(buffers)
             advance(reused)
             judged, learned = False, self._recalibration is None

@@ -166,6 +166,6 @@ def evaluate_drift(
         not_read=evaluation.not_read,
         reused=reused,
         confidence=float(confidence),
-        precision=target,
+        precision=evaluation.precision,
         sampling=None if evaluation.sampling is None else evaluation.sampling.sampled,
     )

@@ -37,7 +37,8 @@ class Passes:
     Attributes:
         data: the batches.
         forward: the function in use.
-        draws: whether a forward draws from the global generators; known after the first pass.
+        draws: whether a pass draws from the global generators; known after the first.
+        forward_draws: whether forward or metric do for the first batch, and not only the loader; likewise.
         writes_buffers: whether a forward changes buffers, so that they must be put back before each pass.
         writes_input: whether a forward changes its batch, so that it must be given copies; likewise.
 
@@ -63,7 +64,7 @@ class Passes:
         self.forward: Forward = forward or default_forward
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
-        self.draws = self.writes_buffers = self.writes_input = False
+        self.draws = self.forward_draws = self.writes_buffers = self.writes_input = False
         # Of each batch, once known, and in parts of what size.
         self._counts: tuple[int | None, list[float]] = (None, [])
 
@@ -114,10 +115,13 @@ class Passes:
             if reads is not None:
                 reads.batch = number
             before = versions(batch) if first else []
+            state = random_states(self.device) if first and number == 0 else None
             with At("batch {}", number):
                 total, count = measure(forward(model, batch), batch, known[number] if known else None)
             sums.append(total)
             counts.append(count)
+            if state is not None:
+                self.forward_draws = state != random_states(self.device)
             # By content, too: autograd counts no writes past it, nor new entries of a dict or an object.
             if first and not self.writes_input:
                 self.writes_input = versions(batch) != before or not same_content(given, batch)

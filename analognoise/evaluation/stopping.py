@@ -55,7 +55,8 @@ class Precision:
         max_chips: the largest number of chips at a time.
         confidence: coverage of the interval.
         bounded: whether the metric lies between 0 and 1.
-        alike: whether all chips are known to be the same, as on devices on which nothing is random.
+        alike: whether all chips are known to be the same, as on devices on which nothing is random, where
+            the forward draws nothing either.
     """
 
     half_width: float

@@ -12,9 +12,11 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from analognoise.conversion import convert_to_analog
 from analognoise.errors import DataError
+from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.stopping import Precision, checked_precision
 
@@ -221,6 +223,30 @@ def test_devices_on_which_nothing_is_random_need_no_more(
     assert isinstance(report.frame, pd.DataFrame)
     faulty = convert_to_analog(nn.Sequential(nn.Linear(8, 4)), "pcm-ibm")
     assert all(layer.analog.profile.is_random for layer in faulty.modules() if hasattr(layer, "analog"))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_chips_of_a_forward_that_draws_are_not_alike_on_any_device(
+    setting: tuple[nn.Module, list[tuple[Tensor, Tensor]]], cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = setting[1][0]
+    loader = DataLoader(TensorDataset(x, y), batch_size=len(y))  # draws from torch's generator in each pass
+    if not cached:
+        monkeypatch.setattr(EvaluationData.__init__, "__defaults__", (0,))
+    ideal = convert_to_analog(nn.Sequential(nn.Linear(8, 4)), "ideal")
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0] + 1e-9 * torch.randn(8))  # never enough to change an answer
+
+    settings: dict[str, Any] = {"times": "1s", "chips": 10, "precision": 0.2}
+    assert evaluate_drift(ideal, loader, **settings).chips == 10
+    report = evaluate_drift(ideal, loader, forward=forward, **settings)
+    assert report.chips == 14  # log(0.05) / log(0.8) = 13.4
+    (row,) = report.summary().frame.to_dict("records")
+    assert row["high"] - row["low"] == pytest.approx(1 - 0.05 ** (1 / 14), abs=1e-12)
+    text = " ".join(str(report.summary()).split())
+    assert "Nothing is random" not in text
+    assert "the interval says how many others there may be" in text
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def test_a_dask_cluster_of_which_a_worker_is_killed(batches: Any, tmp_path: Path
         connected(cluster.scheduler_address) as executor,
     ):
         worker = cluster.workers[0].worker_address
-        with pytest.raises(WorkerError, match=r"is no Dask scheduler \(a worker of Dask\)"), connected(worker):
+        with pytest.raises(WorkerError, match=r"no Dask scheduler \(a worker of Dask\)"), connected(worker):
             pass
         shared = measured(model, batches, tmp_path / "shared.csv", metric=metric, executor=executor)
     assert len(list(tmp_path.glob("death-*"))) == 1
