@@ -28,7 +28,7 @@ from analognoise.on_tiles import (
     sample_chip,
 )
 from analognoise.patterns import Names, all_names, check_patterns, first_matches, matching
-from analognoise.printing import counted
+from analognoise.printing import counted, kind_of
 
 # With what `on_tiles` says of a converted model.
 __all__ = [
@@ -264,7 +264,7 @@ def convert_to_digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     for name, layer in analog_layers(model).items():
         if "digital_class" not in vars(type(layer)):
             raise ConversionError(
-                f"layer {name!r} is a {type(layer).__name__} now (sharded with fully_shard after the "
+                f"layer {name!r} is {kind_of(layer)} now (sharded with fully_shard after the "
                 "conversion?), so its digital class cannot be given back: call convert_to_digital before that"
             )
     target = model if inplace else copy_sharing_tensors(model)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analognoise.culprit import culprit
 from analognoise.errors import ConversionError
 
 
@@ -30,8 +31,9 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     Raises:
         NotCopiedError: when the model cannot be copied.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
-    memo |= {id(owner): owner for owner in _hook_owners(model)}
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
+    shared |= {id(owner): owner for owner in _hook_owners(model)}
+    memo = dict(shared)
     scripts = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
     try:
         twin = copy.deepcopy(model, memo)
@@ -39,10 +41,21 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
             if id(script) in memo:
                 _share_script(script, memo[id(script)])
     except Exception as error:
+        where = culprit(model, lambda part: _fails(part, shared))
         raise NotCopiedError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})"
+            f"{type(model).__name__} cannot be copied ({where}{': ' if where else ''}{type(error).__name__}: "
+            f"{error})"
         ) from error
     return twin
+
+
+def _fails(part: Any, shared: dict[int, Any]) -> bool:
+    """Whether a part of a model cannot be copied."""
+    try:
+        copy.deepcopy(part, dict(shared))
+    except Exception:
+        return True
+    return False
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

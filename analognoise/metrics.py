@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from analognoise.batches import Batch
 from analognoise.errors import AnalogNoiseError, DataError, nearest
-from analognoise.printing import counted
+from analognoise.printing import counted, kind_of
 
 Forward = Callable[[torch.nn.Module, Batch], Any]
 MetricFunction = Callable[[Any, Batch], Any]
@@ -79,7 +79,7 @@ def logits_of(output: Any) -> Tensor:
         found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not isinstance(found, Tensor):
         raise DataError(
-            f"the model's output is a {type(output).__name__}, expected a tensor or an object with logits"
+            f"the model's output is {kind_of(output)}, expected a tensor or an object with logits"
         )
     return found
 
@@ -118,7 +118,7 @@ class Metric:
             return cls(metric)
         if not callable(metric):
             raise DataError(
-                f"the metric is a {type(metric).__name__}: pass one of {', '.join(METRICS)}, or a function "
+                f"the metric is {kind_of(metric)}: pass one of {', '.join(METRICS)}, or a function "
                 "(output, batch) -> (sum, count)"
             )
         name = str(getattr(metric, "__name__", type(metric).__name__))

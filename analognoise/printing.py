@@ -24,6 +24,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{ending * (number != 1)}"
 
 
+def kind_of(value: object) -> str:
+    """The type of a value with its article: ``"an int"``, ``"a lock"``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 class Printed(ABC):
     """Base of results whose text is what rich draws of them; a dataclass needs ``repr=False`` to keep it."""
 

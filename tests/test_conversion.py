@@ -127,6 +127,9 @@ def test_a_model_that_cannot_be_copied_says_so():
     net.lock = (value for value in ())  # generators cannot be copied
     with pytest.raises(ConversionError, match="convert it with inplace=True"):
         an.convert_to_analog(net, "ideal")
+    words = r"Sequential cannot be copied \(at '0' \(attribute 'lock', a generator\): TypeError: "
+    with pytest.raises(ConversionError, match=words):
+        an.convert_to_analog(nn.Sequential(net, nn.Linear(2, 2)), "ideal")
     an.convert_to_analog(net, "ideal", inplace=True)
 
 

@@ -28,6 +28,7 @@ ORDER = [
         "batches",
         "halving",
         "fingerprint",
+        "culprit",
         "pool",
         "metrics",
         "devices",

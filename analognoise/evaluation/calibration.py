@@ -16,6 +16,7 @@ from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData, generators_preserved, update_digest
 from analognoise.evaluation.metrics import LABELS, Forward, default_forward
 from analognoise.halving import InParts
+from analognoise.printing import kind_of
 from analognoise.seeds import rng_preserved
 
 
@@ -49,9 +50,7 @@ class CalibrationData(InParts):
         super().__init__()
         whole = isinstance(loader, (str, bytes, Mapping, Tensor, np.ndarray, Iterator))
         if whole or not hasattr(loader, "__iter__"):
-            raise DataError(
-                f"calibration is a {type(loader).__name__}: pass a DataLoader or a list of batches"
-            )
+            raise DataError(f"calibration is {kind_of(loader)}: pass a DataLoader or a list of batches")
         plain = forward is None or forward is default_forward
         epoch = getattr(loader, "epoch", None)
         with rng_preserved(seed=1), generators_preserved(loader):

@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from analognoise.batches import Batch, holds_part, is_dense, tensors, to_device, update_digest, versions
 from analognoise.errors import DataError
 from analognoise.halving import InParts
+from analognoise.printing import kind_of
 from analognoise.seeds import rng_preserved
 
 __all__ = ["CACHE_BYTES", "Batch", "EvaluationData", "tensors", "to_device", "update_digest"]
@@ -162,16 +163,14 @@ def _must_be_copied(value: Any) -> bool:
 def _check_loader(loader: Any) -> None:
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         raise DataError(
-            f"the data is a {type(loader).__name__}, whose items have no batch dimension: pass "
+            f"the data is {kind_of(loader)}, whose items have no batch dimension: pass "
             "DataLoader(data, batch_size=...)"
         )
     if isinstance(loader, (str, bytes, Mapping, Tensor, np.ndarray)) or not hasattr(loader, "__iter__"):
-        raise DataError(
-            f"the data is a {type(loader).__name__}: pass a DataLoader or a list of batches (x, y)"
-        )
+        raise DataError(f"the data is {kind_of(loader)}: pass a DataLoader or a list of batches (x, y)")
     if isinstance(loader, Iterator):
         raise DataError(
-            f"the data is a {type(loader).__name__} that can be read only once: pass a DataLoader or a "
+            f"the data is {kind_of(loader)} that can be read only once: pass a DataLoader or a "
             "list of batches"
         )
     if not isinstance(loader, DataLoader):

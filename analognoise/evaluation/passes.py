@@ -16,6 +16,7 @@ from analognoise.evaluation.metrics import Forward, Metric, add_up, default_forw
 from analognoise.evaluation.reading import Reads
 from analognoise.evaluation.surroundings import At, Buffers, random_states, seed_all
 from analognoise.halving import until_it_fits
+from analognoise.printing import kind_of
 from analognoise.seeds import derive_seed
 
 
@@ -57,9 +58,7 @@ class Passes:
         seed: int = 0,
     ) -> None:
         if forward is not None and not callable(forward):
-            raise DataError(
-                f"forward is a {type(forward).__name__}: give a function (model, batch) -> output"
-            )
+            raise DataError(f"forward is {kind_of(forward)}: give a function (model, batch) -> output")
         self.model, self.metric, self.device, self.seed = model, metric, device, seed
         self.forward: Forward = forward or default_forward
         with torch.inference_mode(False):

@@ -18,6 +18,7 @@ from analognoise.conversion import check_finite
 from analognoise.errors import FaultError
 from analognoise.memory.faults import FaultModel, faulty_words
 from analognoise.memory.words import bit_positions, decode, encode
+from analognoise.printing import kind_of
 from analognoise.quantized.conversion import quantized_weights, require_input_ranges, require_quantized
 from analognoise.quantized.layer import QuantizedLayer
 from analognoise.seeds import Stream
@@ -131,7 +132,7 @@ def memory_faults(
             seed or chip is no whole number.
     """
     if not isinstance(faults, FaultModel):
-        raise FaultError(f"faults is a {type(faults).__name__}: give a FaultModel, as FaultModel(flip=1e-3)")
+        raise FaultError(f"faults is {kind_of(faults)}: give a FaultModel, as FaultModel(flip=1e-3)")
     numbers = _whole("seed", seed), _whole("chip", chip)
     require_quantized(model, "compute with memory faults")
     require_input_ranges(model, "compute with memory faults")

@@ -8,6 +8,7 @@ from typing import Any
 
 from analognoise.errors import DataError, WorkerError
 from analognoise.pool.scheduler import capacity, is_dask
+from analognoise.printing import kind_of
 
 
 def check_executor(executor: Any, threads: int = 1) -> None:
@@ -23,7 +24,7 @@ def check_executor(executor: Any, threads: int = 1) -> None:
     """
     if not isinstance(executor, Executor):
         raise DataError(
-            f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor, for example "
+            f"executor is {kind_of(executor)}: give a concurrent.futures.Executor, for example "
             "ProcessPoolExecutor(4), or client.get_executor() of a Dask client"
         )
     context = getattr(executor, "_mp_context", None)

@@ -22,6 +22,7 @@ import cloudpickle
 import torch
 from cloudpickle import cloudpickle as parts
 
+from analognoise.culprit import culprit
 from analognoise.errors import DataError, WorkerError
 from analognoise.pool.warned import this_process, warnings_kept
 
@@ -128,15 +129,11 @@ def check_travel(things: Mapping[str, Any]) -> None:
             continue
         where = ""
         if isinstance(thing, torch.nn.Module):
-            for path, module in reversed(list(thing.named_modules())):
-                if _problem(module) is not None:
-                    where = f"at {path!r} " if path else ""
-                    where += _attribute(module)
-                    break
+            where = culprit(thing, lambda part: _problem(part) is not None)
         raise DataError(
-            f"the {name} cannot be sent to workers: {where}{type(problem).__name__}: {problem}; keep open "
-            "files, locks, generators and compiled functions out of it, or compute in this process alone "
-            "(workers=1, no executor)"
+            f"the {name} cannot be sent to workers: {where}{': ' if where else ''}{type(problem).__name__}: "
+            f"{problem}; keep open files, locks, generators and compiled functions out of it, or compute in "
+            "this process alone (workers=1, no executor)"
         ) from problem
 
 
@@ -146,13 +143,6 @@ def _problem(thing: Any) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def _attribute(module: torch.nn.Module) -> str:
-    for name, value in vars(module).items():
-        if not name.startswith("_") and _problem(value) is not None:
-            return f"(attribute {name!r}, a {type(value).__name__}) "
-    return ""
 
 
 def versions() -> dict[str, str]:

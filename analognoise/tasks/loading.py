@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from analognoise.errors import AnalogNoiseError, DataError, ModelError, nearest
+from analognoise.printing import kind_of
 from analognoise.seeds import derive_seed, rng_preserved
 
 
@@ -182,5 +183,4 @@ def _kind(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         inner = ", ".join(type(item).__name__ for item in value[:3])
         return f"a {type(value).__name__} of {len(value)} ({inner}{', …' if len(value) > 3 else ''})"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return kind_of(value)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from analognoise.calibration import learned_ranges, ranges, set_ranges_
 from analognoise.errors import MethodError
+from analognoise.printing import kind_of
 from analognoise.processes import Processes, unwrapped
 from analognoise.training.checks import check_base, check_sync
 from analognoise.training.replay import Replay
@@ -44,7 +45,7 @@ class OptimizerAround(Optimizer):
         check_base(method, base, model)
         if isinstance(base, OptimizerAround):
             raise MethodError(
-                f"{method}: base is a {type(base).__name__}, which wraps an optimizer itself: give {method} "
+                f"{method}: base is {kind_of(base)}, which wraps an optimizer itself: give {method} "
                 "the inner one, and clip and noise as options"
             )
         self.base = base

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from analognoise.errors import DataError, MethodError, ModelError, nearest
+from analognoise.printing import kind_of
 from analognoise.processes import Processes
 from analognoise.quantized import input_ranges_to_come
 
@@ -107,7 +108,7 @@ def check_inputs(model: Any, train: Any, schedule: Any, schedules: list[str], va
             or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__"))
         ):
             raise DataError(
-                f"the {name} data is a {type(data).__name__}: give a DataLoader or a list of batches (x, y)"
+                f"the {name} data is {kind_of(data)}: give a DataLoader or a list of batches (x, y)"
             )
     try:
         batches = len(train)

@@ -190,7 +190,7 @@ def test_perplexity_too_large_for_a_float() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [("acuracy", "did you mean 'accuracy'"), (3, "metric is a int"), ("", "unknown metric")],
+    [("acuracy", "did you mean 'accuracy'"), (3, "metric is an int"), ("", "unknown metric")],
 )
 def test_unknown_metrics(given: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -229,7 +229,7 @@ def generator_of(items: list) -> Iterator:
         ({"higher_is_better": False}, DataError, "contradicts"),
         ({"forward": "model"}, DataError, "forward is a str"),
         ({"data": []}, DataError, "no batch"),
-        ({"data": 3}, DataError, "data is a int"),
+        ({"data": 3}, DataError, "data is an int"),
         ({"data": [torch.zeros(3, 1, 4, 4)]}, DataError, "batch 0: found a Tensor"),
         ({"data": [(torch.zeros(3, 1, 4, 4), torch.zeros(4).long())]}, DataError, "batch 0: logits of shape"),
         ({"data": [(torch.zeros(3, 1, 4, 4), torch.full((3,), 9))]}, DataError, "batch 0: label 9"),

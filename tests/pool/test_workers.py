@@ -217,7 +217,7 @@ def test_executors_that_cannot_work_are_told_before_anything_is(batches: Any, tm
     closed.shutdown()
     with pytest.raises(WorkerError, match=r"ThreadPoolExecutor takes no tasks .*after shutdown"):
         measured(network(), batches, path, executor=closed)
-    with pytest.raises(DataError, match=r"executor is a int: give a concurrent\.futures\.Executor"):
+    with pytest.raises(DataError, match=r"executor is an int: give a concurrent\.futures\.Executor"):
         measured(network(), batches, path, executor=4)
     with pytest.raises(WorkerError, match=r"Disconnected takes no tasks \(Client is closed\)"):
         measured(network(), batches, path, executor=Disconnected())
@@ -225,9 +225,42 @@ def test_executors_that_cannot_work_are_told_before_anything_is(batches: Any, tm
         measured(network(), batches, path, executor=NoFutures())
     model = network()
     model.first.guard = threading.Lock()
-    words = r"the model cannot be sent to workers: at 'first' \(attribute 'guard', a lock\)"
+    words = r"the model cannot be sent to workers: at 'first' \(attribute 'guard', a lock\): TypeError: "
     with ThreadPoolExecutor(1) as executor, pytest.raises(DataError, match=words):
         measured(model, batches, path, executor=executor)
+    assert not path.exists()
+
+
+def forbidding(part: Any) -> Callable[..., None]:
+    return lambda *_: part.locked()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda first, lock: setattr(first, "_guard", lock), r"at 'first' \(attribute '_guard', a lock\)"),
+        (
+            lambda first, lock: setattr(first.weight, "guard", lock),
+            r"at 'first' \(attribute 'guard' of its 'weight', a lock\)",
+        ),
+        (
+            lambda first, lock: first.register_forward_pre_hook(forbidding(lock)),
+            r"at 'first' \(forward pre hook 'forbidding\.<locals>\.<lambda>'\)",
+        ),
+    ],
+    ids=["private", "parameter", "hook"],
+)
+def test_whatever_of_a_model_cannot_be_sent_is_named(
+    spoil: Callable[[Any, Any], Any], words: str, batches: Any
+) -> None:
+    model = network()
+    spoil(model.first, threading.Lock())
+    with ThreadPoolExecutor(1) as executor, pytest.raises(DataError, match=words):
+        measured(model, batches, executor=executor)
+
+
+def test_forked_processes_of_several_threads_are_refused(batches: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
     torch.set_num_threads(2)
     with forking() as executor, pytest.raises(DataError, match=r"they would hang computing with 2 threads"):
         measured(network(), batches, path, executor=executor)

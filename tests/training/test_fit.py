@@ -392,7 +392,7 @@ def test_divergence_in_the_last_step_is_found():
             r"the metric '<lambda>' returned a sum of shape \(96, 3\), expected one number",
         ),
         ({"validation": blobs()[0]}, "the validation data is a Tensor: give a DataLoader or a list"),
-        ({"validation": 3}, "the validation data is a int: give a DataLoader or a list"),
+        ({"validation": 3}, "the validation data is an int: give a DataLoader or a list"),
         ({"data": {"x": 1}}, "the training data is a dict: give a DataLoader or a list"),
         (
             {"loss": lambda o, y: functional.cross_entropy(o, y, reduction="none")},
@@ -413,7 +413,7 @@ def test_divergence_in_the_last_step_is_found():
         ({"weight_decay": math.inf}, "weight_decay must be a finite number, at least 0, found inf"),
         ({"seed": 1.5}, r"seed must be a whole number, found 1\.5"),
         ({"schedule": None}, "unknown schedule None: known are cosine"),
-        ({"metric": 3}, "the metric is a int: pass one of accuracy, loss, perplexity"),
+        ({"metric": 3}, "the metric is an int: pass one of accuracy, loss, perplexity"),
     ],
 )
 def test_impossible_settings_are_refused_and_change_nothing(options, message):
