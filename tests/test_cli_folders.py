@@ -212,6 +212,14 @@ def test_numbers_that_make_no_sense_are_refused_before_the_work(
     assert not (home / "out").exists()
 
 
+def test_a_first_stage_that_is_cut_is_said_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--times", "1s", "--precision", "0.2", "--max-chips", "12", "--json"]
+    assert main([*EVALUATE, *asked]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("max_chips is 12, fewer than the 25 chips of the first stage") == 1
+    assert [each["precision"]["pilot"] for each in json.loads(told.out)["evaluations"]] == [12, 12]
+
+
 def test_sampling_is_stored_and_shown_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = [*EVALUATE, "--times", "1s", "--chips", "3", "--sampling", "stratified"]
     assert main([*wanted, "--json"]) == 0

@@ -104,6 +104,11 @@ class DriftEvaluation:
         self.training_seed = (
             None if training_seed is None else whole_number("training_seed", training_seed, 0)
         )
+        if not isinstance(sampling, str) or sampling not in SAMPLINGS:
+            raise DataError(
+                f"unknown sampling {sampling!r}{nearest(str(sampling), SAMPLINGS)}: known are "
+                f"{', '.join(SAMPLINGS)}"
+            )
         self.probe = probe
         self.device = device_of(model)
         self.passes = Passes(model, data, metric, device=self.device, forward=forward, seed=self.seed)
@@ -120,16 +125,11 @@ class DriftEvaluation:
             "forward": name_of(forward),
             "seed": self.seed,
             "labels": [self.profile, self.method, self.training_seed],
-            "sampling": SAMPLINGS.get(sampling),
+            "sampling": SAMPLINGS[sampling],
         }
         if self._recalibration is not None:
             settings["recalibration"] = self._recalibration.identity
         self.sampling: StratifiedSampling | None = None
-        if sampling not in SAMPLINGS:
-            raise DataError(
-                f"unknown sampling {sampling!r}{nearest(str(sampling), SAMPLINGS)}: known are "
-                f"{', '.join(SAMPLINGS)}"
-            )
         if sampling != "full":
             self.sampling = StratifiedSampling(model, self.passes, metric, self.seed)
         self._identity = Identity(model, settings, {"sampling": SAMPLINGS})

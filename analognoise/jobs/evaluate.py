@@ -134,8 +134,9 @@ def evaluate_model(
         # Only to hear now whether the floor makes sense for the metric.
         lifetime([[1.0]], [1.0], 1.0, floor, metric=Metric.of(measured).name)
     check_single_chips(quantile, yield_at, Metric.of(measured).name, sampling)
-    if precision is not None or max_chips is not None:  # to hear it now, too
-        checked_precision(precision, chips, max_chips, bounded=Metric.of(measured).name == "accuracy")
+    if precision is not None or max_chips is not None:  # to hear it now, and a warning once
+        bounded = Metric.of(measured).name == "accuracy"
+        chips = checked_precision(precision, chips, max_chips, bounded=bounded).pilot
     run = load_forward(forward, found)
     folder = None if out is None else JobFolder(out, "evaluate", FILES, force, (RESULTS_FILE,))
     with torch_threads(threads), sharing(workers, scheduler) as executor, ExitStack() as stack:

@@ -46,7 +46,10 @@ def _counts(images: int, a: float, b: float) -> Chips:
     def draw(rng: np.random.Generator, n: int) -> Values:
         return rng.binomial(images, rng.beta(a, b, n)) / images
 
-    return Chips(f"coarse: hits among {images} images", draw, known.mean() / images, known.std() / images)
+    right = f"{100 * a / (a + b):.3g} % right"
+    return Chips(
+        f"coarse: accuracy on {images} images, {right}", draw, known.mean() / images, known.std() / images
+    )
 
 
 def distributions() -> list[Chips]:

@@ -145,6 +145,7 @@ def test_sampled_evaluations_go_on_and_stop_at_a_precision(
     ("given", "words"),
     [
         ({"sampling": "stratifed"}, "unknown sampling 'stratifed'.*stratified"),
+        ({"sampling": ["full"]}, r"unknown sampling \['full'\]"),
         ({"sampling": "stratified", "metric": "loss"}, "needs the metric 'accuracy', not 'loss'"),
     ],
 )
