@@ -106,6 +106,17 @@ class Stream:
             yield out.normal_(generator=generator)
             start += out.numel()
 
+    def following(self, device: torch.device | str = "cpu") -> Callable[[tuple[int, ...]], Tensor]:
+        """Draws standard normal numbers of one shape after another, the first those of :meth:`normal` where
+        they are few; a new key for each would cost more than few numbers do.
+        """
+        generator = self.generator(device)
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            return torch.empty(shape, dtype=torch.float32, device=device).normal_(generator=generator)
+
+        return draw
+
     def uniforms(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Uniform numbers in [0, 1), float32 in steps of 2^-24, of the given shape."""
         return self._filled(shape, device, torch.Tensor.uniform_)

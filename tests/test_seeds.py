@@ -52,6 +52,15 @@ def test_a_shorter_draw_is_the_beginning_of_a_longer_one_across_chunks():
     assert torch.equal(stream.normal((1 << 20,)), long[: 1 << 20])
 
 
+def test_what_is_drawn_on_and_on_is_the_stream_from_its_beginning():
+    stream = Stream(5, "product", layer="a", step=(1, 0))
+    draw = stream.following()
+    pieces = [draw((4, 16)), draw((3, 2, 16)), draw((32,))]
+    whole = torch.cat([piece.flatten() for piece in pieces])
+    assert torch.equal(whole, stream.normal((192,)))  # torch makes 16 at a time
+    assert torch.equal(stream.following()((5, 7)), stream.normal((5, 7)))
+
+
 def test_global_generators_are_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()

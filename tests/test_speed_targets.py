@@ -6,10 +6,13 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
+import analognoise as an
 from benchmarks.speed import memory, peer
 from benchmarks.speed.__main__ import app
+from benchmarks.speed.by_hand import by_hand
 from benchmarks.speed.timing import medians
 
 CUDA = torch.device("cuda")
@@ -86,3 +89,25 @@ def test_memory_of_a_processor_is_what_lives_at_once():
 
     most = memory.most_allocated(work, torch.device("cpu"))
     assert 4 << 20 <= most < 5 << 20
+
+
+def test_what_is_written_by_hand_computes_what_a_chip_does():
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 70, 3, 2, 1, bias=False)
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(70, 9, 3, padding=1, bias=False)).eval()
+    periphery = {
+        "dac": {"bits": 12, "range": "fixed", "bound": 3.0},
+        "adc": {"bits": 12, "range": "fixed", "bound": 40.0},
+        "out_noise": 0.0,
+    }
+    changes = {"periphery": periphery, "tile.rows": 500}  # the second layer on two
+    chip = an.program_(an.convert_to_analog(model, an.load_profile("ideal").replace(changes)).eval())
+    images = torch.randn(40, 3, 32, 32)  # of several blocks
+    with torch.no_grad():
+        expected = chip(images)
+        digital = model(images)
+        found = by_hand(model, periphery, 500)(images)
+        noisy = by_hand(model, periphery | {"out_noise": 0.5}, 500)(images)
+    # Rounding of a half may differ, and then a step of the ADC.
+    assert (found - expected).abs().mean() < 0.01 * (found - digital).abs().mean()
+    assert (noisy - found).std() > 5 * (found - digital).std()

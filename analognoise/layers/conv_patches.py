@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,7 @@ class _Patches:
         self._columns = layer.out_channels // layer.groups
         self._spatial, self._kernel = len(layer.kernel_size), prod(layer.kernel_size)
         self._reach = _reach(layer)
-        amounts = layer._reversed_padding_repeated_twice  # before and behind, the last axis first
-        ends = [sum(amounts[place : place + 2]) for place in range(0, len(amounts), 2)][::-1]
-        self._places = tuple(
-            (size + end - span) // stride + 1
-            for size, end, (span, stride, _) in zip(given.shape[2:], ends, self._reach, strict=True)
-        )
+        self._places = places_of(layer, given)
         self._by_group = self._groups > 1 and self._channels * self._columns > 1
         self._layout = layout_behind(layer, given)
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -71,6 +67,7 @@ class _Patches:
             self._scaled,
             self._peak,
             self._finish,
+            outputs_of(self._layer, given, self._layout),
         )
 
     def _take(self, images: Tensor, start: int, end: int) -> Tensor:
@@ -194,6 +191,26 @@ def _reach(layer: _ConvNd) -> list[tuple[int, int, int]]:
         (step * (width - 1) + 1, stride, step)
         for width, stride, step in zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
     ]
+
+
+def places_of(layer: _ConvNd, given: Tensor) -> tuple[int, ...]:
+    """How many outputs along each axis the inputs ``[images, channels, *places]`` have."""
+    amounts = layer._reversed_padding_repeated_twice  # before and behind, the last axis first
+    ends = [sum(amounts[place : place + 2]) for place in range(0, len(amounts), 2)][::-1]
+    return tuple(
+        max(0, (size + end - span) // stride + 1)
+        for size, end, (span, stride, _) in zip(given.shape[2:], ends, _reach(layer), strict=True)
+    )
+
+
+def outputs_of(layer: _ConvNd, given: Tensor, layout: torch.memory_format) -> Callable[[], Tensor]:
+    """What makes the memory for a convolution's outputs."""
+
+    def make() -> Tensor:
+        shape = len(given), layer.out_channels, *places_of(layer, given)
+        return torch.empty(shape, dtype=given.dtype, device=given.device, memory_format=layout)
+
+    return make
 
 
 def _unfolded(tensor: Tensor, first: int, reach: list[tuple[int, int, int]]) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from analognoise.crossbar.periphery import Products
-from analognoise.layers.conv_patches import by_patches, layout_behind, padded
+from analognoise.layers.conv_patches import by_patches, layout_behind, outputs_of, padded
 from analognoise.layers.products import (
     as_computed,
     columns_of,
@@ -55,12 +55,12 @@ def convolved(layer: AnalogLayer, input: Tensor) -> Tensor:
         return _of_images(layer, input, partial(by_patches, layer))
     if layer.padding_mode == "zeros":  # which a DAC leaves zeros
         return _of_images(
-            layer, input, lambda given: _by_channels(layer, given, layer.padding, layout_of(given))
+            layer, input, lambda given: _by_channels(layer, given, given, layer.padding, layout_of(given))
         )
     return _of_images(
         layer,
         input,
-        lambda given: _by_channels(layer, padded(layer, given), 0, layout_behind(layer, given)),
+        lambda given: _by_channels(layer, given, padded(layer, given), 0, layout_behind(layer, given)),
     )
 
 
@@ -77,7 +77,9 @@ def _of_images(layer: AnalogLayer, input: Tensor, product: Callable[[Tensor], Te
     return output if batched else output.squeeze(0)
 
 
-def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any, layout: torch.memory_format) -> Tensor:
+def _by_channels(
+    layer: AnalogLayer, input: Tensor, given: Tensor, padding: Any, layout: torch.memory_format
+) -> Tensor:
     assert isinstance(layer, _ConvNd)
     assert layer.analog.periphery is not None
     spatial, kernel = len(layer.kernel_size), layer.geometries(layer)["weight"].kernel
@@ -104,7 +106,8 @@ def _by_channels(layer: AnalogLayer, given: Tensor, padding: Any, layout: torch.
         return factors.reshape(-1, *(1,) * spatial)
 
     size = places * max(layer.in_channels, layer.out_channels // prod(layer.stride))
-    products = Products(given, size, take, multiply, spread, None)
+    outputs = outputs_of(layer, input, layout)
+    products = Products(given, size, take, multiply, spread, None, outputs=outputs)
     return layer.analog.periphery.product(layer, "weight", products)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from analognoise.crossbar import Block, Reading
 from analognoise.crossbar.mapping import full_scale, largest, scales, to_devices
 from analognoise.crossbar.periphery import Frame, Magnitudes, Products, Surroundings, weight_variance
 from analognoise.crossbar.periphery.converters import log_of, range_of
-from analognoise.crossbar.periphery.product import Bound, Prepared, joined
+from analognoise.crossbar.periphery.product import Bound, Draw, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError, NoiseError
 from analognoise.layers.geometry import Geometry
@@ -160,34 +161,52 @@ class LayerPeriphery:
                 _count_uncompiled(self)
             else:
                 self._count()
-        inputs, wide = products.inputs, parts[0].weights.shape[1]
         if layer.training or followed():
             return self._whole(layer, name, products, parts)
+        inputs, wide = products.inputs, parts[0].weights.shape[1]
         high, narrow = blocks(products, wide)
+        if high >= len(inputs) and narrow >= wide:
+            return self._whole(layer, name, products, parts)
+        return self._by_blocks(layer, name, products, parts, high, narrow)
+
+    def _by_blocks(
+        self, layer: Layer, name: str, products: Products, parts: list[Prepared], high: int, narrow: int
+    ) -> Tensor:
+        """A product of so many entries of the inputs with so many columns at a time."""
+        inputs, wide = products.inputs, parts[0].weights.shape[1]
         columns_of_blocks = [slice(start, start + narrow) for start in range(0, wide, narrow)]
-        whole = high >= len(inputs) and narrow >= wide
-        cut = [parts] if narrow >= wide else [[p.of_columns(own) for p in parts] for own in columns_of_blocks]
-        output: Tensor | None = None
-        for across, start in enumerate(range(0, max(len(inputs), 1), high)):
-            some = inputs if whole else inputs[start : start + high]
+        several = len(columns_of_blocks) > 1
+        across = [
+            (
+                [part.of_columns(own) for part in parts] if several else parts,
+                [self._draws(layer, tile, along if several else None) for tile in self._tiles(name, parts)],
+                (slice(None), own) if several else (),
+            )
+            for along, own in enumerate(columns_of_blocks)
+        ]
+        # Several parts are added up in a block's own memory, which stays in the cache.
+        at_once = len(parts) == 1 and products.finish is None
+        # Memory that lasts is asked for first: what is freed with each block leaves no gap before it.
+        output = None if products.outputs is None else products.outputs()
+        for start in range(0, len(inputs), high):
+            some = inputs[start : start + high]
             steps = [self._converted(products, some, part) for part in parts]
-            for along, (own, place) in enumerate(zip(cut, columns_of_blocks, strict=True)):
-                block = None if whole else across * len(cut) + along
+            for own_parts, draws, place in across:
+                into = None if output is None else output[start : start + high][place]
                 total: Tensor | None = None
-                for part, tile, given in zip(own, self.frames[name].tiles, steps, strict=False):
-                    draw = partial(self._draw, layer, tile, block)
-                    total = self.surroundings.add(total, *given, part, products, draw)
+                for part, given, draw in zip(own_parts, steps, draws, strict=True):
+                    target = into if at_once else None
+                    total = self.surroundings.add(total, *given, part, products, draw, target)
                 assert total is not None, "a matrix has at least one row"
-                total = products.finish(total)
-                if whole:
-                    return total
+                total = products.finished(total)
                 if output is None:
-                    shape = len(inputs), wide if len(cut) > 1 else total.shape[1], *total.shape[2:]
-                    output = torch.empty(
-                        shape, dtype=total.dtype, device=total.device, memory_format=layout_of(total)
-                    )
-                into = output[start : start + high]
-                (into[:, place] if len(cut) > 1 else into).copy_(total)
+                    shape = len(inputs), wide if several else total.shape[1], *total.shape[2:]
+                    layout = layout_of(total)
+                    output = torch.empty(shape, dtype=total.dtype, device=total.device, memory_format=layout)
+                    into = output[:high][place]
+                if total is not into:
+                    assert into is not None
+                    into.copy_(total)
         assert output is not None
         return output
 
@@ -198,12 +217,16 @@ class LayerPeriphery:
         high, narrow = blocks(products, wide) if in_blocks else (len(products.inputs), wide)
         drawn = _draw_all_uncompiled if torch.compiler.is_compiling() else LayerPeriphery._draw_all
         total: Tensor | None = None
-        for part, tile in zip(parts, self.frames[name].tiles, strict=False):
+        for part, tile in zip(parts, self._tiles(name, parts), strict=True):
             draw = partial(drawn, self, layer, tile, high, narrow if narrow < wide else None)
             given = self._converted(products, products.inputs, part)
             total = self.surroundings.add(total, *given, part, products, draw)
         assert total is not None, "a matrix has at least one row"
-        return products.finish(total)
+        return products.finished(total)
+
+    def _tiles(self, name: str, parts: list[Prepared]) -> tuple[int, ...]:
+        """Whose streams the parts of a matrix have; parts that are one have the first's."""
+        return self.frames[name].tiles[: len(parts)]
 
     def _converted(self, products: Products, inputs: Tensor, part: Prepared) -> tuple[Tensor, Bound]:
         rows = part.weights.shape[2]
@@ -224,31 +247,48 @@ class LayerPeriphery:
         device: torch.device,
         plane: int,
     ) -> Tensor:
-        """Normals of a whole product as its blocks have them: whether gradients are wanted changes none."""
-        if high >= shape[0] and narrow is None:
-            return self._draw(layer, tile, None, shape, device, plane)
-        found = torch.empty(shape, device=device)
-        rows = found.split(high)
-        parts = [part for row in rows for part in (row.split(narrow, dim=1) if narrow else [row])]
-        for block, part in enumerate(parts):
-            part.copy_(self._draw(layer, tile, block, tuple(part.shape), device, plane))
-        return found
-
-    def _draw(
-        self,
-        layer: Layer,
-        tile: int,
-        block: int | None,
-        shape: tuple[int, ...],
-        device: torch.device,
-        plane: int,
-    ) -> Tensor:
-        """Standard normals for a product's part on a tile and after it, or for one block of that.
+        """Normals of a whole product as its blocks have them: whether gradients are wanted changes none.
 
         Raises:
             NoiseError: under a vmap that does not let all samples have the same noise.
         """
-        state, place = layer.analog, (plane,) if block is None else (plane, block)
+        try:
+            if high >= shape[0] and narrow is None:
+                return self._stream(layer, tile, plane).normal(shape, device)
+            found = torch.empty(shape, device=device)
+            for along, columns in enumerate(found.split(narrow, dim=1) if narrow else [found]):
+                draw = self._draws(layer, tile, along if narrow else None)
+                for part in columns.split(high):
+                    part.copy_(draw(tuple(part.shape), device, plane))
+            return found
+        except RuntimeError as error:
+            if not str(error).startswith("vmap: "):
+                raise
+            raise NoiseError(
+                f"layer {layer.analog.name!r}: vmap cannot draw the noise of its products for each sample: "
+                "call the model on the whole batch, or give all the same: vmap(…, randomness='same')"
+            ) from error
+
+    def _draws(self, layer: Layer, tile: int, columns: int | None) -> Draw:
+        """Standard normals for the blocks of some columns of a product's part, one after the other.
+
+        Args:
+            layer: whose product it is.
+            tile: number of the part's first tile.
+            columns: number of the blocks' columns; None where blocks have all.
+        """
+        planes: dict[int, Callable[[tuple[int, ...]], Tensor]] = {}
+
+        def draw(shape: tuple[int, ...], device: torch.device, plane: int) -> Tensor:
+            if plane not in planes:
+                planes[plane] = self._stream(layer, tile, plane, columns).following(device)
+            return planes[plane](shape)
+
+        return draw
+
+    def _stream(self, layer: Layer, tile: int, plane: int, columns: int | None = None) -> Stream:
+        """The stream of a product's part on a tile and after it."""
+        state, place = layer.analog, (plane,) if columns is None else (plane, columns)
         if layer.training:
             assert self.training is not None
             stream = self.training.at(layer=state.name, tile=tile)
@@ -256,15 +296,7 @@ class LayerPeriphery:
             assert state.tiles is not None
             time = None if state.time is None else nanoseconds(state.time)
             stream = state.tiles[tile].stream.at(process="product", time_ns=time)
-        try:
-            return stream.at(step=(self.calls, *place)).normal(shape, device)
-        except RuntimeError as error:
-            if not str(error).startswith("vmap: "):
-                raise
-            raise NoiseError(
-                f"layer {state.name!r}: vmap cannot draw the noise of its products for each sample: call the "
-                "model on the whole batch, or let all have the same noise by vmap(…, randomness='same')"
-            ) from error
+        return stream.at(step=(self.calls, *place))
 
     def _parts(self, layer: Layer, name: str) -> list[Prepared]:
         """The matrix with all factors folded in, kept as long as nothing of it changes."""
@@ -362,7 +394,7 @@ class LayerPeriphery:
                     self.watched[f"{name}.{side}"][number].add(values, percentile=wanted)
             total = outputs if total is None else total + outputs
         assert total is not None
-        return products.finish(total)
+        return products.finished(total)
 
     def check_known(self, layer: str) -> None:
         """Raise unless every range has a value.

@@ -17,6 +17,7 @@ from torch.nn import functional
 import analognoise as an
 from analognoise.conversion import analog_layers
 from benchmarks.speed import memory, peer
+from benchmarks.speed.by_hand import by_hand
 from benchmarks.speed.periphery import one_pass, with_normals
 from benchmarks.speed.timing import medians
 from benchmarks.speed.workloads import Batch, Workload
@@ -68,6 +69,8 @@ def passes(name: str, work: Workload, repeats: int) -> list[Figure]:
             chips[label] = peer.converted(work.model(), periphery=periphery).eval()
             chips[label].program_analog_weights()
             chips[label].drift_analog_weights(TIMES[3])
+    if any(isinstance(layer, nn.Conv2d) for layer in plain.modules()):
+        chips["by hand"] = by_hand(work.model().eval(), _8BIT, _profile().tile.rows)
     models = {"plain": plain, "normals": normals, **chips}
     seconds = medians(f"{name} passes", _calls(models, batch), repeats, work.device)
     ratio = {label: value / seconds["plain"] for label, value in seconds.items()}
@@ -80,6 +83,7 @@ def passes(name: str, work: Workload, repeats: int) -> list[Figure]:
             1.25 + max(0.0, ratio["normals"] - 1),
             ratio.get("aihwkit, 8 bits"),
         ),
+        *([Figure("the same by hand", name, ratio["by hand"])] if "by hand" in ratio else []),
     ]
 
 

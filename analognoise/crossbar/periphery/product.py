@@ -33,10 +33,6 @@ def _peak_of_rows(vectors: Tensor) -> Tensor:
     return vectors.abs().amax(dim=-1, keepdim=True)
 
 
-def _as_it_is(outputs: Tensor) -> Tensor:
-    return outputs
-
-
 @dataclass(frozen=True)
 class Products:
     """How a layer multiplies its inputs with its matrix.
@@ -53,7 +49,9 @@ class Products:
         scaled: what ``take`` gave, times a factor: a number, or one for each vector.
         peak: of what ``take`` gave, the largest absolute value of each vector, in a shape that broadcasts to
             the vectors' outputs. By default vectors lie along the last axis.
-        finish: what becomes of the outputs of some inputs, when those of all parts are added up.
+        finish: what becomes of the outputs of some inputs, when those of all parts are added up; None where
+            they stay as they are.
+        outputs: makes the memory for what all inputs give; None where only a product tells its shape.
     """
 
     inputs: Tensor
@@ -64,7 +62,12 @@ class Products:
     onto: Callable[[Callable[[tuple[int, ...], torch.device], Tensor], float, Tensor, Tensor], Tensor] | None
     scaled: Callable[[Tensor, Bound], Tensor] = torch.mul
     peak: Callable[[Tensor], Tensor] = _peak_of_rows
-    finish: Callable[[Tensor], Tensor] = _as_it_is
+    finish: Callable[[Tensor], Tensor] | None = None
+    outputs: Callable[[], Tensor] | None = None
+
+    def finished(self, outputs: Tensor) -> Tensor:
+        """The outputs of some inputs, when those of all parts are added up."""
+        return outputs if self.finish is None else self.finish(outputs)
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,7 @@ class Surroundings:
         part: Prepared,
         products: Products,
         draw: Draw,
+        into: Tensor | None = None,
     ) -> Tensor:
         """The part's outputs in weight units, converted and added to those of the parts before it.
 
@@ -237,6 +241,7 @@ class Surroundings:
             part: what :meth:`prepare` gave.
             products: how the layer multiplies.
             draw: standard normals of a shape, for the given bit plane.
+            into: where the first part's outputs go if no gradient is wanted; None for new memory.
         """
         if not self.serial:
             outputs = self._read(steps, part, products, draw, 0)
@@ -245,6 +250,8 @@ class Surroundings:
         back = None if part.back is None else products.spread(part.back)
         if part.bound is None:
             outputs = _times(outputs, bound)
+        if total is None and into is not None:
+            return into.copy_(outputs) if back is None else torch.mul(outputs, back, out=into)
         if total is None:
             return outputs if back is None else _times(outputs, back)
         if torch.is_grad_enabled():
