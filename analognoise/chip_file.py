@@ -23,7 +23,7 @@ from analognoise.devices.laws import law_of
 from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import ChipError, NotProgrammedError
 from analognoise.layers import AnalogLayer, note_written
-from analognoise.layers.base import gathered
+from analognoise.layers.on_chip import gathered
 from analognoise.on_tiles import require_analog
 from analognoise.printing import counted
 from analognoise.seeds import Stream

@@ -1,7 +1,7 @@
 """Torch modules on tiles."""
 
 from analognoise.layers.attention import AnalogMultiheadAttention
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer
 from analognoise.layers.conv import (
     AnalogConv1d,
     AnalogConv2d,
@@ -10,6 +10,7 @@ from analognoise.layers.conv import (
     AnalogConvTranspose2d,
     AnalogConvTranspose3d,
 )
+from analognoise.layers.geometry import Geometry
 from analognoise.layers.linear import AnalogBilinear, AnalogLinear
 from analognoise.layers.programmable import check_programmable
 from analognoise.layers.recurrent import (

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer
+from analognoise.layers.geometry import Geometry
 from analognoise.layers.registry import register_analog_layer
 
 _JOINT = ("in_proj_weight",)

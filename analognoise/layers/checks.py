@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from analognoise.errors import ConversionError
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer
+from analognoise.layers.geometry import Geometry
 
 
 def check_geometry(cls: type[AnalogLayer], name: str, weight: Tensor, geometry: Any) -> None:

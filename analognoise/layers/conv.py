@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer
 from analognoise.layers.conv_products import convolved, laid_out, transposed
+from analognoise.layers.geometry import Geometry
 from analognoise.layers.registry import register_analog_layer
 
 

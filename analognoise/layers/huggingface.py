@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer
+from analognoise.layers.geometry import Geometry
 from analognoise.layers.registry import register_analog_layer
 
 

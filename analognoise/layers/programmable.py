@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from analognoise.errors import ModelError
-from analognoise.layers.base import AnalogLayer, gathered
+from analognoise.layers.base import AnalogLayer
+from analognoise.layers.on_chip import gathered
 from analognoise.scalars import as_numbers
 
 

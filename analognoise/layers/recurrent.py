@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from analognoise.layers.base import AnalogLayer, Geometry
+from analognoise.layers.base import AnalogLayer
+from analognoise.layers.geometry import Geometry
 from analognoise.layers.recurrent_products import cell, sequence
 from analognoise.layers.registry import register_analog_layer
 
