@@ -215,3 +215,31 @@ def test_an_empty_table_of_a_dac_has_its_defaults(layer):
         on_tiles(copy.deepcopy(layer), {"dac": dac, "out_noise": 0.1}) for dac in ({}, {"range": "dynamic"})
     ]
     assert torch.equal(noisy[0](x), noisy[1](x))
+
+
+@pytest.mark.parametrize("kind", ["fixed", "dynamic", "both", "bit-serial"])
+@pytest.mark.parametrize("noise", [{}, {"out_noise": 0.1, "w_noise": 0.1}], ids=["", "noise"])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(2, 3, 3)], ids=["linear", "conv"])
+def test_forward_derivatives_are_those_of_gradients(layer, noise, kind):
+    chip = on_tiles(layer, PERIPHERIES[kind] | noise)
+    x = torch.rand(3, 6) if isinstance(layer, nn.Linear) else torch.rand(2, 2, 5, 5)
+    v = torch.randn_like(x)
+
+    def again():
+        return an.drift_to_(chip, 1.0)  # the same noise
+
+    expected = torch.autograd.functional.jvp(again(), x, v)[1]
+    with torch.no_grad():
+        output, found = torch.func.jvp(again(), (x,), (v,))
+        assert torch.allclose(output, again()(x), rtol=1e-5, atol=1e-5)
+    assert found.abs().max() > 0.1
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_second_derivatives_through_converters_are_those_of_a_straight_line():
+    torch.manual_seed(6)
+    chip = on_tiles(nn.Linear(6, 4), PERIPHERIES["both"])
+    x = torch.rand(6)
+    hessian = torch.func.hessian(lambda input: chip(input).square().sum())(x)
+    weights = chip.weight_now()
+    assert torch.allclose(hessian, 2 * weights.t() @ weights, rtol=1e-4, atol=1e-5)

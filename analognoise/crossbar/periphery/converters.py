@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _LARGEST_LOG = 60.0
 
@@ -28,6 +29,25 @@ class _Round(torch.autograd.Function):
         return gradients[0]
 
 
+class _RoundForward(_Round):
+    """The same with forward derivatives, which torch.compile cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0].clone()  # which may not share its memory with the input's
+
+
+def differentiated(values: Tensor) -> bool:
+    """Whether a derivative with respect to these is wanted, backward or forward."""
+    backward = values.requires_grad and torch.is_grad_enabled()
+    return backward or forward_ad.unpack_dual(values).tangent is not None
+
+
+def constant(values: Tensor) -> Tensor:
+    """The values, without any derivative; ``detach`` lets forward ones pass."""
+    return forward_ad.unpack_dual(values).primal.detach()
+
+
 def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) -> Tensor:
     """Values that a converter gives out: whole numbers from -levels to levels, or values limited to ± limit.
 
@@ -42,7 +62,7 @@ def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) ->
     most: Any = levels if levels is not None else limit
     if levels is not None:
         values = rounded(values)
-    if values.requires_grad and torch.is_grad_enabled():
+    if differentiated(values):
         return values if most is None else values.clamp(-most, most)
     return values if most is None else values.clamp_(-most, most)
 
@@ -51,8 +71,9 @@ def rounded(values: Tensor) -> Tensor:
     """Whole numbers, with the gradient of leaving the values alone; where none is wanted ``values`` is
     overwritten.
     """
-    if values.requires_grad and torch.is_grad_enabled():
-        rounding: Tensor = _Round.apply(values)
+    if differentiated(values):
+        function = _Round if torch.compiler.is_compiling() else _RoundForward
+        rounding: Tensor = function.apply(values)
         return rounding
     return values.round_()
 
