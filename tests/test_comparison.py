@@ -544,6 +544,7 @@ def own(tmp_path, monkeypatch):
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, found 0"),
         ({"workers": 0}, "workers must be a whole number of at least 1, found 0"),
         ({"seeds": ()}, "training seeds must be different and at least one"),
+        ({"seeds": 3}, r"training seeds are 3: give each of them, for example range\(3\)"),
         ({"seeds": (1, 1)}, r"training seeds must be different and at least one, found \[1, 1\]"),
         ({"seeds": (-1,)}, "a training seed must be a whole number of at least 0, found -1"),
         ({"compensation": "globall"}, r"'globall' \(did you mean 'global'\?\)"),

@@ -190,6 +190,8 @@ def settle(
         for item in (methods.split(",") if isinstance(methods, str) else methods)
     )
     _check_names(contenders)
+    if not isinstance(seeds, Iterable):
+        raise DataError(f"training seeds are {seeds!r}: give each of them, for example range(3)")
     training_seeds = tuple(seeds)
     if not training_seeds or len(set(training_seeds)) < len(training_seeds):
         raise DataError(f"training seeds must be different and at least one, found {list(training_seeds)}")
