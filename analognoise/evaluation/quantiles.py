@@ -23,6 +23,7 @@ from scipy import stats
 
 from analognoise.errors import DataError
 from analognoise.evaluation.statistics import check_confidence
+from analognoise.printing import number
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,15 @@ class Quantile:
     def closed(self) -> bool:
         """Whether the chips are enough for an interval with two ends."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def __str__(self) -> str:
+        level = f"{100 * self.confidence:g} % interval"
+        if not self.closed:
+            too_few = f"{self.chips} chips, too few for both ends of a {level}: {self.needed} are needed"
+            return f"{number(self.value, '.4g')} ({too_few})"
+        return (
+            f"{number(self.value, '.4g')} ({level} {number(self.low, '.4g')} to {number(self.high, '.4g')})"
+        )
 
 
 def yield_at(

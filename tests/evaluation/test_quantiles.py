@@ -43,6 +43,8 @@ def test_too_few_chips_leave_a_side_open_and_say_how_many_are_needed() -> None:
     assert (few.low, few.closed, few.needed) == (-math.inf, False, 72)
     enough = quantile(np.linspace(0.9, 1, 72), 0.05)
     assert (enough.low, enough.closed) == (0.9, True)
+    few_words = "0.9043 (71 chips, too few for both ends of a 95 % interval: 72 are needed)"
+    assert (str(few), str(enough)) == (few_words, "0.9042 (95 % interval 0.9 to 0.9113)")
     assert quantile(np.linspace(0.9, 1, 71), 0.05, higher_is_better=False).high == math.inf
     assert quantile([0.5], 0.5).closed is False
 
