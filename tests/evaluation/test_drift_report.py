@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from torch import Tensor
 
-from analognoise.errors import ResultsError
+from analognoise.errors import DataError, ResultsError
 from analognoise.evaluation.row_text import read_results
 from tests.evaluation.small_net import make, run
 
@@ -57,6 +57,16 @@ def test_one_chip_says_that_it_has_no_interval(batches: list) -> None:
     report = run(make(), batches, chips=1)
     assert "One chip: no interval" in str(report.summary())
     assert "no interval" in str(report.lifetime(0.5)) or report.lifetime(0.5).seconds is None
+
+
+def test_single_chips_of_a_loss_count_the_largest_as_worst(batches: list) -> None:
+    report = run(make(), batches, times=["1s", "1mo"], chips=20, metric="loss")
+    for time in (None, "1s"):
+        values = sorted(report.at(time))
+        assert report.quantile(0.1, time).value == values[-2]
+        assert report.yield_at(values[4], time).kept == 5
+    with pytest.raises(DataError, match="time 1 h was not measured: the report has 1 s, 1 month"):
+        report.yield_at(0.5, "1h")
 
 
 def test_lifetime_of_a_report(batches: list) -> None:

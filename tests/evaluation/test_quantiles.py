@@ -47,6 +47,14 @@ def test_too_few_chips_leave_a_side_open_and_say_how_many_are_needed() -> None:
     assert (str(few), str(enough)) == (few_words, "0.9042 (95 % interval 0.9 to 0.9113)")
     assert quantile(np.linspace(0.9, 1, 71), 0.05, higher_is_better=False).high == math.inf
     assert quantile([0.5], 0.5).closed is False
+    # The same at the other side: the level that all but 95 % of the chips keep.
+    few = quantile(np.linspace(0.9, 1, 71), 0.95)
+    assert (few.high, few.closed, few.needed) == (math.inf, False, 72)
+
+
+def test_a_rank_that_is_whole_is_taken_as_it_is() -> None:
+    assert 0.07 * 100 > 7  # by rounding
+    assert quantile(np.arange(1, 101), 0.07).value == 7
 
 
 @pytest.mark.parametrize("q", [0.05, 0.5])

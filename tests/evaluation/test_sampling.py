@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from analognoise.conversion import convert_to_analog
 from analognoise.errors import DataError
+from analognoise.evaluation.drift import DriftEvaluation
+from analognoise.evaluation.metrics import Metric
 from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.sampling import allocation, drawn, estimated, strata_by_margin
 
@@ -116,6 +118,30 @@ def test_mean_over_chips_is_that_of_all_samples(setting: tuple[nn.Module, Data])
         with pytest.raises(DataError, match="measured on all samples"):
             ask()
     assert some.lifetime(0.5) is not None
+
+
+def test_each_chip_sees_samples_of_its_own_and_the_same_ones_later(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    seen: list[set[float]] = []
+
+    def forward(model: nn.Module, batch: Any) -> torch.Tensor:
+        seen[-1].update(batch[0][:, 0].tolist())
+        return model(batch[0])
+
+    class Sets(DriftEvaluation):
+        def _measured(self, *place: Any) -> Any:
+            seen.append(set())
+            return super()._measured(*place)
+
+    seen.append(set())
+    evaluation = Sets(model, data, Metric.of("accuracy"), forward=forward, sampling="stratified")
+    evaluation.run((1.0, 86400.0), 3)
+    here = seen[-6:]
+    # More or fewer at another time, of the same order.
+    assert all(a <= b or b <= a for a, b in ((here[0], here[1]), (here[2], here[3]), (here[4], here[5])))
+    # Of 2000 samples so small parts have few in common, where they are drawn anew.
+    for one, other in ((0, 2), (0, 4), (2, 4)):
+        assert len(here[one] & here[other]) < 0.7 * min(len(here[one]), len(here[other]))
 
 
 def test_sampled_evaluations_go_on_and_stop_at_a_precision(

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from analognoise.conversion import convert_to_analog
+from analognoise.conversion import convert_to_analog, convert_to_digital
 from analognoise.errors import DataError
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.montecarlo import evaluate_drift
@@ -97,6 +97,10 @@ def test_equal_chips_do_not_stop_early() -> None:
     assert rule.chips(late[:10]) == 20
     needed = (stats.t.ppf(0.975, 19) * late[:20].std(ddof=1) / 0.002) ** 2
     assert rule.chips(late[:20]) == max(20, math.ceil(needed))
+    # The interval knows that stage's spread, too, which is more than that of all chips.
+    half = stats.t.ppf(0.975, 19) * late[:20].std(ddof=1) / math.sqrt(60)
+    found = rule.interval(late[:60])
+    assert (found.high - found.mean, found.mean - found.low) == pytest.approx((half, half), rel=1e-12)
     # Where nothing is random, equal chips are what they seem.
     assert len(stopped(Precision(0.01, 10, 500, alike=True), same)) == 10
 
@@ -210,6 +214,44 @@ def test_a_time_that_is_not_reached_is_named(setting: tuple[nn.Module, list[tupl
     assert report.precision is not None
     assert report.precision.reached(report.summary().frame) == [False]
     assert "12 at 1 year (NOT REACHED)" in " ".join(str(report.summary()).split())
+
+
+def test_equal_chips_of_a_metric_without_bounds_reach_nothing(
+    setting: tuple[nn.Module, list[tuple[Tensor, Tensor]]],
+) -> None:
+    def constant(output: Tensor, batch: Any) -> tuple[float, int]:
+        return 3.0 * len(output), len(output)
+
+    model, data = setting
+    report = evaluate_drift(model, data, times="1y", metric=constant, chips=10, precision=0.1, max_chips=15)
+    assert report.precision is not None
+    assert (report.chips, report.precision.reached(report.summary().frame)) == (15, [False])
+    assert "nothing is known of their spread" in " ".join(str(report.summary()).split())
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_lifetimes_are_by_the_intervals_of_the_summary(
+    metric: str, setting: tuple[nn.Module, list[tuple[Tensor, Tensor]]]
+) -> None:
+    """With other numbers of chips at the times: where the ends that the table shows cross the floor."""
+    model, data = setting
+    model = convert_to_analog(convert_to_digital(model), "pcm-ibm", compensation="none")
+    precision = 0.01 if metric == "accuracy" else 0.003
+    report = evaluate_drift(model, data, times="1s,1y", chips=10, precision=precision, metric=metric)
+    first, last = report.summary().frame.to_dict("records")
+    assert first["n"] < last["n"]
+    better = metric == "accuracy"
+    floor = (first["mean"] + 2 * last["mean"]) / 3
+    assert first["high"] < floor < last["low"] or first["low"] > floor > last["high"]
+
+    def crossing(edge: str) -> float:
+        share = (first[edge] - floor) / (first[edge] - last[edge])
+        return first["time_s"] * (last["time_s"] / first["time_s"]) ** share
+
+    found = report.lifetime(floor, relative=False)
+    ends = ("low", "high") if better else ("high", "low")
+    assert found.seconds == pytest.approx(crossing("mean"), rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((crossing(ends[0]), crossing(ends[1])), rel=1e-9)
 
 
 def test_devices_on_which_nothing_is_random_need_no_more(
