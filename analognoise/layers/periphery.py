@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,36 +12,17 @@ from analognoise.crossbar import Block, Reading
 from analognoise.crossbar.mapping import full_scale, largest, scales, to_devices
 from analognoise.crossbar.periphery import Frame, Magnitudes, Products, Surroundings, weight_variance
 from analognoise.crossbar.periphery.converters import log_of, range_of
-from analognoise.crossbar.periphery.product import Bound, Draw, Prepared, joined
+from analognoise.crossbar.periphery.product import Bound, Prepared, joined
 from analognoise.devices.profile import DeviceProfile
-from analognoise.errors import CalibrationError, NoiseError
+from analognoise.errors import CalibrationError
 from analognoise.layers.geometry import Geometry
+from analognoise.layers.product_noise import Layer, ProductNoise
 from analognoise.layers.products import blocks, followed, layout_of
-from analognoise.seeds import Stream, nanoseconds
 
 SIDES = {"input": "dac", "output": "adc"}
 
 
-class Layer(Protocol):
-    """What a periphery must know of its layer (an ``AnalogLayer``)."""
-
-    training: bool
-
-    @property
-    def analog(self) -> Any:
-        """The layer's place on the chip."""
-
-    def weight_now(self, name: str = "weight") -> Tensor:
-        """The weights of the present mode."""
-
-    def target(self, name: str) -> nn.Parameter:
-        """The digital weights."""
-
-    def matrix_of(self, name: str, weights: Tensor) -> Tensor:
-        """Weights as ``[groups, columns, rows]``."""
-
-
-class LayerPeriphery:
+class LayerPeriphery(ProductNoise):
     """What surrounds the tiles of one layer.
 
     Args:
@@ -62,8 +42,6 @@ class LayerPeriphery:
             Parameters that hold the logarithm, but no Parameters of the module: they are not in its
             ``state_dict``.
         known: the ranges that have a value.
-        calls: products since the chip was brought to its time; part of the key of their noise.
-        training: key of the noise in training; None while training is digital.
         watched: magnitudes of what each range is to hold, part by part, while they are collected.
     """
 
@@ -74,6 +52,7 @@ class LayerPeriphery:
         geometries: dict[str, Geometry],
         device: torch.device,
     ) -> None:
+        super().__init__()
         assert profile.surroundings is not None
         self.profile = profile
         self.surroundings = Surroundings(profile.surroundings)
@@ -81,8 +60,6 @@ class LayerPeriphery:
         self.tensors: dict[str, Tensor] = {}
         self.ranges: dict[str, Tensor] = {}
         self.known: set[str] = set()
-        self.calls = 0
-        self.training: Stream | None = None
         self.watched: dict[str, list[Magnitudes]] | None = None
         self._cache: dict[str, tuple[list[Tensor], list[Any], list[Prepared]]] = {}
         for name, g in geometries.items():
@@ -157,10 +134,7 @@ class LayerPeriphery:
             return self._watch(layer, name, products, columns)
         parts = [part.of_columns(columns) for part in self._parts(layer, name)]
         if self.surroundings.noisy:
-            if torch.compiler.is_compiling():
-                _count_uncompiled(self)
-            else:
-                self._count()
+            self.count()
         if layer.training or followed():
             return self._whole(layer, name, products, parts)
         inputs, wide = products.inputs, parts[0].weights.shape[1]
@@ -179,7 +153,10 @@ class LayerPeriphery:
         across = [
             (
                 [part.of_columns(own) for part in parts] if several else parts,
-                [self._draws(layer, tile, along if several else None) for tile in self._tiles(name, parts)],
+                [
+                    self.draw_blocks(layer, tile, along if several else None)
+                    for tile in self._tiles(name, parts)
+                ],
                 (slice(None), own) if several else (),
             )
             for along, own in enumerate(columns_of_blocks)
@@ -215,10 +192,9 @@ class LayerPeriphery:
         wide = parts[0].weights.shape[1]
         in_blocks = self.surroundings.noisy and not layer.training
         high, narrow = blocks(products, wide) if in_blocks else (len(products.inputs), wide)
-        drawn = _draw_all_uncompiled if torch.compiler.is_compiling() else LayerPeriphery._draw_all
         total: Tensor | None = None
         for part, tile in zip(parts, self._tiles(name, parts), strict=True):
-            draw = partial(drawn, self, layer, tile, high, narrow if narrow < wide else None)
+            draw = partial(self.draw_whole, layer, tile, high, narrow if narrow < wide else None)
             given = self._converted(products, products.inputs, part)
             total = self.surroundings.add(total, *given, part, products, draw)
         assert total is not None, "a matrix has at least one row"
@@ -233,70 +209,6 @@ class LayerPeriphery:
         return self.surroundings.converted(
             products.take(inputs, part.start, part.start + rows), part, products
         )
-
-    def _count(self) -> None:
-        self.calls += 1
-
-    def _draw_all(
-        self,
-        layer: Layer,
-        tile: int,
-        high: int,
-        narrow: int | None,
-        shape: tuple[int, ...],
-        device: torch.device,
-        plane: int,
-    ) -> Tensor:
-        """Normals of a whole product as its blocks have them: whether gradients are wanted changes none.
-
-        Raises:
-            NoiseError: under a vmap that does not let all samples have the same noise.
-        """
-        try:
-            if high >= shape[0] and narrow is None:
-                return self._stream(layer, tile, plane).normal(shape, device)
-            found = torch.empty(shape, device=device)
-            for along, columns in enumerate(found.split(narrow, dim=1) if narrow else [found]):
-                draw = self._draws(layer, tile, along if narrow else None)
-                for part in columns.split(high):
-                    part.copy_(draw(tuple(part.shape), device, plane))
-            return found
-        except RuntimeError as error:
-            if not str(error).startswith("vmap: "):
-                raise
-            raise NoiseError(
-                f"layer {layer.analog.name!r}: vmap cannot draw the noise of its products for each sample: "
-                "call the model on the whole batch, or give all the same: vmap(…, randomness='same')"
-            ) from error
-
-    def _draws(self, layer: Layer, tile: int, columns: int | None) -> Draw:
-        """Standard normals for the blocks of some columns of a product's part, one after the other.
-
-        Args:
-            layer: whose product it is.
-            tile: number of the part's first tile.
-            columns: number of the blocks' columns; None where blocks have all.
-        """
-        planes: dict[int, Callable[[tuple[int, ...]], Tensor]] = {}
-
-        def draw(shape: tuple[int, ...], device: torch.device, plane: int) -> Tensor:
-            if plane not in planes:
-                planes[plane] = self._stream(layer, tile, plane, columns).following(device)
-            return planes[plane](shape)
-
-        return draw
-
-    def _stream(self, layer: Layer, tile: int, plane: int, columns: int | None = None) -> Stream:
-        """The stream of a product's part on a tile and after it."""
-        state, place = layer.analog, (plane,) if columns is None else (plane, columns)
-        if layer.training:
-            assert self.training is not None
-            stream = self.training.at(layer=state.name, tile=tile)
-        else:
-            assert state.tiles is not None
-            time = None if state.time is None else nanoseconds(state.time)
-            stream = state.tiles[tile].stream.at(process="product", time_ns=time)
-        return stream.at(step=(self.calls, *place))
 
     def _parts(self, layer: Layer, name: str) -> list[Prepared]:
         """The matrix with all factors folded in, kept as long as nothing of it changes."""
@@ -410,8 +322,3 @@ class LayerPeriphery:
                     f"layer {layer!r}: the range of its {section.upper()} is {kind!r} and has no value yet: "
                     "call analognoise.calibrate_(model, loader) first"
                 )
-
-
-# What torch.compile leaves as it is; always to go through the wrapper would cost every eager product.
-_count_uncompiled = torch.compiler.disable(LayerPeriphery._count)
-_draw_all_uncompiled = torch.compiler.disable(LayerPeriphery._draw_all)
