@@ -21,7 +21,8 @@ class NotCopiedError(ConversionError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}: convert it with inplace=True, or keep such attributes out of the model")
+        advice = "keep such attributes out of the model, or convert it with inplace=True (in Python only)"
+        super().__init__(f"{reason}: {advice}")
         self.reason = reason
 
 

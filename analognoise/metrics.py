@@ -194,8 +194,10 @@ def add_up(
     added, counted = _numbers(sums), _numbers(counts)
     for number, (total, count) in enumerate(zip(added, counted, strict=True)):
         if not (math.isfinite(total) and math.isfinite(count)):
-            found = f"batch {number}: the {metric.name} has the sum {total:g} over the count {count:g}"
-            if metric.function is None:
+            own = metric.function is not None
+            of = f"metric {metric.name!r}" if own else metric.name
+            found = f"batch {number}: the {of} has the sum {total:g} over the count {count:g}"
+            if not own:
                 raise NotFiniteError(f"{found}; the model's output holds NaN or infinite values")
             raise DataError(f"{found}; expected finite numbers")
         if count <= 0 and metric.function is not None:

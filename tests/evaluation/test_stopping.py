@@ -294,7 +294,7 @@ def test_chips_of_a_forward_that_draws_are_not_alike_on_any_device(
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        (math.nan, r"chip 1 at 1 year: batch 0: the late has the sum nan .*expected finite numbers"),
+        (math.nan, r"chip 1 at 1 year: batch 0: the metric 'late' has the sum nan .*expected finite numbers"),
         (torch.zeros(3), r"chip 1 at 1 year: batch 0: the metric 'late' returned a sum of shape \(3,\)"),
     ],
 )
