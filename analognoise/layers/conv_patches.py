@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -189,13 +189,35 @@ def _reach(layer: _ConvNd) -> list[tuple[int, int, int]]:
     """How far a kernel reaches along each axis, from place to place, and from one of its own to the next."""
     return [
         (step * (width - 1) + 1, stride, step)
-        for width, stride, step in zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        for width, stride, step in zip(
+            layer.kernel_size, along(layer, layer.stride), along(layer, layer.dilation), strict=True
+        )
     ]
+
+
+def along(layer: _ConvNd, amounts: Any) -> tuple[int, ...]:
+    """What a layer has for each axis of places, where torch takes one number for all, too."""
+    amounts = tuple(amounts) if isinstance(amounts, Iterable) else (amounts,)
+    return amounts * len(layer.kernel_size) if len(amounts) == 1 else amounts
+
+
+def _amounts(layer: _ConvNd) -> list[int]:
+    """The padding before and behind each axis, the last first. That with zeros may have been changed since
+    the layer was made, as torch's convolutions look at it anew each time; other kinds they remember.
+    """
+    padding: Any = layer.padding
+    if layer.padding_mode != "zeros":
+        return layer._reversed_padding_repeated_twice
+    if padding == "same":
+        total = [span - 1 for span, _, _ in reversed(_reach(layer))]
+        return [amount for both in total for amount in (both // 2, both - both // 2)]
+    every = (0,) if padding == "valid" else padding
+    return [amount for amount in reversed(along(layer, every)) for _ in range(2)]
 
 
 def places_of(layer: _ConvNd, given: Tensor) -> tuple[int, ...]:
     """How many outputs along each axis the inputs ``[images, channels, *places]`` have."""
-    amounts = layer._reversed_padding_repeated_twice  # before and behind, the last axis first
+    amounts = _amounts(layer)
     ends = [sum(amounts[place : place + 2]) for place in range(0, len(amounts), 2)][::-1]
     return tuple(
         max(0, (size + end - span) // stride + 1)
@@ -203,11 +225,11 @@ def places_of(layer: _ConvNd, given: Tensor) -> tuple[int, ...]:
     )
 
 
-def outputs_of(layer: _ConvNd, given: Tensor, layout: torch.memory_format) -> Callable[[], Tensor]:
+def outputs_of(layer: _ConvNd, given: Tensor, layout: torch.memory_format) -> Callable[[int], Tensor]:
     """What makes the memory for a convolution's outputs."""
 
-    def make() -> Tensor:
-        shape = len(given), layer.out_channels, *places_of(layer, given)
+    def make(columns: int) -> Tensor:
+        shape = len(given), layer.groups * columns, *places_of(layer, given)
         return torch.empty(shape, dtype=given.dtype, device=given.device, memory_format=layout)
 
     return make
@@ -222,7 +244,7 @@ def _unfolded(tensor: Tensor, first: int, reach: list[tuple[int, int, int]]) -> 
 
 def padded(layer: _ConvNd, given: Tensor) -> Tensor:
     """The input with the layer's padding, so that the convolution itself needs none."""
-    amounts = layer._reversed_padding_repeated_twice
+    amounts = _amounts(layer)
     if not any(amounts):
         return given
     if layer.padding_mode == "zeros":
@@ -232,6 +254,6 @@ def padded(layer: _ConvNd, given: Tensor) -> Tensor:
 
 def layout_behind(layer: _ConvNd, given: Tensor) -> torch.memory_format:
     """The memory format of a convolution's output for inputs without padding."""
-    if layer.padding_mode == "circular" and any(layer._reversed_padding_repeated_twice):
+    if layer.padding_mode == "circular" and any(_amounts(layer)):
         given = layer.weight  # torch's circular padding is contiguous whatever it is given
     return layout_of(given)

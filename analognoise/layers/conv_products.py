@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from analognoise.crossbar.periphery import Products
-from analognoise.layers.conv_patches import by_patches, layout_behind, outputs_of, padded
+from analognoise.layers.conv_patches import along, by_patches, layout_behind, outputs_of, padded
 from analognoise.layers.products import (
     as_computed,
     columns_of,
@@ -105,7 +105,7 @@ def _by_channels(
     def spread(factors: Tensor) -> Tensor:
         return factors.reshape(-1, *(1,) * spatial)
 
-    size = places * max(layer.in_channels, layer.out_channels // prod(layer.stride))
+    size = places * max(layer.in_channels, layer.out_channels // prod(along(layer, layer.stride)))
     outputs = outputs_of(layer, input, layout)
     products = Products(given, size, take, multiply, spread, None, outputs=outputs)
     return layer.analog.periphery.product(layer, "weight", products)

@@ -164,7 +164,7 @@ class LayerPeriphery(ProductNoise):
         # Several parts are added up in a block's own memory, which stays in the cache.
         at_once = len(parts) == 1 and products.finish is None
         # Memory that lasts is asked for first: what is freed with each block leaves no gap before it.
-        output = None if products.outputs is None else products.outputs()
+        output = None if products.outputs is None else products.outputs(wide)
         for start in range(0, len(inputs), high):
             some = inputs[start : start + high]
             steps = [self._converted(products, some, part) for part in parts]

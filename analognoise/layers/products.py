@@ -52,7 +52,7 @@ def of_vectors(inputs: Tensor, groups: int, columns: int) -> Products:
         lambda some, matrix, start: matrix_product(some, matrix),
         columns_of,
         _onto if groups == 1 else None,
-        outputs=None if groups > 1 else lambda: inputs.new_empty(len(inputs), columns),
+        outputs=None if groups > 1 else lambda wide: inputs.new_empty(len(inputs), wide),
     )
 
 

@@ -86,6 +86,47 @@ def test_products_in_blocks_are_the_whole_ones(layer, shape, periphery, monkeypa
         assert torch.allclose(torch.vmap(analog)(x.unsqueeze(0))[0], whole, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("periphery", PERIPHERIES.values(), ids=PERIPHERIES)
+def test_products_of_some_columns_in_blocks(periphery, monkeypatch):
+    torch.manual_seed(2)
+    layer, inputs = nn.MultiheadAttention(12, 2), torch.randn(3, 9, 5, 12).unbind()
+    analog = on_tiles(copy.deepcopy(layer), periphery).eval()
+    with torch.no_grad():
+        whole = analog(*inputs)[0]
+        in_blocks(monkeypatch, 60)
+        assert torch.allclose(analog(*inputs)[0], whole, rtol=1e-4, atol=1e-4)
+        some = analog.multiply(inputs[0], "in_proj_weight", slice(3, 20))
+        assert torch.allclose(some, analog.multiply(inputs[0], "in_proj_weight")[..., 3:20], atol=1e-4)
+        assert torch.allclose(some, inputs[0] @ layer.in_proj_weight[3:20].T, atol=1e-3)
+
+
+@pytest.mark.parametrize("periphery", PERIPHERIES.values(), ids=PERIPHERIES)
+@pytest.mark.parametrize(
+    ("made", "changes"),
+    [
+        ({}, {"padding": (2, 1)}),
+        ({"padding": 1}, {"padding": 0}),
+        ({"padding": 1}, {"padding": (2, 2), "dilation": 2}),
+        ({"stride": 2}, {"stride": 1, "padding": "same"}),
+        ({"padding": "same"}, {"dilation": (1, 3)}),
+        ({"padding": "same"}, {"padding": "valid"}),
+        ({"padding": 1, "padding_mode": "reflect"}, {"padding": 0}),
+    ],
+    ids=str,
+)
+def test_convolutions_that_were_changed_since_they_were_made(made, changes, periphery, monkeypatch):
+    torch.manual_seed(4)
+    layer, x = nn.Conv2d(3, 4, (3, 2), **made), torch.randn(7, 3, 9, 8)
+    for name, value in changes.items():
+        setattr(layer, name, value)
+    analog = on_tiles(copy.deepcopy(layer), periphery)
+    with torch.no_grad():
+        expected = layer(x)
+        assert torch.allclose(analog(x), expected, rtol=1e-4, atol=2e-4)
+        in_blocks(monkeypatch, 400)
+        assert torch.allclose(analog(x), expected, rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_transforms_of_torch_func():
     torch.manual_seed(3)

@@ -51,7 +51,8 @@ class Products:
             the vectors' outputs. By default vectors lie along the last axis.
         finish: what becomes of the outputs of some inputs, when those of all parts are added up; None where
             they stay as they are.
-        outputs: makes the memory for what all inputs give; None where only a product tells its shape.
+        outputs: makes the memory for what all inputs give with so many columns of each group; None where only
+            a product tells its shape.
     """
 
     inputs: Tensor
@@ -63,7 +64,7 @@ class Products:
     scaled: Callable[[Tensor, Bound], Tensor] = torch.mul
     peak: Callable[[Tensor], Tensor] = _peak_of_rows
     finish: Callable[[Tensor], Tensor] | None = None
-    outputs: Callable[[], Tensor] | None = None
+    outputs: Callable[[int], Tensor] | None = None
 
     def finished(self, outputs: Tensor) -> Tensor:
         """The outputs of some inputs, when those of all parts are added up."""
