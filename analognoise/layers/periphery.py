@@ -216,10 +216,15 @@ class LayerPeriphery(ProductNoise):
         if layer.training:
             return self._prepare(name, *self._nominal(layer, name, weights), exact=False)
         tensors = [weights, *self._of(name)]
-        chip = (layer.matrix_of(name, weights), self.tensors[f"{name}.scale"], self._variance(name))
+
+        def prepared(*, exact: bool) -> list[Prepared]:
+            matrix = layer.matrix_of(name, weights)
+            variance = self.tensors.get(f"{name}.variance")
+            return self._prepare(name, matrix, self.tensors[f"{name}.scale"], variance, exact=exact)
+
         learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         if learning or torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
-            return self._prepare(name, *chip, exact=False)
+            return prepared(exact=False)
         # Fused optimizers and whoever writes to .data leave the version of a Parameter as it is.
         states = [t.tolist() if isinstance(t, nn.Parameter) else t._version for t in tensors]
         kept = self._cache.get(name)
@@ -229,17 +234,14 @@ class LayerPeriphery(ProductNoise):
             or any(a is not b for a, b in zip(kept[0], tensors, strict=True))
         ):
             with torch.inference_mode(False), torch.no_grad():  # kept for products with gradients, too
-                kept = self._cache[name] = tensors, states, self._prepare(name, *chip, exact=True)
+                kept = self._cache[name] = tensors, states, prepared(exact=True)
         return kept[2]
 
     def _of(self, name: str) -> list[Tensor]:
         """Ranges and tensors of one matrix."""
-        keys = (f"{name}.scale", f"{name}.variance", f"{name}.input", f"{name}.output")
-        both = self.tensors | self.ranges
-        return [both[key] for key in keys if key in both]
-
-    def _variance(self, name: str) -> Tensor | None:
-        return self.tensors.get(f"{name}.variance")
+        tensors = (self.tensors.get(f"{name}.{own}") for own in ("scale", "variance"))
+        ranges = (self.ranges.get(f"{name}.{side}") for side in SIDES)
+        return [tensor for tensor in (*tensors, *ranges) if tensor is not None]
 
     def _prepare(
         self, name: str, matrix: Tensor, scale: Tensor, variance: Tensor | None, *, exact: bool
