@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from analognoise.crossbar.periphery import Products
@@ -37,9 +38,14 @@ def followed() -> bool:
 
 
 def transformed() -> bool:
-    """Whether torch makes something else of what is computed: a graph, or a function of functions."""
+    """Whether torch makes something else of what is computed: a graph, a function of functions, or forward
+    derivatives, which need no gradients enabled.
+    """
     return (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     )
 
 

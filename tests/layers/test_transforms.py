@@ -5,9 +5,19 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.func import grad, jacfwd, jvp, vjp
 
 import analognoise as an
 from analognoise.errors import StaleChipWarning
+from tests.layers.peripheries import on_tiles
+
+CONVERTERS = {
+    "fixed": {"dac": {"bits": 6, "range": "fixed", "bound": 2.0}, "adc": {"bits": 6, "bound": 6.0}},
+    "dynamic": {"dac": {"bits": 6}, "adc": {"bits": 6, "bound": 6.0}},
+    "bit-serial": {"dac": {"bits": 6}, "adc": {"bits": 8, "bound": 6.0}, "input_mode": "bit-serial"},
+}
+each_converter = pytest.mark.parametrize("periphery", CONVERTERS.values(), ids=CONVERTERS)
 
 
 def test_weights_are_looked_at_inside_a_transform() -> None:
@@ -26,3 +36,65 @@ def test_weights_are_looked_at_inside_a_transform() -> None:
         unseen[2].weight.add_(1.0)
     with pytest.warns(StaleChipWarning, match="'2'"):
         torch.func.grad(loss)(x, unseen)
+
+
+@each_converter
+def test_derivatives_pass_through_transforms_of_something_else(periphery: dict) -> None:
+    torch.manual_seed(0)
+    model, x, by = on_tiles(nn.Linear(40, 6), periphery, rows=16), torch.randn(3, 40), torch.randn(3, 6)
+    along, cotangent = torch.randn(3, 40), torch.randn(3, 6)
+    own = x.clone().requires_grad_()
+    forward = torch.autograd.functional.jvp(model, x, along)[1]
+    [backward] = torch.autograd.grad(model(own), own, cotangent)
+    assert backward.abs().max() > 0.1
+
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        return grad(lambda by: (model(x) * by).sum())(by)
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        return jvp(lambda by: model(x) * by, (by,), (torch.ones_like(by),))[1]
+
+    for inner in (gradient, derivative):
+        torch.testing.assert_close(jvp(inner, (x,), (along,))[1], forward)
+        torch.testing.assert_close(vjp(inner, x)[1](cotangent)[0], backward)
+        torch.testing.assert_close(torch.autograd.grad(inner(own), own, cotangent)[0], backward)
+    twice = jvp(lambda x: jvp(lambda x: model(x).square(), (x,), (along,))[1], (x,), (along,))[1]
+    torch.testing.assert_close(twice, 2 * forward.square())
+
+
+@each_converter
+def test_compiled_transforms(periphery: dict) -> None:
+    torch.manual_seed(0)
+    model, x, along = on_tiles(nn.Linear(10, 6), periphery), torch.randn(3, 10), torch.randn(3, 10)
+    expected = torch.autograd.functional.jvp(model, x, along)[1]
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        return jvp(model, (x,), (along,))[1]
+
+    torch.testing.assert_close(torch.compile(derivative, backend="eager")(x), expected)
+
+
+@each_converter
+def test_forward_derivatives_without_gradients_of_products_in_blocks(
+    periphery: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layers = [(nn.Linear(40, 14), (31, 40)), (nn.Conv2d(4, 6, 3, groups=2), (7, 4, 9, 9))]
+    for layer, shape in layers:
+        model, x, along = on_tiles(layer, periphery, rows=18), torch.randn(shape), torch.randn(shape)
+        expected = torch.autograd.functional.jvp(model, x, along)[1]
+        with monkeypatch.context() as changes, torch.no_grad(), forward_ad.dual_level():
+            changes.setattr("analognoise.layers.products._WHOLE", 80)
+            changes.setattr("analognoise.layers.products._BLOCK", 40)
+            found = forward_ad.unpack_dual(model(forward_ad.make_dual(x, along))).tangent
+            torch.testing.assert_close(found, expected)
+
+
+def test_infinite_inputs_inside_a_transform_are_cut_off_as_outside() -> None:
+    model = on_tiles(nn.Linear(3, 2), CONVERTERS["fixed"])
+    x = torch.tensor([[float("inf"), -float("inf"), 0.3]])
+    with torch.no_grad():
+        expected = model(x)
+    assert expected.isfinite().all()
+    assert torch.equal(jvp(model, (x,), (torch.ones_like(x),))[0], expected)
+    assert jacfwd(model)(x).isfinite().all()

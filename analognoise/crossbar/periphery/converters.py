@@ -14,38 +14,33 @@ _LARGEST_LOG = 60.0
 class _Round(torch.autograd.Function):
     """Rounding to whole numbers whose gradient is that of leaving the values alone."""
 
-    generate_vmap_rule = True  # this and setup_context are what torch.func asks for
-
     @staticmethod
-    def forward(values: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         return values.round()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing is needed for the gradient."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
 
 
-class _RoundForward(_Round):
-    """The same with forward derivatives, which torch.compile cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return tangents[0].clone()  # which may not share its memory with the input's
+def _transformed(values: Tensor) -> bool:
+    """Whether derivatives are taken other than by recording what is computed."""
+    # A tensor does not tell what transforms further out do with it.
+    return torch._C._are_functorch_transforms_active() or forward_ad.unpack_dual(values).tangent is not None
 
 
 def differentiated(values: Tensor) -> bool:
-    """Whether a derivative with respect to these is wanted, backward or forward."""
-    backward = values.requires_grad and torch.is_grad_enabled()
-    return backward or forward_ad.unpack_dual(values).tangent is not None
+    """Whether a derivative with respect to these may be wanted, backward or forward."""
+    return (values.requires_grad and torch.is_grad_enabled()) or _transformed(values)
 
 
 def constant(values: Tensor) -> Tensor:
-    """The values, without any derivative; ``detach`` lets forward ones pass."""
-    return forward_ad.unpack_dual(values).primal.detach()
+    """The values, without any derivative; ``detach`` lets forward ones pass, and those of transforms further
+    out, but whole numbers have none.
+    """
+    if not _transformed(values):
+        return values.detach()
+    return values.view(torch.int64 if values.dtype == torch.float64 else torch.int32).view(values.dtype)
 
 
 def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) -> Tensor:
@@ -71,9 +66,10 @@ def rounded(values: Tensor) -> Tensor:
     """Whole numbers, with the gradient of leaving the values alone; where none is wanted ``values`` is
     overwritten.
     """
-    if differentiated(values):
-        function = _Round if torch.compiler.is_compiling() else _RoundForward
-        rounding: Tensor = function.apply(values)
+    if _transformed(values):  # where functions of one's own have no forward derivatives once compiled
+        return values + constant(values.round() - values).nan_to_num()  # of infinite ones
+    if values.requires_grad and torch.is_grad_enabled():
+        rounding: Tensor = _Round.apply(values)
         return rounding
     return values.round_()
 
