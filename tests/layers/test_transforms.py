@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
-from torch.func import grad, jacfwd, jvp, vjp
+from torch.func import functional_call, grad, jacfwd, jvp, vjp
 
 import analognoise as an
 from analognoise.errors import StaleChipWarning
@@ -98,3 +98,21 @@ def test_infinite_inputs_inside_a_transform_are_cut_off_as_outside() -> None:
     assert expected.isfinite().all()
     assert torch.equal(jvp(model, (x,), (torch.ones_like(x),))[0], expected)
     assert jacfwd(model)(x).isfinite().all()
+
+
+@each_converter
+def test_forward_derivatives_in_weights_while_training(periphery: dict) -> None:
+    torch.manual_seed(0)
+    model, x = on_tiles(nn.Linear(24, 5), periphery, rows=18).train(), torch.randn(3, 24)
+    weights = model.weight.detach().clone()
+    along, by = torch.randn(5, 24), torch.randn(3, 5)
+
+    def run(weights: torch.Tensor) -> torch.Tensor:
+        return functional_call(model, {"weight": weights}, (x,))
+
+    with an.periphery_in_training(model):
+        expected = torch.autograd.functional.jvp(run, weights, along)[1]
+        assert expected.abs().max() > 1
+        torch.testing.assert_close(jvp(run, (weights,), (along,))[1], expected)
+        further_out = jvp(lambda w: grad(lambda by: (run(w) * by).sum())(by), (weights,), (along,))[1]
+        torch.testing.assert_close(further_out, expected)

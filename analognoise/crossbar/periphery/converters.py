@@ -34,15 +34,6 @@ def differentiated(values: Tensor) -> bool:
     return (values.requires_grad and torch.is_grad_enabled()) or _transformed(values)
 
 
-def constant(values: Tensor) -> Tensor:
-    """The values, without any derivative; ``detach`` lets forward ones pass, and those of transforms further
-    out, but whole numbers have none.
-    """
-    if not _transformed(values):
-        return values.detach()
-    return values.view(torch.int64 if values.dtype == torch.float64 else torch.int32).view(values.dtype)
-
-
 def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) -> Tensor:
     """Values that a converter gives out: whole numbers from -levels to levels, or values limited to ± limit.
 
@@ -67,7 +58,7 @@ def rounded(values: Tensor) -> Tensor:
     overwritten.
     """
     if _transformed(values):  # where functions of one's own have no forward derivatives once compiled
-        return values + constant(values.round() - values).nan_to_num()  # of infinite ones
+        return values + (values.round() - values).detach().nan_to_num()  # of infinite ones
     if values.requires_grad and torch.is_grad_enabled():
         rounding: Tensor = _Round.apply(values)
         return rounding

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from analognoise.crossbar.mapping import Block
-from analognoise.crossbar.periphery.converters import bit_planes, constant, differentiated, limited, rounded
+from analognoise.crossbar.periphery.converters import bit_planes, differentiated, limited, rounded
 from analognoise.devices.periphery import Periphery
 
 Bound = float | Tensor
@@ -263,7 +263,7 @@ class Surroundings:
         """The largest absolute value of each vector; 1 for vectors of zeros, and of values so small that the
         factor to steps would overflow.
         """
-        peak = products.peak(constant(inputs))
+        peak = products.peak(inputs.detach())
         smallest = torch.finfo(peak.dtype).tiny * (self.in_levels or 1)
         return peak.masked_fill_(peak < smallest, 1.0)
 
@@ -292,7 +292,7 @@ class Surroundings:
         fixed = products.spread(noise) if isinstance(noise, Tensor) and noise.dim() else noise
         if part.variance is None:
             return fixed
-        variance = products.multiply(constant(steps).square(), part.variance, part.start)
+        variance = products.multiply(steps.detach().square(), part.variance, part.start)
         if self.out_noise:
             variance += fixed**2
         return variance.clamp_(min=0).sqrt_()
@@ -302,14 +302,14 @@ class Surroundings:
         assert self.in_levels is not None
         with torch.no_grad():
             total: Tensor | None = None
-            for number, plane in enumerate(bit_planes(constant(steps), self.in_levels)):
+            for number, plane in enumerate(bit_planes(steps.detach(), self.in_levels)):
                 outputs = self._read(plane, part, products, draw, number).mul_(2**number)
                 total = outputs if total is None else total.add_(outputs)
             assert total is not None
         if not (torch.is_grad_enabled() or differentiated(steps)):
             return total
         whole = products.multiply(steps, part.weights, part.start)
-        return whole + (total - constant(whole))
+        return whole + (total.detach() - whole.detach())  # no_grad lets forward derivatives pass
 
     def _steps(self, out_bound: Bound | None) -> Bound:
         """Output steps per full input on a full weight; 1 where nothing is rounded."""
