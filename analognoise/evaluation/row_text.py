@@ -1,8 +1,8 @@
 """Rows as CSV text, and back.
 
-Numbers are written in their shortest exact form: the same rows are the same bytes. What does not read as a
-row is damage, and an error that names the line; only a last line that a kill cut short is dropped, with a
-warning.
+Numbers are written in their shortest exact form: the same rows are the same bytes. At each time, or whatever
+the axis is, a run's chips come from 0 on, one after the other. What is otherwise is damage, and an error that
+names the line; only a last line that a kill cut short is dropped, with a warning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import io
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +113,8 @@ def parse_rows(
         kind: the dataclass of the rows.
 
     Raises:
-        ResultsError: when a line is not a row, is there twice, or is of another run (it names the line).
+        ResultsError: when a line is not a row, is there twice, is of another run, or comes before one that
+            it follows (it names the line).
     """
     whole = raw.rfind(b"\n") + 1
     columns = header_of(kind)
@@ -130,6 +133,7 @@ def parse_rows(
     rows: list[Any] = []
     seen: dict[tuple[str, int, float], int] = {}
     first: dict[str, tuple[int, Any]] = {}
+    chips: Counter[tuple[str, float]] = Counter()
     for number, line in enumerate(lines[1:], start=2):
         try:
             row = _parse_line(line, kind)
@@ -147,9 +151,24 @@ def parse_rows(
                 f"already, in line {seen[row.key]}"
             )
         seen[row.key] = number
+        series = row.run_id, row.position
+        if row.chip != chips[series]:
+            raise ResultsError(
+                f"{path}, line {number}: found {row.place} of run {row.run_id}, but "
+                f"{replace(row, chip=chips[series]).place} should be there before it: a line is missing, out "
+                "of order or changed; restore the file or delete it"
+            )
+        chips[series] += 1
         if differs := _difference(row, *first.setdefault(row.run_id, (number, row))):
             raise ResultsError(f"{path}, line {number}: {differs}; restore the file or delete it")
         rows.append(row)
+    written = format_rows(rows).encode().split(b"\n")
+    for number, (line, expected) in enumerate(zip(lines[1:], written, strict=False), start=2):
+        if line != expected:
+            raise ResultsError(
+                f"{path}, line {number}: found {line!r}, which is written as {expected!r}; restore the file "
+                "or delete it"
+            )
     if whole < len(raw):
         warnings.warn(
             f"{path}: the last line (line {len(lines) + 1}) was cut short by a kill and is dropped; its "

@@ -103,9 +103,12 @@ def _read_types(kind: Any) -> dict[str, str]:
 column_types: Callable[[Any], dict[str, str]] = cache(_read_types)
 
 
-def columns_of_type(kind: type[AnyRow], wanted: str) -> list[str]:
-    """Names of the columns whose type the dataclass writes as ``wanted``."""
+def _read_columns_of_type(kind: Any, wanted: str) -> list[str]:
     return [name for name, found in column_types(kind).items() if found == wanted]
+
+
+# Names of the columns whose type the dataclass writes as a word; asked for with each line, too.
+columns_of_type: Callable[[Any, str], list[str]] = cache(_read_columns_of_type)
 
 
 def rows_to_frame(rows: Sequence[AnyRow], kind: type[AnyRow] = Row) -> pd.DataFrame:

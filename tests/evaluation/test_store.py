@@ -66,13 +66,13 @@ def test_names_with_commas_and_quotes_come_back(tmp_path: Path) -> None:
 
 def test_frame_types(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    ResultStore(path).append([row(), row(1, run_id="run2", training_seed=None)])
+    ResultStore(path).append([row(), row(run_id="run2", training_seed=None)])
     frame = read_results(path)
     assert tuple(frame.columns) == COLUMNS
     assert frame["training_seed"].iloc[0] == 3
     assert frame["training_seed"].isna().iloc[1]
     assert frame["value"].dtype == frame["time_s"].dtype == np.float64
-    pd.testing.assert_frame_equal(frame, rows_to_frame([row(), row(1, run_id="run2", training_seed=None)]))
+    pd.testing.assert_frame_equal(frame, rows_to_frame([row(), row(run_id="run2", training_seed=None)]))
     assert list(rows_to_frame([]).columns) == list(COLUMNS)
 
 
@@ -166,7 +166,7 @@ def test_a_killed_writer_leaves_a_file_to_go_on_with(tmp_path: Path) -> None:
     assert len(store) >= 2 * reported  # what was reported is on the disk
     assert [r.chip for r in store.rows[::2]] == list(range(len(store.rows[::2])))
     known = list(store.rows)
-    more = replace(known[-1], chip=10**6)
+    more = replace(known[-1], time_s=120.0, chip=0)
     store.append([more])
     assert ResultStore(path, "run1").rows == [*known, more]
 
@@ -202,6 +202,46 @@ def test_damage_is_named_by_its_line(tmp_path: Path, line: int, damage: str, wor
     assert str(path) in str(error.value)
     assert f"line {line}" in str(error.value)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "line", "words"),
+    [
+        (lambda lines: lines[:5] + lines[6:], 8, "chip 2 at 3600 s of run run1, but chip 1 at 3600 s should"),
+        (lambda lines: lines[:1] + lines[2:], 4, "chip 1 at 1 s of run run1, but chip 0 at 1 s should"),
+        (lambda lines: [*lines[:2], lines[5], *lines[2:5], *lines[6:]], 3, "chip 1 at 3600 s .* chip 0 at"),
+        ((",1,1,acc", ",7,1,acc"), 5, "chip 7 at 1 s .* chip 1 at 1 s"),
+        ((",1,86400,", ",1,86401,"), 7, "chip 1 at 86401 s .* chip 0 at 86401 s"),
+        ((",1,3600,", ",1,03600,"), 6, "written as b'run1"),
+        ((",1,3600,", ",1, 3600,"), 6, "written as b'run1"),
+        ((",1,3600,", ',1,"3600",'), 6, "written as b'run1"),
+        (lambda lines: [*lines[:5], lines[5] + " ", *lines[6:]], 6, "written as b'run1"),
+    ],
+    ids=["a line less", "no first", "order", "chip", "time", "zero", "blank", "quotes", "blank at the end"],
+)
+def test_lines_that_are_missing_out_of_place_or_written_otherwise(
+    tmp_path: Path, damage: Any, line: int, words: str
+) -> None:
+    path = tmp_path / "results.csv"
+    fill(path, 3)
+    sound = path.read_text()
+    path.write_text(
+        sound.replace(*damage) if isinstance(damage, tuple) else "\n".join(damage(sound.split("\n")))
+    )
+    before = path.read_bytes()
+    told = f"results.csv, line {line}: found .*{words}.*restore the file"
+    for read in (lambda: ResultStore(path, "run1"), lambda: read_results(path)):
+        with pytest.raises(ResultsError, match=told):
+            read()
+    assert path.read_bytes() == before
+
+
+def test_chips_and_times_that_were_added_later_are_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    rows = [row(chip, t) for chips, t in ((2, 1.0), (3, 60.0), (1, 9.0)) for chip in range(chips)]
+    with ResultStore(path) as store:
+        store.append([*rows, row(2), row(0, run_id="run2"), row(3)])
+    assert len(ResultStore(path)) == len(rows) + 3
 
 
 def test_a_row_twice_is_damage(tmp_path: Path) -> None:
@@ -243,10 +283,10 @@ def test_runs_share_a_file(tmp_path: Path) -> None:
     ("new", "words"),
     [
         ([row(run_id="run2")], "holds run run1, not run2"),
-        ([row(5), row(5)], "already has chip 5"),
+        ([row(1), row(1)], "already has chip 1"),
         ([row(0)], "already has chip 0 at 1 s"),
-        ([row(5, value=math.nan)], "value of chip 5 at 1 s is nan"),
-        ([row(5, method="a\nb")], "line break"),
+        ([row(1, value=math.nan)], "value of chip 1 at 1 s is nan"),
+        ([row(1, method="a\nb")], "line break"),
     ],
 )
 def test_rows_that_do_not_belong(tmp_path: Path, new: list[Row], words: str) -> None:
@@ -257,7 +297,7 @@ def test_rows_that_do_not_belong(tmp_path: Path, new: list[Row], words: str) -> 
     with pytest.raises(ResultsError, match=words):
         store.append(new)
     assert path.read_bytes() == before
-    store.append([row(6)])  # the store is still sound
+    store.append([row(1)])  # the store is still sound
     assert len(ResultStore(path, "run1")) == 2
 
 
@@ -270,7 +310,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
     first.close()
     with pytest.raises(ResultsError, match="changed by another process"):
         second.append([row(1)])
-    first.append([row(2)])
+    first.append([row(1)])
     assert len(ResultStore(path)) == 2
 
 
