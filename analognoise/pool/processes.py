@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -153,12 +154,18 @@ class WorkerProcesses(Executor):
     def _start(self, number: int) -> Connection:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
+        resource_tracker.ensure_running()  # it would lift what is blocked below
         # Not a daemon: those may have no children, and data loaders may.
         process = context.Process(target=_work, args=(there,), name=f"analognoise-worker-{number}")
         with self._lock:
             if self._ended.is_set():
                 raise WorkerDied("the pool was ended")
-            process.start()
+            # Ctrl-C waits until the process ignores it: importing takes it seconds.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._processes[number] = process
         there.close()
         return here
@@ -186,10 +193,17 @@ class _Task:
 
 def _work(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
 
+    def send(content: bytes) -> None:
+        try:
+            connection.send_bytes(content)
+        except OSError:
+            os._exit(1)  # the parent is gone, which :func:`_follow_parent` has not seen yet
+
     def emit(payload: Any) -> None:
-        connection.send_bytes(pickle.dumps(("emitted", payload)))
+        send(pickle.dumps(("emitted", payload)))
 
     while True:
         try:
@@ -205,7 +219,7 @@ def _work(connection: Connection) -> None:
                 pickle.loads(answer)
             except Exception:
                 answer = pickle.dumps(("error", RuntimeError(f"{type(error).__name__}: {error}")))
-        connection.send_bytes(answer)
+        send(answer)
 
 
 def _follow_parent() -> None:

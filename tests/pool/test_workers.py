@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from analognoise.evaluation.montecarlo import evaluate_drift
 from analognoise.evaluation.sensitivity import layer_sensitivity
 from analognoise.pool import WorkerProcesses, connected, run_jobs
 from analognoise.pool import run as pool_run
+from analognoise.pool.processes import _work
 from analognoise.pool.travel import perform
 from analognoise.pool.warned import this_process
 
@@ -337,6 +338,47 @@ def test_layers_are_ranked_alike(make: Callable[[], Executor], batches: Any, tmp
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
     with ThreadPoolExecutor(1) as executor, pytest.raises(DataError, match="workers=2 and an executor"):
         layer_sensitivity(Net(), "pcm-ibm", batches, workers=2, executor=executor)
+
+
+def test_an_interrupt_of_the_terminal_while_workers_start_leaves_them_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with WorkerProcesses(1) as executor:
+        for delay in (0.0, 0.2):  # in the interpreter's own start, and in imports
+            task = executor.submit(time.sleep, 0)
+            while not executor._processes:
+                time.sleep(0.001)
+            time.sleep(delay)
+            [worker] = executor._processes.values()
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGINT)
+            assert task.result(60) is None
+            worker.kill()
+            with pytest.raises(BrokenExecutor):
+                executor.submit(time.sleep, 0).result(60)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("emits", [False, True])
+def test_a_worker_that_nobody_listens_to_any_more_ends_without_a_word(
+    emits: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=_work, args=(there,))
+    worker.start()
+    there.close()
+    work = (slowly_told, (), {}, True) if emits else (time.sleep, (0.3,), {}, False)
+    here.send_bytes(cloudpickle.dumps(work))
+    here.close()
+    worker.join(60)
+    assert worker.exitcode == 1
+    assert capfd.readouterr().err == ""
+
+
+def slowly_told(emit: Callable[[Any], None]) -> None:
+    time.sleep(0.3)
+    emit(1)
 
 
 def test_blocks_are_whole_chips_in_order_and_neither_tiny_nor_few() -> None:
