@@ -53,6 +53,11 @@ class Processes:
         """Whether the next pass writes into the memory of gradients that were taken from ``.grad``."""
         return any(wrapper.gradient_as_bucket_view for wrapper in self._wrappers)
 
+    @property
+    def static(self) -> bool:
+        """Whether a wrapper takes every pass to have the same graph: torch then averages in all of them."""
+        return any(wrapper.static_graph for wrapper in self._wrappers)
+
     def own_seed(self, seed: int) -> int:
         """A seed of this process's own; that of process 0 is ``seed``, so that one process draws as ever."""
         return derive_seed("process", seed, self.rank) if self.rank else seed

@@ -109,6 +109,20 @@ class SharpnessAware(InTwoCalls):
                     f"{type(self).__name__}, parameter group {number}", name, group.setdefault(name, value)
                 )
 
+    def distribute(self, model: nn.Module, *, sync: str = "all") -> None:
+        """As for every optimizer here.
+
+        Raises:
+            MethodError: also for "worker" with a ``static_graph``, whose first pass torch averages.
+        """
+        super().distribute(model, sync=sync)
+        if self._apart and self._processes.static:
+            raise MethodError(
+                f"{type(self).__name__}: sync='worker' leaves out the averaging of the first pass, which "
+                "DistributedDataParallel(static_graph=True) cannot: make it without static_graph, or take "
+                "sync='all'"
+            )
+
     def _gradients(self, closure: Closure | None) -> tuple[Any, bool]:
         if self._open is not None:
             if closure is not None:

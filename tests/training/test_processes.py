@@ -238,6 +238,11 @@ def refused(rank: int) -> list[str]:
     with pytest.raises(MethodError) as caught:
         an.SAM(sgd(model), model, sync="worker")
     messages.append(str(caught.value))
+    fixed = DistributedDataParallel(model, static_graph=True)
+    with pytest.raises(MethodError) as static:
+        an.ASAM(sgd(model), fixed, sync="worker")
+    messages.append(str(static.value))
+    an.GaussianNoise(sgd(model), fixed, noise=0.1, sync="worker")
     data = TensorDataset(X[0], Y[0])
     loader: Any = DataLoader(data, batch_size=2, sampler=DistributedSampler(data))
     with pytest.raises(ModelError) as lone:
@@ -449,8 +454,10 @@ def test_fit_shares_running_statistics_and_takes_a_perturbation_per_worker(
 
 def test_what_cannot_work_is_refused_in_every_process(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
-        alone, lone, unequal, apart, plain, climbing = found["refused"]
+        alone, static, lone, unequal, apart, plain, climbing = found["refused"]
         assert "sync='worker' needs the model as wrapped in DistributedDataParallel" in alone
+        assert "ASAM: sync='worker' leaves out the averaging of the first pass, which Distr" in static
+        assert "make it without static_graph, or take sync='all'" in static
         assert "split over 2 processes" in lone
         assert "DistributedDataParallel(model)" in lone
         assert "epochs: " in unequal
