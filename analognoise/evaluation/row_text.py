@@ -136,7 +136,7 @@ def parse_rows(
     chips: Counter[tuple[str, float]] = Counter()
     for number, line in enumerate(lines[1:], start=2):
         try:
-            row = _parse_line(line, kind)
+            row: Any = _parse_line(line, kind)
         except (ValueError, csv.Error) as problem:
             raise ResultsError(f"{path}, line {number}: {problem}; restore the file or delete it") from None
         if run_id is not None and row.run_id != run_id:
