@@ -215,8 +215,8 @@ class DriftEvaluation:
                     self._judge(self._probe.read(*first[0]), buffers)
                     self._plan(times, buffers)
                 judged = True
-                if store is not None and (pending or store.cut_short):
-                    store.claim(len(pending))
+                if store is not None:
+                    store.expect(len(pending))
                 if pending:
                     self._measure(pending, rows, ideal, buffers, watched, store, advance, executor)
                 wanted = _wanted(times, chips, rows, precision)

@@ -153,6 +153,8 @@ class FaultEvaluation:
         ):
             known = self._undisturbed(buffers, next(iter(rows.values()), None), store)
             advance(reused)
+            if store is not None:
+                store.expect(len(wanted) - reused)
             try:
                 for chip in range(chips):
                     new = []

@@ -124,6 +124,8 @@ class NoiseEvaluation:
             if stored is not None and store is not None:
                 refuse_another("noise-free", self.metric, clean, stored.digital, store)
                 clean = stored.digital
+            if store is not None:
+                store.expect(len(places) - reused)
             new: list[NoiseRow] = []
             for repeat, sigma in places:
                 if (repeat, sigma) not in rows:

@@ -142,6 +142,15 @@ class ResultStore(Generic[R]):
             self._open()
         check_room(self.path, rows * _ROW_BYTES, f" for {counted(rows, 'row')}")
 
+    def expect(self, rows: int) -> None:
+        """:meth:`claim` the file for rows to come; where none are, only a half line is removed.
+
+        Raises:
+            ResultsError: as :meth:`claim`.
+        """
+        if rows or self.cut_short:
+            self.claim(rows)
+
     def _open(self) -> FileIO:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -150,6 +150,28 @@ def test_a_run_that_was_killed_goes_on(batches: list, tmp_path: Path) -> None:
         run(make(clipping="max"), batches, out=whole, method="qat", training_seed=3)
 
 
+def test_a_file_is_held_before_the_work_and_cleaned_without_any(batches: list, tmp_path: Path) -> None:
+    path, seen = tmp_path / "faults.csv", []
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        seen.append(batch)
+        return model(batch[0])
+
+    run(make(), batches, chips=1, rates=(0.1,), forward=forward)
+    before, seen[:] = len(seen) - len(batches), []
+    with ResultStore(path, kind=FaultRow) as other:
+        other.claim()
+        with pytest.raises(ResultsError, match="another process is writing"):
+            run(make(), batches, out=path, forward=forward)
+    assert len(seen) == before
+    run(make(), batches, out=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"half")
+    with pytest.warns(UserWarning, match="cut short"):
+        assert run(make(), batches, out=path).reused == 12
+    assert path.read_bytes() == whole
+
+
 def test_runs_share_a_store(batches: list, tmp_path: Path) -> None:
     with ResultStore(tmp_path / "both.csv", kind=FaultRow) as store:
         for kind in ("flip", "stuck-at-0"):

@@ -16,7 +16,9 @@ from torch import nn
 import analognoise as an
 from analognoise.computing.levels import LEVELS, fluctuating_sigma, noise_levels
 from analognoise.errors import DataError, NoiseError, NotProgrammedError, QuantizationError, ResultsError
+from analognoise.evaluation.noise_rows import NoiseRow
 from analognoise.evaluation.statistics import mean_interval
+from analognoise.evaluation.store import ResultStore
 from analognoise.seeds import Stream
 
 SIGMAS = (0.1, 1.0, 10.0)
@@ -114,6 +116,26 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     for options in ({"seed": 1}, {"kind": "multiplicative"}, {"layers": "linear"}, {"fluctuating": True}):
         with pytest.raises(ResultsError, match="holds another run"):
             measured(out=whole, **options)
+
+
+def test_a_file_is_held_before_the_work_and_cleaned_without_any(tmp_path: Path) -> None:
+    path, seen = tmp_path / "noise.csv", []
+
+    def forward(model: nn.Module, given: Any) -> torch.Tensor:
+        seen.append(given)
+        return model(given[0])
+
+    with ResultStore(path, kind=NoiseRow) as other:
+        other.claim()
+        with pytest.raises(ResultsError, match="another process is writing"):
+            measured(out=path, forward=forward)
+    assert len(seen) == len(DATA)  # without noise
+    measured(out=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"half")
+    with pytest.warns(UserWarning, match="cut short"):
+        assert measured(out=path).reused == 12
+    assert path.read_bytes() == whole
 
 
 def test_repeats_and_levels_do_not_change_each_other() -> None:
