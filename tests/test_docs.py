@@ -12,6 +12,7 @@ from scipy import stats
 from analognoise.devices import load_profile, physics
 from analognoise.training.recipes import METHODS
 from analognoise.units import parse_time
+from benchmarks.scaling.__main__ import operators_per_tile
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -111,3 +112,33 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_seven_billion_parameters_cost_what_the_assumptions_make_of_them() -> None:
+    page = (DOCS / "scaling.md").read_text(encoding="utf-8")
+    weights, tiles, chips, times, launch = 7e9, 7e9 / 512**2, 25, 5, 5e-6
+    operators = {name: round(count) for name, count in operators_per_tile().items()}
+    assert round(tiles, -2) == 26_700
+    one_pass = 2 * weights * 330_000 / 400e12
+    parts = {
+        "passes": (one_pass, times),
+        "programming": (tiles * operators["programming"] * launch, 1),
+        "five drift times": (tiles * operators["a drift time"] * launch * times, 1),
+    }
+    found = {name: cells for name, *cells in table("scaling.md", "part")}
+    for name, (seconds, each) in parts.items():
+        how, own, all_chips = found[name]
+        assert float(own.removeprefix("5 × ").removesuffix(" s")) == pytest.approx(seconds, rel=0.05), name
+        assert float(all_chips.removesuffix(" min")) == pytest.approx(seconds * each * chips / 60, abs=0.51)
+        if name != "passes":
+            count = operators["programming" if name == "programming" else "a drift time"]
+            assert how.startswith(f"26,700 tiles × {count} operators × 5 µs")
+    whole = sum(seconds * each for seconds, each in parts.values())
+    assert found["whole"][1:] == [f"{whole / 60:.1f} min", f"about {whole * chips / 60:.0f} min"]
+    assert f"{whole * chips / 60:.0f} / N minutes, down to {whole / 60:.1f} minutes on 25" in page
+    rows = table("scaling.md", "what")
+    program, drift, _, one = (float(cells[3].split()[0]) for cells in rows)  # ns per weight
+    devices, vectors = weights * chips * 1e-9, 330_000 / 256
+    assert f"the 25 chips in {devices * program / 60:.0f} minutes" in page
+    assert f"to all times in {devices * times * drift / 3600:.0f} hours" in page
+    assert f"reach, {weights * vectors * one * 1e-9 / 3600:.0f} hours each" in page
