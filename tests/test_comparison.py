@@ -677,6 +677,30 @@ def test_a_method_that_breaks_down_is_reported_and_the_others_go_on(tmp_path):
     assert contents(tmp_path) == before
 
 
+class OnlyInTraining(nn.Module):
+    """Its outputs are NaN in eval mode, for one of the seeds; its losses and parameters are not."""
+
+    def __init__(self, net: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.net, self.broken = net, seed == 1
+
+    def forward(self, x):
+        return self.net(x) * (float("nan") if self.broken and not self.training else 1.0)
+
+
+def test_outputs_that_are_not_finite_on_test_data_stop_that_training_alone(tmp_path):
+    task = get_task("digits")
+    odd = replace(task, build=lambda seed: OnlyInTraining(task.build(seed), seed), validation=None)
+    found = run(tmp_path, task=odd, methods="sgd,clip", seeds=(0, 1), epochs=1)
+    assert {(failure.method, failure.training_seed) for failure in found.failed} == {("sgd", 1), ("clip", 1)}
+    words = "training by method 'sgd' broke down in epoch 1: test data, batch 0: the accuracy has the sum nan"
+    assert any(failure.message.startswith(words) for failure in found.failed)
+    assert set(found.results["training_seed"]) == {0}
+    before = contents(tmp_path)
+    assert run(tmp_path, task=odd, methods="sgd,clip", seeds=(0, 1), epochs=1).failed == found.failed
+    assert contents(tmp_path) == before
+
+
 def test_the_exit_status_says_that_a_method_broke_down(tmp_path, capsys):
     methods = "sgd,sgd:lr=1e30,noise:noise=1e30"  # the recipe's name alone would not tell which one it was
     asked = ["--methods", methods, "--chips", "2", "--seeds", "1", "--epochs", "1"]

@@ -22,9 +22,11 @@ from analognoise.comparison.settings import MOMENTUM, SCHEDULE, WEIGHT_DECAY, Tr
 from analognoise.errors import SparsityError, TrainingError, WorkerError
 from analognoise.evaluation.rows import AnyRow
 from analognoise.files import write_whole
+from analognoise.metrics import NotFiniteError
 from analognoise.pool import Shared
 from analognoise.sparsity import activation_sparsity
 from analognoise.tasks import Task, get_task, load_weights, save_weights
+from analognoise.training.breakdown import diverged
 from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.fit import fit
 from analognoise.training.history import Epoch
@@ -121,21 +123,36 @@ class TrainJob:
                     on_epoch=cast(Callable[[Epoch], None], emit),
                     checkpoint=self.checkpoint,
                 )
+            record["digital"] = self._digital(trained, task)
         except TrainingError as error:
             record["error"] = str(error)
         else:
             record["sha256"] = save_weights(trained, path)
             record["history"] = history.to_dict()
-            record["digital"] = {
-                name: measure(trained, data, metric=task.metric, loss=task.loss, forward=task.forward).value
-                for name, data in (("validation", task.validation), ("test", task.test))
-                if data is not None
-            }
             if training.sparsity is not None:
                 record["activation_sparsity"] = _sparsity(trained, task)
         write_json(path.with_suffix(".json"), record)
         self.checkpoint.remove()
         return record
+
+    def _digital(self, trained: nn.Module, task: Task) -> dict[str, float]:
+        """The metric on validation and test data.
+
+        Raises:
+            TrainingError: when the model's output is not finite there.
+        """
+        found = {}
+        for name, data in (("validation", task.validation), ("test", task.test)):
+            if data is None:
+                continue
+            try:
+                found[name] = measure(
+                    trained, data, metric=task.metric, loss=task.loss, forward=task.forward
+                ).value
+            except NotFiniteError as error:
+                recipe, last = self.training.recipe, self.training.epochs
+                raise TrainingError(diverged(recipe, last, f"{name} data, {error}")) from error
+        return found
 
 
 class Condition(Protocol):

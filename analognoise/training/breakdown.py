@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analognoise.batches import is_out_of_memory
 from analognoise.errors import DataError, ModelError, TrainingError
@@ -77,6 +77,38 @@ def mean_loss(
     if not math.isfinite(mean):
         raise TrainingError(diverged(recipe, epoch, f"the mean of its losses is {mean}", last))
     return mean
+
+
+class FiniteBuffers:
+    """Buffers of a model that hold finite numbers before a training, such as running variances.
+
+    Args:
+        model: the module that is trained.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names = {name for name, buffer in model.named_buffers() if not _broken_in(buffer)}
+
+    def refuse_broken(self, processes: Processes, recipe: Recipe, epoch: int, last: int) -> None:
+        """Raise, in all processes, if one of them holds others after the epoch's step ``last``."""
+        for found in processes.gather(self._broken()):
+            if found:
+                raise TrainingError(diverged(recipe, epoch, found, last))
+
+    def _broken(self) -> str:
+        """The first of them that holds others, in words."""
+        for name, buffer in self._model.named_buffers():
+            bad = _broken_in(buffer) if name in self._names else 0
+            if bad:
+                return f"buffer {name!r}: {bad} of its {counted(buffer.numel(), 'value')} are NaN or infinite"
+        return ""
+
+
+def _broken_in(values: Tensor) -> int:
+    if values.layout is not torch.strided or not (values.is_floating_point() or values.is_complex()):
+        return 0
+    return int((~torch.isfinite(values)).sum())
 
 
 def diverged(recipe: Recipe, epoch: int, what: str, number: int | None = None) -> str:

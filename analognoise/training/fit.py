@@ -24,7 +24,7 @@ from analognoise.metrics import NotFiniteError, final_value
 from analognoise.processes import Processes, unwrapped
 from analognoise.quantized import quantizer_ranges
 from analognoise.seeds import derive_seed, rng_preserved
-from analognoise.training.breakdown import diverged, explained, mean_loss, refuse_broken
+from analognoise.training.breakdown import FiniteBuffers, diverged, explained, mean_loss, refuse_broken
 from analognoise.training.checkpoint import Checkpoint
 from analognoise.training.delegate import OptimizerAround
 from analognoise.training.fit_checks import (
@@ -136,8 +136,8 @@ def fit(
             on from it as they did.
         ResultsError: when the checkpoint is damaged, of another training, in use by another process, or
             cannot be written.
-        TrainingError: when the loss, a weight or the output on the validation data becomes NaN or infinite;
-            names the method, the epoch and the step.
+        TrainingError: when the loss, a weight, a buffer or the output on the validation data becomes NaN or
+            infinite; names the method, the epoch and the step.
     """
     recipe = parse_method(recipe)
     check_numbers(epochs, lr, momentum, weight_decay, seed)
@@ -185,6 +185,7 @@ def fit(
         training |= characteristics(model, profile, functions, validation is not None)
     stream = processes.own_seed(derive_seed("fit", seed))
     resumption = Resumption(file, training, model, optimizer, train, history, stream)
+    buffers = FiniteBuffers(model)
     memory = InParts()
     batch: Any = None
 
@@ -251,6 +252,7 @@ def fit(
                 except ModelError as error:
                     raise TrainingError(diverged(recipe, epoch, str(error), number)) from error
                 processes.share_buffers()
+                buffers.refuse_broken(processes, recipe, epoch, number)
                 measured = None
                 if validation is not None:
                     try:

@@ -139,3 +139,16 @@ def test_files_that_are_none(tmp_path):
     torch.save(model().state_dict(), tmp_path / "model.pt")
     with pytest.raises(ModelError, match=r"model\.pt' is not a readable safetensors file"):
         load_weights(model(), tmp_path / "model.pt")
+
+
+def test_infinite_values_that_a_model_is_built_with_are_its_own(tmp_path):
+    model = nn.BatchNorm1d(3)
+    model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    path = tmp_path / "masked.safetensors"
+    save_weights(model, path)
+    load_weights(model, path)
+    model.mask[0] = -float("inf")
+    save_weights(model, path)
+    model.mask[0] = 0.0
+    with pytest.raises(ModelError, match="1 of the 2 values of 'mask' are NaN or infinite"):
+        load_weights(model, path)

@@ -357,6 +357,29 @@ def test_a_gradient_that_overflows_is_a_breakdown():
         train(network(), "sam", data=[(x * 1e25, y)])
 
 
+class Normed(nn.Module):
+    """Its running variance overflows long before a loss does; the mask is infinite from the beginning."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x)))
+
+
+def test_running_statistics_that_overflow_are_a_breakdown():
+    torch.manual_seed(0)
+    model = Normed()
+    train(model, epochs=1)
+    with torch.no_grad():
+        model.first.weight.mul_(1e21)
+    words = r"broke down in epoch 1, step \d+: buffer 'norm.running_var': 8 of its 8 values are NaN or inf"
+    with pytest.raises(TrainingError, match=words):
+        train(model, epochs=1)
+
+
 def test_divergence_in_the_last_step_is_found():
     # The loss of the only step is fine; what it does to the weights is not.
     x, y = blobs()
