@@ -13,6 +13,7 @@ import analognoise as an
 from benchmarks.speed import memory, peer
 from benchmarks.speed.__main__ import app
 from benchmarks.speed.by_hand import by_hand
+from benchmarks.speed.by_hand_chip import ChipByHand
 from benchmarks.speed.timing import medians
 
 CUDA = torch.device("cuda")
@@ -111,3 +112,23 @@ def test_what_is_written_by_hand_computes_what_a_chip_does():
     # Rounding of a half may differ, and then a step of the ADC.
     assert (found - expected).abs().mean() < 0.01 * (found - digital).abs().mean()
     assert (noisy - found).std() > 5 * (found - digital).std()
+
+
+def test_a_chip_by_hand_has_the_numbers_of_a_chip():
+    torch.manual_seed(0)
+    second = nn.Conv2d(64, 64, 3, bias=False)  # of two tiles
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, bias=False), nn.Sequential(second), nn.Linear(64, 10))
+    hand = ChipByHand(model, an.load_profile("pcm-ibm"))
+    assert [tuple(tile.shape) for tile in hand.tiles] == [(64, 27), (64, 288), (64, 288), (10, 64)]
+    analog = an.convert_to_analog(model, "pcm-ibm").eval()
+    layers = {"0": analog[0], "1.0": analog[1][0], "2": analog[2]}
+
+    def same():
+        return [torch.equal(layers[name].analog.weights["weight"], own) for name, own in hand.weights.items()]
+
+    state = hand.program()
+    an.program_(analog)
+    assert same() == [True] * 3
+    hand.drift(state, 3600.0)
+    an.drift_to_(analog, 3600.0)
+    assert same() == [True] * 3

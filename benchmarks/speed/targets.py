@@ -18,6 +18,7 @@ import analognoise as an
 from analognoise.conversion import analog_layers
 from benchmarks.speed import memory, peer
 from benchmarks.speed.by_hand import by_hand
+from benchmarks.speed.by_hand_chip import ChipByHand
 from benchmarks.speed.periphery import one_pass, with_normals
 from benchmarks.speed.timing import medians
 from benchmarks.speed.workloads import Batch, Workload
@@ -83,7 +84,7 @@ def passes(name: str, work: Workload, repeats: int) -> list[Figure]:
             1.25 + max(0.0, ratio["normals"] - 1),
             ratio.get("aihwkit, 8 bits"),
         ),
-        *([Figure("the same by hand", name, ratio["by hand"])] if "by hand" in ratio else []),
+        *_by_hand(name, ratio),
     ]
 
 
@@ -103,6 +104,9 @@ def programming(name: str, work: Workload, repeats: int) -> list[Figure]:
         an.drift_to_(an.program_(analog, 0), TIMES[2])
 
     parts: dict[str, Callable[[], object]] = {"ours": ours, "draw": draw}
+    if name == "W2":  # the one of many small tiles
+        hand = ChipByHand(work.model(), _profile())
+        parts["by hand"] = lambda: hand.drift(hand.program(), TIMES[2])
     if peer.installed():
         tile = peer.converted(work.model()).eval()
 
@@ -120,7 +124,8 @@ def programming(name: str, work: Workload, repeats: int) -> list[Figure]:
             ratio["ours"],
             2.5,
             ratio.get("aihwkit"),
-        )
+        ),
+        *_by_hand(name, ratio),
     ]
 
 
@@ -243,6 +248,10 @@ def markdown(figures: list[Figure], command: str, device: torch.device) -> str:
         cells = (figure.what, figure.workload, f"{figure.value:.2f}", ", ".join(wanted), *peers, verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _by_hand(name: str, ratio: dict[str, float]) -> list[Figure]:
+    return [Figure("the same by hand", name, ratio["by hand"])] if "by hand" in ratio else []
 
 
 def _profile(*, periphery: bool = False) -> an.DeviceProfile:
