@@ -133,10 +133,12 @@ def weights_through(model: nn.Module, times: Sequence[float]) -> list[ChipWeight
         return found
 
 
-def restart_products(model: nn.Module) -> None:
-    """Let the noise of products begin anew, as when the chip is brought to its drift time."""
+def restart_products(model: nn.Module, products: int = 0) -> None:
+    """Let the noise of products begin anew, as when the chip is brought to its drift time, or as after so
+    many products of each layer.
+    """
     for layer in analog_layers(model).values():
-        layer.analog.restart()
+        layer.analog.restart(products)
 
 
 @contextmanager

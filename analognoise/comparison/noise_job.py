@@ -9,8 +9,8 @@ from typing import Any
 from analognoise.comparison.jobs import Emit, EvaluationJob, load_trained, task_of
 from analognoise.computing.noise import ComputingNoise
 from analognoise.evaluation.metrics import Metric
-from analognoise.evaluation.noise import NoiseEvaluation
 from analognoise.evaluation.noise_rows import NoiseRow
+from analognoise.evaluation.noise_series import NoiseEvaluation, NoiseSeries
 from analognoise.evaluation.relay import Relay
 
 
@@ -70,7 +70,7 @@ class NoiseJob(EvaluationJob[Noise, NoiseRow]):
                 method=self.training.method,
                 training_seed=self.training.seed,
             )
-            evaluation.run(self.positions, self.chips, Relay(self.known, emit))
+            NoiseSeries([evaluation]).run(self.positions, self.chips, Relay(self.known, emit))
         texts = [str(item.message) for item in caught]
         if evaluation.not_called:
             names = ", ".join(map(repr, evaluation.not_called))

@@ -130,9 +130,7 @@ class ComputingNoise:
                     f"layer {name or '(the model)'!r} has noise already from a computing_noise around this "
                     "one: give nested ones different layers"
                 )
-        self._forwards = 0
-        self._in_forward = {}
-        self.calls = dict.fromkeys(self.layers, 0)
+        self.restart()
         with ExitStack() as stack:
             # Compiled code would not know of the hooks, and the compiled twin of a model does not show in it.
             stack.enter_context(eager())
@@ -154,6 +152,12 @@ class ComputingNoise:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_open": None}
+
+    def restart(self) -> None:
+        """Begin the draws anew, as when the context is entered."""
+        self._forwards = 0
+        self._in_forward = {}
+        self.calls = dict.fromkeys(self.layers, 0)
 
     def set_sigma(self, sigma: float) -> None:
         """Give every layer this σ (of mixed noise: to its additive part), at any time."""

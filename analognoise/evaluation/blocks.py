@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 import torch
 
-from analognoise.evaluation.passes import Passes
-from analognoise.evaluation.rows import Row
-from analognoise.pool import Shared, run_jobs, size_of
+from analognoise.errors import DataError
+from analognoise.pool import Shared, check_executor, check_travel, run_jobs, size_of
 
-Place = tuple[int, float]
+Place = tuple[Any, ...]
+"""What one row is of: (chip, time), or another condition in the place of the time; what chips have in common
+may stand before them.
+"""
 # A task's way to a worker and back takes milliseconds, on a cluster some ten.
 _BLOCK_SECONDS = 1.0
 # So many blocks each, so that workers end at about the same time.
@@ -23,75 +25,90 @@ _BLOCKS_EACH = 4
 
 
 class Measuring(Protocol):
-    """An evaluation after its digital pass, ready to be sent."""
+    """An evaluation after its first pass, ready to be sent."""
 
-    profile: str
-    passes: Passes
+    @property
+    def exclusive(self) -> bool:
+        """Whether a row uses what threads of a process share: generators, switches of torch."""
 
-    def measure(self, places: Sequence[Place], ideal: float) -> list[Row]:
-        """Rows of some chips and times."""
+    def measure(self, places: Sequence[Any], known: Any) -> list[Any]:
+        """Rows of some places; ``known`` is what the first pass found out for them."""
+
+    def title(self, first: Any, last: Any) -> str:
+        """What the rows of places, from the first to the last, are of, in words."""
 
 
 @dataclass(frozen=True)
-class ChipBlock:
-    """Some chips of an evaluation at some times.
+class Block:
+    """Some places of an evaluation.
 
     Attributes:
         evaluation: a :class:`Measuring`.
-        profile: for the title.
-        places: (chip, time) of each row.
-        ideal: the digital metric.
-        exclusive: whether the forward draws from the process's generators.
+        title: what the job does, in words.
+        places: of each row.
+        known: see :meth:`Measuring.measure`.
+        exclusive: likewise.
     """
 
     evaluation: Shared
-    profile: str
+    title: str
     places: tuple[Place, ...]
-    ideal: float
+    known: Any
     exclusive: bool
 
-    @property
-    def title(self) -> str:
-        """What the job does, in words."""
-        first, last = self.places[0][0], self.places[-1][0]
-        which = f"chip {first}" if first == last else f"chips {first} to {last}"
-        return f"{which} of {self.profile}"
-
-    def run(self, emit: Callable[[Any], None]) -> list[Row]:
+    def run(self, emit: Callable[[Any], None]) -> list[Any]:
         """Measure all of them."""
-        rows: list[Row] = self.evaluation.value.measure(self.places, self.ideal)
+        rows: list[Any] = self.evaluation.value.measure(self.places, self.known)
         return rows
+
+
+def check_shared(executor: Executor, device: torch.device, parts: Mapping[str, Any]) -> None:
+    """Raise unless the places of an evaluation can be given to an executor's workers.
+
+    Args:
+        executor: what was given as one.
+        device: of the model.
+        parts: what must travel, by what it is called.
+
+    Raises:
+        DataError: when the model is not on the CPU, the executor is none, or a part cannot be sent.
+        WorkerError: when the executor is shut down or broken.
+    """
+    if device.type != "cpu":
+        raise DataError(f"workers compute on the CPU only, the model is on {device}: leave out the executor")
+    check_executor(executor, torch.get_num_threads())
+    check_travel(parts)
 
 
 def measure_blocks(
     evaluation: Shared,
     places: Sequence[Place],
-    ideal: float,
+    known: Any,
     seconds: float,
     executor: Executor,
-    take: Callable[[Row], None],
+    take: Callable[[Any], None],
 ) -> None:
     """Have the workers of an executor measure places.
 
     Args:
         evaluation: a :class:`Measuring`.
-        places: (chip, time) of each row, by chip.
-        ideal: the digital metric.
+        places: of each row, by chip.
+        known: see :meth:`Measuring.measure`.
         seconds: what one row takes.
         executor: whose workers measure.
         take: gets the rows, in the order of ``places``.
     """
     measuring: Measuring = evaluation.value
     blocks = [
-        ChipBlock(evaluation, measuring.profile, block, ideal, measuring.passes.draws)
+        Block(evaluation, measuring.title(block[0], block[-1]), block, known, measuring.exclusive)
         for block in split(places, seconds, size_of(executor))
     ]
     order = {block.places: number for number, block in enumerate(blocks)}
-    arrived: dict[int, list[Row]] = {}
+    arrived: dict[int, list[Any]] = {}
     expected = 0
 
     # What comes early waits, so that a file is at any moment the beginning of what one process would write.
-    def done(job: Any, rows: list[Row]) -> tuple[()]:
+    def done(job: Any, rows: list[Any]) -> tuple[()]:
         nonlocal expected
         arrived[order[job.places]] = rows
         while expected in arrived:
@@ -103,15 +120,20 @@ def measure_blocks(
     run_jobs(blocks, executor, lambda job, payload: None, done, torch.get_num_threads())
 
 
+def numbered(unit: str, first: int, last: int) -> str:
+    """``chip 3`` or ``chips 3 to 5``."""
+    return f"{unit} {first}" if first == last else f"{unit}s {first} to {last}"
+
+
 def split(places: Sequence[Place], seconds: float, workers: int) -> list[tuple[Place, ...]]:
     """Whole chips in blocks that take about a second each, and that are enough for all workers.
 
     Args:
-        places: (chip, time), by chip.
+        places: of each row, by chip.
         seconds: what one place takes.
         workers: how many there are.
     """
-    chips = [tuple(group) for _, group in groupby(places, key=lambda place: place[0])]
+    chips = [tuple(group) for _, group in groupby(places, key=lambda place: place[:-1])]
     by_time = ceil(_BLOCK_SECONDS / max(seconds * len(chips[-1]), 1e-9))
     by_share = ceil(len(chips) / (_BLOCKS_EACH * workers))
     size = max(1, min(by_time, by_share))

@@ -21,7 +21,7 @@ from analognoise.conversion import check_finite
 from analognoise.crossbar.compensation import name_chips, name_compensation
 from analognoise.description import Description, describe
 from analognoise.errors import DataError, ResultsError, nearest
-from analognoise.evaluation.blocks import Place, measure_blocks
+from analognoise.evaluation.blocks import check_shared, measure_blocks, numbered
 from analognoise.evaluation.calibration import CalibrationData
 from analognoise.evaluation.checks import check_place, refuse_another, whole_number
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
@@ -36,11 +36,11 @@ from analognoise.evaluation.sampling import PLANNING_CHIPS, SAMPLINGS, Stratifie
 from analognoise.evaluation.stopping import Precision
 from analognoise.evaluation.store import ResultStore
 from analognoise.evaluation.surroundings import At, Buffers, left_as_found
-from analognoise.evaluation.walk import walk
+from analognoise.evaluation.walk import Place, walk
 from analognoise.fingerprint import name_of
 from analognoise.halving import until_it_fits
 from analognoise.on_tiles import require_analog
-from analognoise.pool import Shared, check_executor, check_travel
+from analognoise.pool import Shared
 from analognoise.progress import Advance, progress_bar
 from analognoise.seeds import derive_seed
 from analognoise.units import format_time
@@ -300,15 +300,19 @@ class DriftEvaluation:
         """This evaluation, for workers, as it is after the digital pass."""
         return Shared(self)
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether a pass draws from the process's generators; known after the digital pass."""
+        return self.passes.draws
+
+    def title(self, first: Place, last: Place) -> str:
+        """What the rows from one place to another are of, in words."""
+        return f"{numbered('chip', first[0], last[0])} of {self.profile}"
+
     def _check_shared(self, executor: Executor) -> None:
         """Raise unless the chips can be given to an executor's workers; nothing was computed yet."""
-        if self.device.type != "cpu":
-            raise DataError(
-                f"workers compute on the CPU only, the model is on {self.device}: leave out the executor"
-            )
-        check_executor(executor, torch.get_num_threads())
         parts = {"model": self.model, "metric": self.metric, "forward": self.forward, "data": self.data}
-        check_travel({**parts, "recalibration": self._recalibration})
+        check_shared(executor, self.device, {**parts, "recalibration": self._recalibration})
 
     def _measured(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
         with self._recalibrated(chip, time, buffers):

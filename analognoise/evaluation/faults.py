@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
+from functools import cached_property
 from os import PathLike
+from time import perf_counter
 from typing import Any
 
 from torch import nn
@@ -13,6 +16,7 @@ from torch import nn
 from analognoise.conversion import check_finite
 from analognoise.copying import NotCopiedError
 from analognoise.errors import ConversionError, DataError, ResultsError, SparsityError
+from analognoise.evaluation.blocks import check_shared, measure_blocks, numbered
 from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
 from analognoise.evaluation.fault_report import FaultReport, FaultRow, bits_label
 from analognoise.evaluation.identity import Identity, device_of
@@ -24,6 +28,7 @@ from analognoise.evaluation.surroundings import At, Buffers, left_as_found
 from analognoise.fingerprint import name_of
 from analognoise.memory.chip import StoredWeights
 from analognoise.memory.faults import FaultModel, fault_rates, faults_label
+from analognoise.pool import Shared
 from analognoise.progress import progress_bar
 from analognoise.quantized import (
     dequantize,
@@ -37,6 +42,10 @@ from analognoise.sparsity.measure import ActivationSparsity, activation_sparsity
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 Positions = Iterable[int | str] | int | str | None
+_Place = tuple[int, float]  # chip and rate
+_Known = tuple[float, float]  # the metric without faults, and with float weights
+# What only the process that evaluates needs: not all of it can be sent.
+_HERE = ("_identity", "_shared")
 
 
 class FaultEvaluation:
@@ -135,10 +144,18 @@ class FaultEvaluation:
         chips: int,
         store: ResultStore[FaultRow] | None = None,
         progress: bool = False,
+        executor: Executor | None = None,
     ) -> tuple[list[FaultRow], int]:
-        """Rows by chip and rate, appended to ``store`` chip by chip, and how many of them it had already."""
+        """Rows by chip and rate, appended to ``store`` chip by chip, and how many of them it had already.
+
+        With an executor the passes without faults and the first row are computed here, the others by its
+        workers; they are appended in the same order.
+        """
+        if executor is not None:
+            parts = {"model": self.model, "metric": self.metric, "forward": self.passes.forward}
+            check_shared(executor, self.passes.device, {**parts, "data": self.passes.data})
         wanted = [(chip, rate) for chip in range(chips) for rate in rates]
-        rows: dict[tuple[int, float], FaultRow] = {}
+        rows: dict[_Place, FaultRow] = {}
         if store is not None:
             if store.run_id not in (None, self.run_id):
                 raise ResultsError(
@@ -147,6 +164,9 @@ class FaultEvaluation:
             found = ((place, store.get(self.run_id, *place)) for place in wanted)
             rows = {place: row for place, row in found if row is not None}
         reused = len(rows)
+        pending = [place for place in wanted if place not in rows]
+        new: list[FaultRow] = []
+        number = 0
         with (
             left_as_found(self.model) as buffers,
             progress_bar(f"chips with faults {self.faults}", len(wanted), progress) as advance,
@@ -154,22 +174,55 @@ class FaultEvaluation:
             known = self._undisturbed(buffers, next(iter(rows.values()), None), store)
             advance(reused)
             if store is not None:
-                store.expect(len(wanted) - reused)
-            try:
-                for chip in range(chips):
-                    new = []
-                    for rate in rates:
-                        if (chip, rate) not in rows:
-                            rows[chip, rate] = self._row(chip, rate, known, buffers)
-                            new.append(rows[chip, rate])
-                            advance()
-                    if store is not None and new:
+                store.expect(len(pending))
+
+            def take(row: FaultRow) -> None:
+                nonlocal number
+                rows[pending[number]] = row
+                new.append(row)
+                number += 1
+                if number == len(pending) or pending[number][0] != row.chip:
+                    if store is not None:
                         store.append(new)
+                    new.clear()
+                advance()
+
+            begun = perf_counter()
+            try:
+                for place in pending if executor is None else pending[:1]:
+                    take(self._row(*place, known, buffers))
             finally:
                 self._stored.restore()
+            if executor is not None and len(pending) > 1:
+                measure_blocks(self._shared, pending[1:], known, perf_counter() - begun, executor, take)
         return [rows[place] for place in wanted], reused
 
-    def _row(self, chip: int, rate: float, known: tuple[float, float], buffers: Buffers) -> FaultRow:
+    def measure(self, places: Sequence[_Place], known: _Known) -> list[FaultRow]:
+        """Rows of some chips and rates; what a worker does for :meth:`run`, after the first passes."""
+        with left_as_found(self.model) as buffers:
+            try:
+                return [self._row(*place, known, buffers) for place in places]
+            finally:
+                self._stored.restore()
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a pass draws from the process's generators; known after the pass without faults."""
+        return self.passes.draws
+
+    def title(self, first: _Place, last: _Place) -> str:
+        """What the rows from one place to another are of, in words."""
+        return f"{numbered('chip', first[0], last[0])} with faults {self.faults}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in _HERE}
+
+    @cached_property
+    def _shared(self) -> Shared:
+        """This evaluation, for workers, as it is after the passes without faults."""
+        return Shared(self)
+
+    def _row(self, chip: int, rate: float, known: _Known, buffers: Buffers) -> FaultRow:
         if self.passes.writes_buffers:
             buffers.restore()
         self._stored.put(self.at(rate), self.seed, chip)
@@ -180,7 +233,7 @@ class FaultEvaluation:
 
     def _undisturbed(
         self, buffers: Buffers, stored: FaultRow | None, store: ResultStore[FaultRow] | None
-    ) -> tuple[float, float]:
+    ) -> _Known:
         """The metric without faults, and with float weights."""
         with At("the pass without faults"), reads_noted(self.model) as left:
             quantized = self.passes.first("quantized", buffers)
@@ -243,6 +296,7 @@ def evaluate_faults(
     higher_is_better: bool | None = None,
     progress: bool = False,
     confidence: float = 0.95,
+    executor: Executor | None = None,
 ) -> FaultReport:
     """Measure a quantized model on many chips whose memory is faulty, at several fault rates.
 
@@ -274,6 +328,7 @@ def evaluate_faults(
             or True.
         progress: show a progress bar.
         confidence: coverage of the report's intervals.
+        executor: whose workers measure the chips, in blocks, as for :func:`analognoise.evaluate_drift`.
 
     Raises:
         QuantizationError: when no layer is quantized, or the first inputs of one, which decide about the
@@ -282,6 +337,8 @@ def evaluate_faults(
         ModelError: when weights hold NaN or inf.
         DataError: when data, metric, forward's output or a number is not what it must be.
         ResultsError: when ``out`` cannot be used.
+        WorkerError: when the executor is shut down, its workers have other versions, or die of the same task
+            again and again.
     """
     wanted = fault_rates(rates)
     chips = whole_number("chips", chips, 1, MOST_CHIPS)
@@ -306,7 +363,7 @@ def evaluate_faults(
             store = out
         else:
             store = stack.enter_context(ResultStore(out, evaluation.run_id, evaluation.difference, FaultRow))
-        rows, reused = evaluation.run(wanted, chips, store, progress)
+        rows, reused = evaluation.run(wanted, chips, store, progress, executor)
     return FaultReport(
         rows=tuple(rows),
         rates=wanted,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from os import PathLike
 from typing import Any
@@ -12,156 +12,21 @@ from typing import Any
 from torch import nn
 
 from analognoise.computing.kinds import choose_layers
-from analognoise.computing.levels import LEVELS, check_fluctuation, fluctuating_sigma, noise_levels
+from analognoise.computing.levels import LEVELS, check_fluctuation, noise_levels
 from analognoise.computing.noise import ComputingNoise, check_law
 from analognoise.computing.walking import order_of
 from analognoise.conversion import check_finite
-from analognoise.errors import DataError, ModelError, ResultsError
-from analognoise.evaluation.checks import MOST_CHIPS, check_place, refuse_another, whole_number
-from analognoise.evaluation.data import EvaluationData, update_digest
-from analognoise.evaluation.identity import Identity, device_of
+from analognoise.errors import ModelError, ResultsError
+from analognoise.evaluation.checks import MOST_CHIPS, check_place, whole_number
+from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.metrics import Forward, Metric, MetricFunction, labels_of
 from analognoise.evaluation.noise_report import NoiseReport
 from analognoise.evaluation.noise_rows import NoiseRow
-from analognoise.evaluation.passes import Passes
+from analognoise.evaluation.noise_series import NoiseEvaluation, NoiseSeries
 from analognoise.evaluation.statistics import check_confidence, direction_of
 from analognoise.evaluation.store import ResultStore
-from analognoise.evaluation.surroundings import At, left_as_found
-from analognoise.fingerprint import name_of
 from analognoise.on_tiles import analog_layers
 from analognoise.progress import progress_bar
-from analognoise.quantized import require_input_ranges
-from analognoise.seeds import Stream
-
-
-class NoiseEvaluation:
-    """One model, its data and one noise, ready to be measured; a part of :func:`evaluate_noise`.
-
-    Args:
-        model: digital, or with a programmed chip.
-        data: as for :func:`analognoise.evaluate_drift`, or :class:`EvaluationData`.
-        metric: what is measured.
-        noise: the noise, whose σ is set anew at each level.
-        fluctuating: α and θ of a level that each repeat draws anew, or None.
-        on: the layer that the noise is on alone, "" for all.
-        seed: root seed of the draws.
-        forward: as for :func:`analognoise.evaluate_drift`.
-        method: for the rows.
-        training_seed: for the rows.
-
-    Attributes:
-        run_id: what this evaluation's rows carry.
-        label: the noise in words, for the rows.
-        not_called: layers that noise was to be put on but that no forward called; known after :meth:`run`,
-            if it measured anything.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Any,
-        metric: Metric,
-        noise: ComputingNoise,
-        *,
-        fluctuating: tuple[float, float] | None = None,
-        on: str = "",
-        seed: int = 0,
-        forward: Forward | None = None,
-        method: str = "",
-        training_seed: int | None = None,
-    ) -> None:
-        require_input_ranges(model, "evaluate noise")
-        self.model, self.metric, self.noise, self.fluctuating = model, metric, noise, fluctuating
-        self.seed, self.method, self.training_seed = seed, method, training_seed
-        self.label = noise.kind + " (fluctuating)" * (fluctuating is not None) + (f" on {on}" if on else "")
-        self.passes = Passes(model, data, metric, device=device_of(model), forward=forward, seed=seed)
-        self.not_called: tuple[str, ...] = ()
-        settings = {
-            "data": self.passes.data.fingerprint,
-            "metric": [metric.name, name_of(metric.function)],
-            "forward": name_of(forward),
-            "seed": seed,
-            "labels": [self.label, method, training_seed],
-            # σ itself is the rows'; mixed noise has another one that stays.
-            "noise": [
-                noise.kind,
-                [[name, pair[1] * (noise.kind == "mixed")] for name, pair in noise.layers.items()],
-            ],
-            "fluctuating": fluctuating,
-            "chip": _chip_digest(model),
-        }
-        self._identity = Identity(model, settings)
-        self.run_id = self._identity.run_id
-
-    def difference(self, row: NoiseRow) -> str:
-        """In words, what tells the run of a stored row from this one, as far as that can be known."""
-        mine = (self.label, self.method, self.training_seed, self.metric.name)
-        theirs = (row.noise, row.method, row.training_seed, row.metric)
-        names = ("noise", "method", "training seed", "metric")
-        found = [
-            f"{n} {b!r} there, {a!r} here" for n, a, b in zip(names, mine, theirs, strict=True) if a != b
-        ]
-        return "; ".join(found) or (
-            "another model, data, metric, forward, seed or setting, another number of threads or version"
-        )
-
-    def run(
-        self,
-        sigmas: Sequence[float],
-        repeats: int,
-        store: ResultStore[NoiseRow] | None = None,
-        advance: Any = None,
-    ) -> tuple[list[NoiseRow], int]:
-        """Rows by repeat and level, appended to ``store`` repeat by repeat, and how many it had already."""
-        places = [(repeat, sigma) for repeat in range(repeats) for sigma in sigmas]
-        known = {place: store.get(self.run_id, *place) for place in places} if store is not None else {}
-        rows = {place: row for place, row in known.items() if row is not None}
-        reused = len(rows)
-        with left_as_found(self.model) as buffers:
-            with At("noise-free pass"):
-                clean = self.passes.first("digital", buffers)
-            stored = next(iter(rows.values()), None)
-            if stored is not None and store is not None:
-                refuse_another("noise-free", self.metric, clean, stored.digital, store)
-                clean = stored.digital
-            if store is not None:
-                store.expect(len(places) - reused)
-            new: list[NoiseRow] = []
-            for repeat, sigma in places:
-                if (repeat, sigma) not in rows:
-                    if self.passes.writes_buffers:
-                        buffers.restore()
-                    rows[repeat, sigma] = self._row(repeat, sigma, clean)
-                    new.append(rows[repeat, sigma])
-                if sigma == sigmas[-1]:
-                    if store is not None:
-                        store.append(new)
-                    new = []
-                if advance is not None:
-                    advance()
-        return [rows[place] for place in places], reused
-
-    def sigma_of(self, repeat: int, sigma: float) -> float:
-        """The σ that a repeat computes with at a level."""
-        if self.fluctuating is None:
-            return sigma
-        return fluctuating_sigma(
-            sigma, *self.fluctuating, Stream(self.seed, "fluctuating-noise", chip=repeat)
-        )
-
-    def _row(self, repeat: int, sigma: float, clean: float) -> NoiseRow:
-        self.noise.repeat = repeat
-        self.noise.set_sigma(self.sigma_of(repeat, sigma))
-        with At("repeat {} at sigma {}", repeat, f"{sigma:g}"), self.noise:
-            total, count, value = self.passes.measure((repeat, sigma))
-        self.not_called = self.noise.not_called
-        if len(self.not_called) == len(self.noise.layers):
-            raise DataError(
-                f"no forward calls any of the layers {', '.join(map(repr, self.not_called))}: noise on them "
-                "changes nothing, so there is nothing to measure"
-            )
-        labels = (self.run_id, self.label, self.method, self.training_seed, repeat, sigma, self.metric.name)
-        return NoiseRow(*labels, total, count, value, clean)
 
 
 def evaluate_noise(
@@ -184,6 +49,7 @@ def evaluate_noise(
     higher_is_better: bool | None = None,
     progress: bool = False,
     confidence: float = 0.95,
+    executor: Executor | None = None,
 ) -> NoiseReport:
     """Measure a model under noise at the outputs of its layers, at several noise levels.
 
@@ -215,6 +81,8 @@ def evaluate_noise(
             or True.
         progress: show a progress bar.
         confidence: coverage of the intervals.
+        executor: whose workers measure the repeats, in blocks, as for :func:`analognoise.evaluate_drift`;
+            threads do so one at a time.
 
     Raises:
         NoiseError: for noise levels, a kind or layers that are none or that the model has not.
@@ -225,6 +93,8 @@ def evaluate_noise(
         DataError: when data, metric, forward's output or a number is not what it must be, or no forward calls
             a layer that is to be noisy.
         ResultsError: when ``out`` cannot be used, or holds another run.
+        WorkerError: when the executor is shut down, its workers have other versions, or die of the same task
+            again and again.
     """
     check_law(kind, multiplicative)
     levels, wobble = noise_levels(sigmas), check_fluctuation(fluctuating)
@@ -250,33 +120,28 @@ def evaluate_noise(
     }
     whole = NoiseEvaluation(model, data, measured, noise, **common)
     shared = whole.passes.data
-    alone = {}
+    order: tuple[str, ...] = ()
     if per_layer:
-        batch = next(iter(shared.copies()))
-        order = order_of(model, noise.modules, batch, whole.passes.forward)
-        alone = {
-            name: NoiseEvaluation(
-                model, shared, measured, noise.alone(name), on=name or "(the model)", **common
-            )
-            for name in order
-        }
+        order = order_of(model, noise.modules, next(iter(shared.copies())), whole.passes.forward)
+        common["passes"] = whole.passes
+    alone = [
+        NoiseEvaluation(model, shared, measured, noise.alone(name), on=name or "(the model)", **common)
+        for name in order
+    ]
+    series = NoiseSeries([whole, *alone])
     with ExitStack() as stack:
-        store = _store(out, [whole, *alone.values()], stack)
-        total = len(levels) * repeats * (1 + len(alone))
+        store = _store(out, series.evaluations, stack)
+        total = len(levels) * repeats * len(series.evaluations)
         advance = stack.enter_context(progress_bar("noise levels", total, progress))
-        rows, reused = whole.run(levels, repeats, store, advance)
-        by_layer = {}
-        for name, evaluation in alone.items():
-            found, known = evaluation.run(levels, repeats, store, advance)
-            by_layer[name], reused = tuple(found), reused + known
+        (rows, *others), reused = series.run(levels, repeats, store, advance, executor)
     if whole.not_called:
         warnings.warn(
             f"no forward calls {', '.join(map(repr, whole.not_called))}: the results hold no noise of theirs",
             stacklevel=2,
         )
     return NoiseReport(
-        rows=tuple(rows),
-        by_layer=by_layer,
+        rows=rows,
+        by_layer=dict(zip(order, others, strict=True)),
         sigmas=levels,
         layers=names,
         metric=measured.name,
@@ -305,18 +170,6 @@ def _store(
             f"{store.path} holds another run ({first.run_id}: {whole.difference(first)}): use another file"
         )
     return store
-
-
-def _chip_digest(model: nn.Module) -> str:
-    """A digest of the programmed weights; "" for a digital model."""
-    layers = analog_layers(model)
-    if not layers:
-        return ""
-    state = hashlib.sha256()
-    for name, layer in layers.items():
-        for weight, values in layer.analog.weights.items():
-            update_digest(state, values, f"{name}.{weight}")
-    return state.hexdigest()
 
 
 def chance_of(metric: Metric, data: EvaluationData) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,7 +80,11 @@ class Passes:
         return value
 
     def measure(
-        self, place: object, reads: Reads | None = None, first: bool = False
+        self,
+        place: object,
+        reads: Reads | None = None,
+        first: bool = False,
+        restart: Callable[[], None] | None = None,
     ) -> tuple[float, float, float]:
         """Sum, count and value of the metric over the data, in the model's present state.
 
@@ -90,10 +95,14 @@ class Passes:
             place: key of whatever a forward draws.
             reads: is told the number of each batch.
             first: see :meth:`first`.
+            restart: called when the pass begins anew; None lets the noise of a chip's products do so.
         """
 
         def again() -> None:
-            restart_products(self.model)
+            if restart is None:
+                restart_products(self.model)
+            else:
+                restart()
             if reads is not None:
                 reads.restart()
 

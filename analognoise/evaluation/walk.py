@@ -9,9 +9,10 @@ from operator import itemgetter
 from torch import nn
 
 from analognoise.chip import ChipWeights, drift_to_, program_, weights_through
-from analognoise.evaluation.blocks import Place
 from analognoise.on_tiles import analog_layers
 
+Place = tuple[int, float]
+"""Chip and drift time."""
 _AHEAD_BYTES = 1 << 20
 
 

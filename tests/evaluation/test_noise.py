@@ -168,6 +168,28 @@ def test_a_converted_model_is_measured_on_its_chip() -> None:
     assert np.array_equal(an.evaluate_noise(ideal, DATA, SIGMAS, repeats=2).values, plain.values)
 
 
+def test_the_noise_of_a_chip_s_products_is_another_one_in_each_repeat_whatever_was_computed_before(
+    tmp_path: Path,
+) -> None:
+    profile = an.load_profile("ideal").replace({"periphery": {"out_noise": 0.5}})
+    analog = an.program_(an.convert_to_analog(net(), profile)).eval()
+    sigmas = (1e-9, 2e-9)  # too little to be seen beside that of the products
+    whole = an.evaluate_noise(analog, DATA, sigmas, repeats=6, metric="loss", out=tmp_path / "rows.csv")
+    values = whole.values
+    assert np.allclose(values[:, 0], values[:, 1], rtol=1e-6)
+    assert len(set(values[:, 0].round(6))) == 6
+    assert whole.digital not in values
+    lines = (tmp_path / "rows.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "rows.csv").write_bytes(b"".join(lines[:7]))
+    with torch.no_grad():
+        analog(DATA[0][0])
+    products = [layer.analog.products for layer in (analog[0], analog[2])]
+    rest = an.evaluate_noise(analog, DATA, sigmas, repeats=6, metric="loss", out=tmp_path / "rows.csv")
+    assert (rest.rows, rest.reused) == (whole.rows, 6)
+    assert (tmp_path / "rows.csv").read_bytes() == b"".join(lines)
+    assert [layer.analog.products for layer in (analog[0], analog[2])] == products == [1, 1]
+
+
 def test_fluctuating_levels_follow_their_law() -> None:
     n = 4000
     drawn = np.array([fluctuating_sigma(2.0, 0.45, 0.66, Stream(0, "x", chip=c)) for c in range(n)])

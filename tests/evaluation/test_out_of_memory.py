@@ -84,6 +84,26 @@ def test_noise_of_products_is_that_of_the_smaller_batches() -> None:
     assert rows(Small(10), batches(20), noisy) == rows(Small(100), batches(10), noisy)
 
 
+class SmallWithNoise(Small):
+    """Without noise on it it computes any number of samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        most, self.most = self.most, self.most if self.one._forward_hooks else len(x)
+        try:
+            return super().forward(x)
+        finally:
+            self.most = most
+
+
+@pytest.mark.filterwarnings("ignore:there is not enough memory")
+def test_noise_on_computations_is_that_of_the_smaller_batches() -> None:
+    def values(model: nn.Module, size: int) -> list[float]:
+        report = an.evaluate_noise(model, batches(size), [0.5], metric="loss", repeats=2, layers=["one"])
+        return [row.value for row in report.rows]
+
+    assert values(SmallWithNoise(10), 20) == values(Small(100), 10)
+
+
 @pytest.mark.filterwarnings("ignore:there is not enough memory")
 def test_dicts_and_longer_tuples_are_cut_along_the_batch() -> None:
     def forward(model: nn.Module, batch: Any) -> Tensor:
