@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ class Stream:
 
     def normal(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
-        return self._filled(shape, device, torch.Tensor.normal_)
+        return self._fill(torch.empty(shape, dtype=torch.float32, device=device), torch.Tensor.normal_)
 
     def normal_(self, out: Tensor) -> Tensor:
         """The numbers of :meth:`normal`, written into a contiguous float32 tensor."""
@@ -119,7 +118,7 @@ class Stream:
 
     def uniforms(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Uniform numbers in [0, 1), float32 in steps of 2^-24, of the given shape."""
-        return self._filled(shape, device, torch.Tensor.uniform_)
+        return self._fill(torch.empty(shape, dtype=torch.float32, device=device), torch.Tensor.uniform_)
 
     def uniform_pieces(self, count: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """The numbers of ``uniforms((count,))``, a stretch at a time, for what would not fit in memory."""
@@ -127,16 +126,13 @@ class Stream:
             part = torch.empty(min(_CHUNK, count - start), dtype=torch.float32, device=device)
             yield part.uniform_(generator=_start(_spare(part.device), _key(self.__dict__, chunk)))
 
-    def _filled(
-        self, shape: tuple[int, ...], device: torch.device | str, fill: Callable[..., Tensor]
-    ) -> Tensor:
-        return self._fill(torch.empty(prod(shape), dtype=torch.float32, device=device), fill).view(shape)
-
-    def _fill(self, flat: Tensor, fill: Callable[..., Tensor]) -> Tensor:
-        generator = _spare(flat.device)
-        for chunk, part in enumerate(flat.split(_CHUNK)) if flat.numel() > _CHUNK else ((0, flat),):
+    def _fill(self, out: Tensor, fill: Callable[..., Tensor]) -> Tensor:
+        generator = _spare(out.device)
+        if out.numel() <= _CHUNK:
+            return fill(out, generator=_start(generator, _key(self.__dict__)))
+        for chunk, part in enumerate(out.view(-1).split(_CHUNK)):
             fill(part, generator=_start(generator, _key(self.__dict__, chunk)))
-        return flat
+        return out
 
     def uniform(self) -> float:
         """One uniform number in [0, 1)."""
@@ -170,7 +166,7 @@ def _key(parts: dict[str, object], chunk: int = 0) -> bytes:
     """The 128 bits of a key, of a stream's parts in their order and the stretch of its numbers."""
     values = (*parts.values(), chunk)
     if not _PLAIN.issuperset(map(type, values)):
-        values = tuple(map(_plain, values))
+        values = tuple([value if type(value) in _PLAIN else _plain(value) for value in values])
     return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
 
 
@@ -211,7 +207,7 @@ def _plain(part: object) -> object:
     if type(part) in _PLAIN:
         return part
     if isinstance(part, tuple):
-        return tuple(map(_plain, part))
+        return part if _PLAIN.issuperset(map(type, part)) else tuple(map(_plain, part))
     if isinstance(part, list):
         return list(map(_plain, part))
     if isinstance(part, np.generic):

@@ -19,7 +19,7 @@ from analognoise.crossbar import CrossbarTile, split
 from analognoise.errors import ConversionError, NotProgrammedError, StaleChipWarning
 from analognoise.layers.on_chip import OnChip
 from analognoise.layers.periphery import LayerPeriphery
-from analognoise.layers.products import as_computed, matrix_product, no_autocast, of_vectors
+from analognoise.layers.products import as_computed, matrix_product, no_autocast, of_vectors, with_bias
 from analognoise.layers.state import AnalogState
 from analognoise.layers.written import Sum, local_sums
 
@@ -138,24 +138,31 @@ class AnalogLayer(OnChip):
         """
         if not self.in_periphery:
             return matrix_product(input, self.matrix_of(name, self.weight_now(name))[:, columns])
-        around = self._analognoise.periphery
+        return self._by_vectors(input, name, columns)
+
+    def _by_vectors(
+        self, input: Tensor, name: str = "weight", columns: slice = slice(None), bias: Tensor | None = None
+    ) -> Tensor:
+        """What :meth:`multiply` gives where there is a periphery, and a bias."""
+        state, around = self._analognoise, self._analognoise.periphery
         assert around is not None
-        rows = around.frames[name].rows[-1][1]
+        groups, wide, rows = state.sizes[name]
         if input.shape[-1:] != (rows,):  # parts are cut out by their rows, and would not notice
             raise RuntimeError(
-                f"layer {self._analognoise.name!r}: inputs of shape {tuple(input.shape)} do not fit a matrix "
-                f"of {rows} rows"
+                f"layer {state.name!r}: inputs of shape {tuple(input.shape)} do not fit a matrix of {rows} "
+                "rows"
             )
         with no_autocast(input.device):
-            given = as_computed(input, self.target(name), self._analognoise.name)
-            size = self.geometries(self)[name]
-            kept = 1 if size.groups == 1 else 2  # axes of a vector
-            products = of_vectors(
-                given.reshape(-1, *given.shape[given.dim() - kept :]), size.groups, size.columns
-            )
+            given = as_computed(input, self.target(name), state.name)
+            ahead = given.dim() - (1 if groups == 1 else 2)  # axes before those of a vector
+            vectors = given if ahead == 1 else given.reshape(-1, *given.shape[ahead:])
+            products = of_vectors(vectors, groups, wide)
             output = around.product(self, name, products, columns)
-            output = output.view(*given.shape[: given.dim() - kept], *output.shape[1:])
-        return output.to(input.dtype)
+            if ahead != 1:
+                output = output.view(*given.shape[:ahead], *output.shape[1:])
+        if output.dtype is not input.dtype:
+            output = output.to(input.dtype)
+        return output if bias is None else with_bias(output, bias, products.followed)
 
     def matrix_of(self, name: str, weights: Tensor) -> Tensor:
         """``weights`` (of the shape of Parameter ``name``) as ``[groups, columns, rows]``; of half precision

@@ -51,6 +51,7 @@ class _Patches:
         self._places = places_of(layer, given)
         self._by_group = self._groups > 1 and self._channels * self._columns > 1
         self._layout = layout_behind(layer, given)
+        self._followed = followed()
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def products(self, given: Tensor) -> Products:
@@ -64,6 +65,7 @@ class _Patches:
             self._multiply,
             columns_of,
             None,
+            self._followed,
             self._scaled,
             self._peak,
             self._finish,
@@ -90,7 +92,7 @@ class _Patches:
             factor = last.new_full((), factor)
         else:
             factor = factor.view(len(images), *self._places, *(1,) * spatial, groups, 1)
-        if not followed():
+        if not self._followed:
             patches = self.of(last)
             room = patches.new_empty(patches.shape)
             if self._by_group:  # each group's vectors lie together
@@ -139,10 +141,10 @@ class _Patches:
 
     def _ordered(self, matrix: Tensor) -> Tensor:
         """Weights ``[groups, columns, kernel, channels]``; of a forward's blocks they are the same."""
-        if not followed() and id(matrix) in self._kept:
+        if not self._followed and id(matrix) in self._kept:
             return self._kept[id(matrix)][1]
         weights = matrix.unflatten(2, (-1, self._kernel)).transpose(2, 3).contiguous()
-        if not followed():
+        if not self._followed:
             self._kept[id(matrix)] = matrix, weights  # the matrix, too: another may get its id otherwise
         return weights
 

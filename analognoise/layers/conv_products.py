@@ -22,6 +22,7 @@ from analognoise.layers.conv_patches import along, by_patches, layout_behind, ou
 from analognoise.layers.products import (
     as_computed,
     columns_of,
+    followed,
     layout_of,
     matrix_product,
     no_autocast,
@@ -72,8 +73,11 @@ def _of_images(layer: AnalogLayer, input: Tensor, product: Callable[[Tensor], Te
     with no_autocast(input.device):
         given = as_computed(input, layer.target("weight"), layer.analog.name)
         given = given if batched else given.unsqueeze(0)
-        bias = None if layer.bias is None else layer.bias.to(given.dtype).view(-1, *(1,) * spatial)
-        output = with_bias(product(given), bias).to(input.dtype)
+        output = product(given)
+        if layer.bias is not None:
+            bias = layer.bias.to(given.dtype).view(-1, *(1,) * spatial)
+            output = with_bias(output, bias, followed())
+        output = output.to(input.dtype)
     return output if batched else output.squeeze(0)
 
 
@@ -107,7 +111,7 @@ def _by_channels(
 
     size = places * max(layer.in_channels, layer.out_channels // prod(along(layer, layer.stride)))
     outputs = outputs_of(layer, input, layout)
-    products = Products(given, size, take, multiply, spread, None, outputs=outputs)
+    products = Products(given, size, take, multiply, spread, None, followed(), outputs=outputs)
     return layer.analog.periphery.product(layer, "weight", products)
 
 
@@ -143,6 +147,7 @@ def transposed(layer: AnalogLayer, input: Tensor, output_size: list[int] | None)
             lambda vectors, matrix, start: matrix_product(vectors, matrix),
             columns_of,
             None,
+            followed(),
             finish=finish,
         )
         return around.product(layer, "weight", products)

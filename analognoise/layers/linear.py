@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from analognoise.layers.base import AnalogLayer
 from analognoise.layers.geometry import Geometry
-from analognoise.layers.products import with_bias
+from analognoise.layers.products import followed, with_bias
 from analognoise.layers.registry import register_analog_layer
 
 
@@ -34,7 +34,7 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``."""
         if self.in_periphery:
-            return with_bias(self.multiply(input), self.bias)
+            return self._by_vectors(input, bias=self.bias)
         return functional.linear(input, self.weight_now(), self.bias)
 
 
@@ -63,5 +63,6 @@ class AnalogBilinear(AnalogLayer, nn.Bilinear):
         """``[..., in1_features]`` and ``[..., in2_features]`` to ``[..., out_features]``."""
         if self.in_periphery:
             products = self.multiply(input2).unflatten(-1, (self.out_features, self.in1_features))
-            return with_bias((products @ input1.unsqueeze(-1)).squeeze(-1), self.bias)
+            output = (products @ input1.unsqueeze(-1)).squeeze(-1)
+            return output if self.bias is None else with_bias(output, self.bias, followed())
         return functional.bilinear(input1, input2, self.weight_now(), self.bias)

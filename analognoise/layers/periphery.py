@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ from analognoise.devices.profile import DeviceProfile
 from analognoise.errors import CalibrationError
 from analognoise.layers.geometry import Geometry
 from analognoise.layers.product_noise import Layer, ProductNoise
-from analognoise.layers.products import blocks, followed, layout_of
+from analognoise.layers.products import blocks, layout_of
 
 SIDES = {"input": "dac", "output": "adc"}
+
+Kept = tuple[list[Tensor], list[Any], list[Prepared]]
+"""What a matrix was prepared of, its state then, and the matrix."""
 
 
 class LayerPeriphery(ProductNoise):
@@ -61,7 +65,7 @@ class LayerPeriphery(ProductNoise):
         self.ranges: dict[str, Tensor] = {}
         self.known: set[str] = set()
         self.watched: dict[str, list[Magnitudes]] | None = None
-        self._cache: dict[str, tuple[list[Tensor], list[Any], list[Prepared]]] = {}
+        self._cache: dict[str, Kept] = {}
         for name, g in geometries.items():
             frame = Frame.of({tile: block for tile, (own, block) in enumerate(placed) if own == name})
             self.frames[name] = frame
@@ -78,6 +82,14 @@ class LayerPeriphery(ProductNoise):
                 self.ranges[key] = nn.Parameter(log_of(values)) if converter.range == "learned" else values
                 if converter.bound is not None:
                     self.known.add(key)
+        # Where what a matrix is prepared of is kept, so that no key is put together for each product.
+        self._keys = {
+            name: (
+                [key for own in ("scale", "variance") if (key := f"{name}.{own}") in self.tensors],
+                [key for side in SIDES if (key := f"{name}.{side}") in self.ranges],
+            )
+            for name in self.frames
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_cache": {}}
@@ -132,16 +144,17 @@ class LayerPeriphery(ProductNoise):
         """
         if self.watched is not None:
             return self._watch(layer, name, products, columns)
-        parts = [part.of_columns(columns) for part in self._parts(layer, name)]
+        parts = self._parts(layer, name, products.followed)
+        if columns != slice(None):
+            parts = [part.of_columns(columns) for part in parts]
         if self.surroundings.noisy:
-            self.count()
-        if layer.training or followed():
-            return self._whole(layer, name, products, parts)
-        inputs, wide = products.inputs, parts[0].weights.shape[1]
-        high, narrow = blocks(products, wide)
-        if high >= len(inputs) and narrow >= wide:
-            return self._whole(layer, name, products, parts)
-        return self._by_blocks(layer, name, products, parts, high, narrow)
+            self.count(products.followed)
+        if not (products.followed or layer.training):
+            wide = parts[0].weights.shape[1]
+            high, narrow = blocks(products, wide)
+            if high < products.inputs.shape[0] or narrow < wide:
+                return self._by_blocks(layer, name, products, parts, high, narrow)
+        return self._whole(layer, name, products, parts)
 
     def _by_blocks(
         self, layer: Layer, name: str, products: Products, parts: list[Prepared], high: int, narrow: int
@@ -188,13 +201,21 @@ class LayerPeriphery(ProductNoise):
         return output
 
     def _whole(self, layer: Layer, name: str, products: Products, parts: list[Prepared]) -> Tensor:
-        """A product in one go, with the noise that it has in blocks; training knows no blocks."""
-        wide = parts[0].weights.shape[1]
-        in_blocks = self.surroundings.noisy and not layer.training
-        high, narrow = blocks(products, wide) if in_blocks else (len(products.inputs), wide)
+        """A product in one go. Where torch follows it, with the noise that it has in blocks; training knows
+        none.
+        """
+        cut: tuple[int, int | None] | None = None
+        if products.followed and self.surroundings.noisy:
+            wide = parts[0].weights.shape[1]
+            high, narrow = blocks(products, wide) if not layer.training else (len(products.inputs), wide)
+            cut = high, narrow if narrow < wide else None
         total: Tensor | None = None
         for part, tile in zip(parts, self._tiles(name, parts), strict=True):
-            draw = partial(self.draw_whole, layer, tile, high, narrow if narrow < wide else None)
+            draw = (
+                partial(self.draw, layer, tile)
+                if cut is None
+                else partial(self.draw_whole, layer, tile, *cut)
+            )
             given = self._converted(products, products.inputs, part)
             total = self.surroundings.add(total, *given, part, products, draw)
         assert total is not None, "a matrix has at least one row"
@@ -210,12 +231,16 @@ class LayerPeriphery(ProductNoise):
             products.take(inputs, part.start, part.start + rows), part, products
         )
 
-    def _parts(self, layer: Layer, name: str) -> list[Prepared]:
+    def _parts(self, layer: Layer, name: str, followed: bool) -> list[Prepared]:
         """The matrix with all factors folded in, kept as long as nothing of it changes."""
         weights = layer.weight_now(name)
         if layer.training:
             return self._prepare(name, *self._nominal(layer, name, weights), exact=False)
-        tensors = [weights, *self._of(name)]
+        chip, data = self._keys[name]
+        tensors = [weights, *(self.tensors[key] for key in chip), *(self.ranges[key] for key in data)]
+        kept = self._cache.get(name)
+        if not followed and kept is not None and _unchanged(kept, tensors):
+            return kept[2]
 
         def prepared(*, exact: bool) -> list[Prepared]:
             matrix = layer.matrix_of(name, weights)
@@ -225,23 +250,10 @@ class LayerPeriphery(ProductNoise):
         learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         if learning or torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
             return prepared(exact=False)
-        # Fused optimizers and whoever writes to .data leave the version of a Parameter as it is.
-        states = [t.tolist() if isinstance(t, nn.Parameter) else t._version for t in tensors]
-        kept = self._cache.get(name)
-        if (
-            kept is None
-            or kept[1] != states
-            or any(a is not b for a, b in zip(kept[0], tensors, strict=True))
-        ):
+        if kept is None or not _unchanged(kept, tensors):
             with torch.inference_mode(False), torch.no_grad():  # kept for products with gradients, too
-                kept = self._cache[name] = tensors, states, prepared(exact=True)
+                kept = self._cache[name] = tensors, _states(tensors), prepared(exact=True)
         return kept[2]
-
-    def _of(self, name: str) -> list[Tensor]:
-        """Ranges and tensors of one matrix."""
-        tensors = (self.tensors.get(f"{name}.{own}") for own in ("scale", "variance"))
-        ranges = (self.ranges.get(f"{name}.{side}") for side in SIDES)
-        return [tensor for tensor in (*tensors, *ranges) if tensor is not None]
 
     def _prepare(
         self, name: str, matrix: Tensor, scale: Tensor, variance: Tensor | None, *, exact: bool
@@ -316,6 +328,8 @@ class LayerPeriphery(ProductNoise):
         Raises:
             CalibrationError: naming the layer and the converter.
         """
+        if self.known >= self.ranges.keys():
+            return
         for side, section in SIDES.items():
             missing = [key for key in self.ranges if key.endswith(f".{side}") and key not in self.known]
             if missing:
@@ -324,3 +338,16 @@ class LayerPeriphery(ProductNoise):
                     f"layer {layer!r}: the range of its {section.upper()} is {kind!r} and has no value yet: "
                     "call analognoise.calibrate_(model, loader) first"
                 )
+
+
+def _states(tensors: list[Tensor]) -> list[Any]:
+    """What changes when a tensor is written to."""
+    # Fused optimizers and whoever writes to .data leave the version of a Parameter as it is.
+    return [
+        t.tolist() if type(t) is not Tensor and isinstance(t, nn.Parameter) else t._version for t in tensors
+    ]
+
+
+def _unchanged(kept: Kept, tensors: list[Tensor]) -> bool:
+    """Whether these are the tensors that a matrix was prepared of, with the same numbers."""
+    return all(map(is_, kept[0], tensors)) and kept[1] == _states(tensors)

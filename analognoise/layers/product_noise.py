@@ -44,12 +44,30 @@ class ProductNoise:
         self.calls = 0
         self.training: Stream | None = None
 
-    def count(self) -> None:
-        """Note that a product is made; its noise is its own."""
-        if torch.compiler.is_compiling():
+    def count(self, followed: bool) -> None:
+        """Note that a product is made; its noise is its own.
+
+        Args:
+            followed: whether torch records or transforms what is computed.
+        """
+        if followed and torch.compiler.is_compiling():
             _count_uncompiled(self)
         else:
             self.calls += 1
+
+    def draw(
+        self, layer: Layer, tile: int, shape: tuple[int, ...], device: torch.device, plane: int
+    ) -> Tensor:
+        """Standard normals of a part's whole product, where torch does not follow what is computed.
+
+        Args:
+            layer: whose product it is.
+            tile: number of the part's first tile.
+            shape: of the product's part.
+            device: where it is.
+            plane: the bit, of inputs that come bit after bit.
+        """
+        return self._stream(layer, tile, plane).normal(shape, device)
 
     def draw_whole(
         self,
@@ -98,7 +116,7 @@ class ProductNoise:
         plane: int,
     ) -> Tensor:
         if high >= shape[0] and narrow is None:
-            return self._stream(layer, tile, plane).normal(shape, device)
+            return self.draw(layer, tile, shape, device, plane)
         found = torch.empty(shape, device=device)
         for along, columns in enumerate(found.split(narrow, dim=1) if narrow else [found]):
             draw = self.draw_blocks(layer, tile, along if narrow else None)
@@ -125,15 +143,15 @@ class ProductNoise:
 
     def _stream(self, layer: Layer, tile: int, plane: int, columns: int | None = None) -> Stream:
         """The stream of a product's part on a tile and after it."""
-        state, place = layer.analog, (plane,) if columns is None else (plane, columns)
+        state = layer.analog
+        step = (self.calls, plane) if columns is None else (self.calls, plane, columns)
         if layer.training:
             assert self.training is not None
-            stream = self.training.at(layer=state.name, tile=tile)
-        else:
-            assert state.tiles is not None
-            time = None if state.time is None else nanoseconds(state.time)
-            stream = state.tiles[tile].stream.at(process="product", time_ns=time)
-        return stream.at(step=(self.calls, *place))
+            return self.training.at(layer=state.name, tile=tile, step=step)
+        assert state.tiles is not None
+        time = None if state.time is None else nanoseconds(state.time)
+        stream: Stream = state.tiles[tile].stream
+        return stream.at(process="product", time_ns=time, step=step)
 
 
 def _count(noise: ProductNoise) -> None:

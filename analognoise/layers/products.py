@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
@@ -51,15 +50,25 @@ def transformed() -> bool:
 
 def of_vectors(inputs: Tensor, groups: int, columns: int) -> Products:
     """Vectors ``[vectors, rows]``, or ``[vectors, groups, rows]``, times a matrix of so many columns."""
+    follows = followed()
     return Products(
         inputs,
         max(groups * columns, prod(inputs.shape[1:])),
-        lambda some, start, end: some[..., start:end],
-        lambda some, matrix, start: matrix_product(some, matrix),
+        _rows,
+        _times,
         columns_of,
-        _onto if groups == 1 else None,
+        None if groups > 1 else _added_to if follows else _onto,
+        follows,
         outputs=None if groups > 1 else lambda wide: inputs.new_empty(len(inputs), wide),
     )
+
+
+def _rows(vectors: Tensor, start: int, end: int) -> Tensor:
+    return vectors if start == 0 and end == vectors.shape[-1] else vectors[..., start:end]
+
+
+def _times(inputs: Tensor, matrix: Tensor, start: int) -> Tensor:
+    return matrix_product(inputs, matrix)
 
 
 def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
@@ -71,17 +80,15 @@ def matrix_product(inputs: Tensor, matrix: Tensor) -> Tensor:
 
 def columns_of(factors: Tensor) -> Tensor:
     """``[groups, columns, 1]`` in a shape that broadcasts to what :func:`matrix_product` gives."""
-    return factors.squeeze(-1) if len(factors) > 1 else factors.view(-1)
+    return factors.squeeze(-1) if factors.shape[0] > 1 else factors.view(-1)
 
 
-def _onto(
-    make: Callable[[tuple[int, ...], torch.device], Tensor], by: float, inputs: Tensor, matrix: Tensor
-) -> Tensor:
-    columns = matrix[0].t()
-    start = make((len(inputs), columns.shape[1]), inputs.device)
-    if followed():
-        return torch.addmm(start, inputs, columns, beta=by)
-    return start.addmm_(inputs, columns, beta=by)
+def _onto(start: Tensor, by: float, inputs: Tensor, matrix: Tensor) -> Tensor:
+    return start.addmm_(inputs, matrix[0].t(), beta=by)
+
+
+def _added_to(start: Tensor, by: float, inputs: Tensor, matrix: Tensor) -> Tensor:
+    return torch.addmm(start, inputs, matrix[0].t(), beta=by)
 
 
 def layout_of(tensor: Tensor) -> torch.memory_format:
@@ -116,8 +123,8 @@ def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def with_bias(outputs: Tensor, bias: Tensor | None) -> Tensor:
-    """Outputs of a product, which nobody else holds, and a bias that broadcasts to them."""
-    if bias is None:
-        return outputs
-    return outputs + bias if followed() else outputs.add_(bias)
+def with_bias(outputs: Tensor, bias: Tensor, follows: bool) -> Tensor:
+    """Outputs of a product, which nobody else holds, and a bias that broadcasts to them; ``follows`` says
+    whether torch records or transforms what is computed.
+    """
+    return outputs + bias if follows else outputs.add_(bias)

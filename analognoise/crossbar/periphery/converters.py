@@ -34,7 +34,9 @@ def differentiated(values: Tensor) -> bool:
     return (values.requires_grad and torch.is_grad_enabled()) or _transformed(values)
 
 
-def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) -> Tensor:
+def limited(
+    values: Tensor, levels: int | None, limit: float | Tensor | None, *, followed: bool = True
+) -> Tensor:
     """Values that a converter gives out: whole numbers from -levels to levels, or values limited to ± limit.
 
     Where no gradient is wanted ``values`` is overwritten. The gradient is 1 within the range, also through
@@ -44,8 +46,12 @@ def limited(values: Tensor, levels: int | None, limit: float | Tensor | None) ->
         values: in units of the converter's step if it has levels, else in any unit.
         levels: the largest whole number; None for a converter that does not round.
         limit: the largest value where nothing is rounded; None for none.
+        followed: whether torch may record or transform what is computed; False spares asking.
     """
     most: Any = levels if levels is not None else limit
+    if not followed:
+        values = values if levels is None else values.round_()
+        return values if most is None else values.clamp_(-most, most)
     if levels is not None:
         values = rounded(values)
     if differentiated(values):

@@ -33,9 +33,10 @@ def _peak_of_rows(vectors: Tensor) -> Tensor:
     return vectors.abs().amax(dim=-1, keepdim=True)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Products:
-    """How a layer multiplies its inputs with its matrix.
+    """How a layer multiplies its inputs with its matrix; made for each product, so not frozen, which takes
+    four times as long.
 
     Attributes:
         inputs: float32 or float64; the first axis holds what is multiplied independently.
@@ -44,8 +45,9 @@ class Products:
         multiply: inputs (in steps, as ``scaled`` gives them) times a part ``[groups, columns, rows]`` of the
             matrix that begins with the given row.
         spread: brings ``[groups, columns, 1]`` into a shape that broadcasts to the outputs.
-        onto: a multiple of a tensor plus a product ``[vectors, columns]``, in one go; the tensor is made by a
-            function of shape and device. None where the outputs are no matrix.
+        onto: a multiple of a tensor, which may be overwritten, plus a product ``[vectors, columns]``, in one
+            go. None where the outputs are no matrix.
+        followed: whether torch records or transforms what is computed; else it may be overwritten.
         scaled: what ``take`` gave, times a factor: a number, or one for each vector.
         peak: of what ``take`` gave, the largest absolute value of each vector, in a shape that broadcasts to
             the vectors' outputs. By default vectors lie along the last axis.
@@ -60,7 +62,8 @@ class Products:
     take: Callable[[Tensor, int, int], Tensor]
     multiply: Callable[[Tensor, Tensor, int], Tensor]
     spread: Callable[[Tensor], Tensor]
-    onto: Callable[[Callable[[tuple[int, ...], torch.device], Tensor], float, Tensor, Tensor], Tensor] | None
+    onto: Callable[[Tensor, float, Tensor, Tensor], Tensor] | None
+    followed: bool
     scaled: Callable[[Tensor, Bound], Tensor] = torch.mul
     peak: Callable[[Tensor], Tensor] = _peak_of_rows
     finish: Callable[[Tensor], Tensor] | None = None
@@ -220,8 +223,9 @@ class Surroundings:
             return inputs, bound
         steps = products.scaled(inputs, (self.in_levels or 1) / bound)
         if part.bound is None and self.in_levels is not None and self.in_levels < _SURELY_ROUNDED:
-            return rounded(steps), bound  # the largest is the last level
-        return limited(steps, self.in_levels, 1.0), bound
+            # The largest is the last level.
+            return rounded(steps) if products.followed else steps.round_(), bound
+        return limited(steps, self.in_levels, 1.0, followed=products.followed), bound
 
     def add(
         self,
@@ -270,21 +274,18 @@ class Surroundings:
     def _read(self, steps: Tensor, part: Prepared, products: Products, draw: Draw, plane: int) -> Tensor:
         noise, onto = part.noise, products.onto
         if self.noisy and not isinstance(noise, Tensor) and part.variance is None and onto is not None:
-
-            def normals(shape: tuple[int, ...], device: torch.device) -> Tensor:
-                return draw(shape, device, plane).to(steps.dtype)
-
-            outputs = onto(normals, noise, steps, part.weights)
+            normal = draw((steps.shape[0], part.weights.shape[1]), steps.device, plane)
+            outputs = onto(_like(normal, steps), noise, steps, part.weights)
         else:
             outputs = products.multiply(steps, part.weights, part.start)
             if self.noisy:
                 with torch.no_grad():
-                    normal = draw(tuple(outputs.shape), outputs.device, plane).to(outputs.dtype)
+                    normal = _like(draw(tuple(outputs.shape), outputs.device, plane), outputs)
                     spread_of = self._spread_of_noise(steps, part, products)
                 outputs = _added(outputs, normal, spread_of)
         if self.periphery.adc is None:
             return outputs
-        return limited(outputs, self.out_levels, part.out_bound)
+        return limited(outputs, self.out_levels, part.out_bound, followed=products.followed)
 
     def _spread_of_noise(self, steps: Tensor, part: Prepared, products: Products) -> Bound:
         """Standard deviation of outputs' noise and of the devices' reading, to be drawn as one normal."""
@@ -317,6 +318,10 @@ class Surroundings:
             return 1.0
         assert out_bound is not None, "an ADC with bits has a range"
         return self.out_levels / out_bound
+
+
+def _like(normal: Tensor, values: Tensor) -> Tensor:
+    return normal if normal.dtype is values.dtype else normal.to(values.dtype)
 
 
 def _times(values: Tensor, factor: Bound) -> Tensor:
