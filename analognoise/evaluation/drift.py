@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -27,7 +27,7 @@ from analognoise.evaluation.checks import check_place, refuse_another, whole_num
 from analognoise.evaluation.cost import CompensationCost, compensation_cost
 from analognoise.evaluation.identity import Identity, device_of
 from analognoise.evaluation.metrics import Forward, Metric
-from analognoise.evaluation.passes import Passes
+from analognoise.evaluation.passes import Passes, in_turn
 from analognoise.evaluation.probing import Probe
 from analognoise.evaluation.reading import Reads, reads_watched
 from analognoise.evaluation.recalibration import Recalibration
@@ -277,23 +277,31 @@ class DriftEvaluation:
 
         begun = perf_counter()
         here = places if executor is None else places[:1]
-        for first, (chip, time) in enumerate(walk(self.model, self.seed, here)):
-            if watched and first == 0:
-                with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
-                    row = self._row(chip, time, ideal, reads)
-                self._judge(reads, buffers)
-            else:
-                row = self._measured(chip, time, ideal, buffers)
+        for row in in_turn(self._begun(here, ideal, buffers, watched), self.passes.behind):
             take(row)
         if executor is not None and len(places) > 1:
             seconds = perf_counter() - begun
             measure_blocks(self._shared, places[1:], ideal, seconds, executor, take)
 
+    def _begun(
+        self, places: Sequence[Place], ideal: float, buffers: Buffers, watched: bool = False
+    ) -> Iterator[Callable[[], Row]]:
+        """Begin the pass of one place after the other; each is given as what waits for its row."""
+        for chip, time in walk(self.model, self.seed, places):
+            if watched:
+                with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
+                    row = self._begin(chip, time, ideal, reads)
+                self._judge(reads, buffers)
+                watched = False
+            else:
+                with self._recalibrated(chip, time, buffers):
+                    row = self._begin(chip, time, ideal)
+            yield row
+
     def measure(self, places: Sequence[Place], ideal: float) -> list[Row]:
         """Rows of some chips and times; what a worker does for :meth:`run`, after the digital pass."""
         with left_as_found(self.model) as buffers:
-            reached = walk(self.model, self.seed, places)
-            return [self._measured(chip, time, ideal, buffers) for chip, time in reached]
+            return list(in_turn(self._begun(places, ideal, buffers), self.passes.behind))
 
     @cached_property
     def _shared(self) -> Shared:
@@ -314,10 +322,6 @@ class DriftEvaluation:
         parts = {"model": self.model, "metric": self.metric, "forward": self.forward, "data": self.data}
         check_shared(executor, self.device, {**parts, "recalibration": self._recalibration})
 
-    def _measured(self, chip: int, time: float, ideal: float, buffers: Buffers) -> Row:
-        with self._recalibrated(chip, time, buffers):
-            return self._row(chip, time, ideal)
-
     def _recalibrated(self, chip: int, time: float, buffers: Buffers) -> AbstractContextManager[Any]:
         if self.passes.writes_buffers:
             buffers.restore()
@@ -325,14 +329,22 @@ class DriftEvaluation:
             return nullcontext()
         return self._recalibration.applied((chip, time), buffers)
 
-    def _row(self, chip: int, time: float, ideal: float, reads: Reads | None = None) -> Row:
-        with At("chip {} at {}", chip, format_time(time)):
+    def _begin(self, chip: int, time: float, ideal: float, reads: Reads | None = None) -> Callable[[], Row]:
+        """Begin a pass in the model's present state; what is given waits for its row."""
+        at = At("chip {} at {}", chip, format_time(time))
+        with at:
             if self.sampling is not None:
-                total, count, value = self.sampling.measure(chip, time)
+                sampled = self.sampling.measure(chip, time)
             else:
-                total, count, value = self.passes.measure((chip, time), reads)
-        labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time, self.metric.name)
-        return Row(*labels, total, count, value, ideal)
+                measured = self.passes.begin((chip, time), reads)
+
+        def row() -> Row:
+            with at:
+                total, count, value = sampled if self.sampling is not None else measured.values()
+            labels = (self.run_id, self.profile, self.method, self.training_seed, chip, time)
+            return Row(*labels, self.metric.name, total, count, value, ideal)
+
+        return row
 
     def _digital(self, buffers: Buffers, stored: Row | None, store: ResultStore | None) -> float:
         """The digital metric, computed anew for rows that are there: a model or metric that the digest did

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,35 @@ from analognoise.evaluation.surroundings import At, Buffers, random_states, seed
 from analognoise.halving import until_it_fits
 from analognoise.printing import kind_of
 from analognoise.seeds import derive_seed
+
+Found = TypeVar("Found")
+
+# How many passes more are begun before what one has given is waited for; 1 where it is not said.
+_BEHIND = {"cpu": 0}
+
+
+class Measured:
+    """What a pass has given, by a device that may still be computing it.
+
+    Args:
+        metric: what is measured.
+        sums: of the metric, of each batch.
+        counts: likewise.
+    """
+
+    def __init__(
+        self, metric: Metric, sums: Sequence[Tensor | float], counts: Sequence[Tensor | float]
+    ) -> None:
+        self._metric, self._sums, self._counts = metric, sums, counts
+
+    def values(self) -> tuple[float, float, float]:
+        """Sum, count and value of the metric over all batches; waits for the device.
+
+        Raises:
+            DataError: as :func:`analognoise.metrics.add_up` and :func:`analognoise.metrics.final_value`.
+        """
+        added, counted = add_up(self._metric, self._sums, self._counts)
+        return added, counted, final_value(self._metric, added, counted)
 
 
 class Passes:
@@ -43,6 +73,7 @@ class Passes:
         forward_draws: whether forward or metric do for the first batch, and not only the loader; likewise.
         writes_buffers: whether a forward changes buffers, so that they must be put back before each pass.
         writes_input: whether a forward changes its batch, so that it must be given copies; likewise.
+        behind: how many passes more to begin before waiting for what one has given (:func:`in_turn`).
 
     Raises:
         DataError: for data that are not the same in every pass, or a forward that is no function.
@@ -61,6 +92,7 @@ class Passes:
         if forward is not None and not callable(forward):
             raise DataError(f"forward is {kind_of(forward)}: give a function (model, batch) -> output")
         self.model, self.metric, self.device, self.seed = model, metric, device, seed
+        self.behind = _BEHIND.get(device.type, 1)
         self.forward: Forward = forward or default_forward
         with torch.inference_mode(False):
             self.data = data if isinstance(data, EvaluationData) else EvaluationData(data, device)
@@ -86,10 +118,22 @@ class Passes:
         first: bool = False,
         restart: Callable[[], None] | None = None,
     ) -> tuple[float, float, float]:
-        """Sum, count and value of the metric over the data, in the model's present state.
+        """Sum, count and value of the metric over the data, in the model's present state; see :meth:`begin`
+        for the arguments.
+        """
+        return self.begin(place, reads, first, restart).values()
 
-        Nothing in the loop waits for the device. Where memory does not suffice for a batch, the pass begins
-        anew with half as many samples at once, and so do all that follow; a warning says so.
+    def begin(
+        self,
+        place: object,
+        reads: Reads | None = None,
+        first: bool = False,
+        restart: Callable[[], None] | None = None,
+    ) -> Measured:
+        """Go over the data in the model's present state, without waiting for the device.
+
+        Where memory does not suffice for a batch, the pass begins anew with half as many samples at once, and
+        so do all that follow; a warning says so.
 
         Args:
             place: key of whatever a forward draws.
@@ -106,9 +150,9 @@ class Passes:
             if reads is not None:
                 reads.restart()
 
-        return until_it_fits(lambda: self._measure(place, reads, first), self.data, again)
+        return until_it_fits(lambda: self._pass(place, reads, first), self.data, again)
 
-    def _measure(self, place: object, reads: Reads | None, first: bool) -> tuple[float, float, float]:
+    def _pass(self, place: object, reads: Reads | None, first: bool) -> Measured:
         keep_freed_memory()
         if first or self.draws or not self.data.cached:
             seed_all(derive_seed("evaluation", self.seed, place), self.device)
@@ -135,5 +179,28 @@ class Passes:
                 self.writes_input = versions(batch) != before or not same_content(given, batch)
         if first and self.metric.function is None:  # what counts depends on the labels alone
             self._counts = (self.data.most, [float(count) for count in counts])
-        added, counted = add_up(self.metric, sums, counts)
-        return added, counted, final_value(self.metric, added, counted)
+        return Measured(self.metric, sums, counts)
+
+
+def in_turn(begun: Iterable[Callable[[], Found]], behind: int) -> Iterator[Found]:
+    """What passes have given, in their order, each waited for when so many more were begun: meanwhile the
+    device has something to compute.
+
+    Args:
+        begun: begins a pass with each step, and gives what waits for it.
+        behind: how many.
+    """
+    waiting: deque[Callable[[], Found]] = deque()
+    passes = iter(begun)
+    while True:
+        try:
+            pending = next(passes, None)
+        except (Exception, KeyboardInterrupt):  # those before it count
+            yield from (earlier() for earlier in waiting)
+            raise
+        if pending is None:
+            break
+        waiting.append(pending)
+        if len(waiting) > behind:
+            yield waiting.popleft()()
+    yield from (earlier() for earlier in waiting)

@@ -129,9 +129,9 @@ def test_each_chip_sees_samples_of_its_own_and_the_same_ones_later(setting: tupl
         return model(batch[0])
 
     class Sets(DriftEvaluation):
-        def _measured(self, *place: Any) -> Any:
+        def _begin(self, *place: Any) -> Any:
             seen.append(set())
-            return super()._measured(*place)
+            return super()._begin(*place)
 
     seen.append(set())
     evaluation = Sets(model, data, Metric.of("accuracy"), forward=forward, sampling="stratified")

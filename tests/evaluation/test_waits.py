@@ -8,8 +8,10 @@ that copy values out.
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import analognoise as an
 from analognoise.conversion import sample_chip
+from analognoise.evaluation import passes
 
 ATEN = torch.ops.aten
 GIVES_A_VALUE = {ATEN._local_scalar_dense.default, ATEN.equal.default, ATEN.nonzero.default}
@@ -122,3 +125,65 @@ def test_the_weights_of_all_layers_are_checked_by_one_wait(act: str, monkeypatch
     else:
         sample_chip(model, seed=0, step=0, seconds=1.0)
     assert asked == [3]
+
+
+class Timeline:
+    """A metric and a forward that note when they begin, and when what they gave is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> None:
+        self.found: list[str] = []
+        self.broken = broken
+        values = passes.Measured.values
+
+        def asked(pending: passes.Measured) -> Any:
+            self.found.append("asked")
+            return values(pending)
+
+        monkeypatch.setattr(passes.Measured, "values", asked)
+
+    def forward(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        if self.found.count("begun") == self.broken:
+            raise RuntimeError("broken")
+        self.found.append("begun")
+        scores: torch.Tensor = model(batch[0])
+        return scores
+
+
+def of_few_chips(**options: Any) -> list[float]:
+    torch.manual_seed(1)
+    data = [(torch.randn(64, 1, 8, 8), torch.randint(3, (64,)))]
+    model = network(an.load_profile("pcm-ibm"))
+    report = an.evaluate_drift(model, data, times=TIMES, chips=3, metric="loss", **options)
+    return [row.value for row in report.rows]
+
+
+@pytest.mark.parametrize("behind", [0, 1], ids=["processor", "device"])
+def test_what_a_pass_gave_is_asked_for_when_the_next_was_begun(
+    monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    """On a device of its own; a processor has nothing to do meanwhile."""
+    expected = of_few_chips()
+    monkeypatch.setitem(passes._BEHIND, "cpu", behind)
+    timeline = Timeline(monkeypatch)
+    assert of_few_chips(forward=timeline.forward) == expected
+    assert len(set(expected)) == 3 * len(TIMES)
+    of_chips = {
+        0: ["begun", "asked"] * 6,
+        1: ["begun", *["begun", "asked"] * 5, "asked"],
+    }
+    assert timeline.found[-12:] == of_chips[behind]
+
+
+@pytest.mark.parametrize("behind", [0, 1], ids=["processor", "device"])
+def test_what_was_begun_before_an_error_is_kept(
+    monkeypatch: pytest.MonkeyPatch, behind: int, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(passes._BEHIND, "cpu", behind)
+    before = Timeline(monkeypatch)
+    expected = of_few_chips(forward=before.forward, out=tmp_path / "whole.csv")
+    # The first pass over the third chip.
+    broken = Timeline(monkeypatch, broken=before.found.count("begun") - 2)
+    with pytest.raises(RuntimeError, match="broken"):
+        of_few_chips(forward=broken.forward, out=tmp_path / "rows.csv")
+    rows = pd.read_csv(tmp_path / "rows.csv", comment="#")
+    assert rows["value"].tolist() == expected[:4]
