@@ -69,11 +69,13 @@ def test_a_scheduler_that_freezes_is_told_and_what_was_found_is_kept(
         found.append(result)
         if len(found) == 2:
             os.kill(process, signal.SIGSTOP)
+            # Not before: one that is only slow, on a busy machine, would be given up, too.
+            monkeypatch.setattr("analognoise.pool.scheduler.TIMEOUT", 0.5)
+            monkeypatch.setattr("analognoise.pool.scheduler.PATIENCE", 1.0)
         return [Number(len(found))]
 
     with connected(address, timeout=60) as executor:
-        monkeypatch.setattr("analognoise.pool.scheduler.TIMEOUT", 0.5)
-        monkeypatch.setattr("analognoise.pool.scheduler.PATIENCE", 1.0)
+        monkeypatch.setattr("analognoise.pool.scheduler._INTERVAL", 1.0)
         with (
             pytest.warns(UserWarning, match="does not answer any more: waiting 1 s"),
             pytest.raises(WorkerError, match=r"has not answered for 1 s: .* what was finished is kept"),
