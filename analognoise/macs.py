@@ -219,6 +219,11 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self._tell, self._whole = tell, whole
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled meanwhile (:func:`eager`), and to say so would import the compiler."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         plain = isinstance(func, torch._ops.OpOverload)

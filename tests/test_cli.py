@@ -174,6 +174,24 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert "Usage: analognoise" in result.stdout
 
 
+SLOW_TO_LOAD = """
+import sys, torch, analognoise as an
+periphery = {"dac": {"bits": 8}, "adc": {"bits": 8, "range": "fixed", "bound": 10.0}, "out_noise": 0.04}
+profile = an.load_profile("pcm-ibm").replace({"periphery": periphery})
+data = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+report = an.evaluate_drift(an.convert_to_analog(torch.nn.Linear(4, 3), profile), data, times=("1s",), chips=3)
+print(len(report.summary().frame), {"torch._dynamo", "scipy.stats", "sklearn"} & set(sys.modules))
+"""
+
+
+def test_an_evaluation_does_not_wait_for_what_it_does_not_use(tmp_path: Path) -> None:
+    """torch's compiler and libraries of statistics take more than a second each, in every worker, too."""
+    result = subprocess.run(
+        [sys.executable, "-c", SLOW_TO_LOAD], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (result.stdout, result.returncode) == ("1 set()\n", 0), result.stderr
+
+
 def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "analognoise", "profiles", "list", "--json"],

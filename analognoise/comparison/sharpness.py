@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from analognoise.comparison.folder import Folder, read_record
 from analognoise.comparison.jobs import Emit, task_of, write_json
@@ -288,6 +287,8 @@ def _stored(models: Path, stem: str, data: str) -> dict[str, Any] | None:
 
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy import stats  # takes a second to load
+
     a, b = (stats.rankdata(values, axis=1) for values in (x, y))
     a, b = (values - values.mean(axis=1, keepdims=True) for values in (a, b))
     with np.errstate(invalid="ignore"):

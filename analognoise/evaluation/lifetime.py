@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 from analognoise.errors import DataError
 from analognoise.evaluation import quantiles
@@ -160,6 +159,8 @@ def _floor_level(floor: float, relative: bool, digital: float, metric: str, bett
 
 
 def _monotone(curve: Sequence[float]) -> NDArray[np.float64]:
+    from scipy import optimize  # takes a while to load
+
     finite = np.clip(np.asarray(curve), -_BEYOND, _BEYOND)  # an interval that is open on a side
     return np.asarray(optimize.isotonic_regression(finite, increasing=False).x)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy.special import stdtrit
 
 from analognoise.errors import DataError
 from analognoise.evaluation.statistics import check_confidence
@@ -203,6 +203,8 @@ class _Curves:
 
     def best(self) -> tuple[float, float, float]:
         """Midpoint (in ln σ), slope and lower end of the best curve, to beyond the range."""
+        from scipy import optimize  # takes a while to load
+
         width = self.x[-1] - self.x[0]
         centers = np.linspace(self.x[0] - _BEYOND * width, self.x[-1] + _BEYOND * width, 9 * _PLACES)
         slopes, _, loss = self.fitted(centers)
@@ -272,7 +274,7 @@ def _interval(curves: _Curves, y: Array, center: float, confidence: float) -> tu
     x, (repeats, levels) = curves.x, y.shape
     start = min(max(center, x[0]), x[-1])
     shares = (1 - confidence) * np.array(_SHARES)
-    limits = stats.t.ppf(1 - shares / 2, repeats - 1)
+    limits = stdtrit(repeats - 1, 1 - shares / 2)
     # Equal values do not mean that there is no spread: what n repeats did not show happens in up to 3/n.
     unseen = 1.5 * _resolution(y, curves.upper) / repeats
     spread = np.cov(y, rowvar=False) / repeats + np.eye(levels) * unseen**2

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from analognoise.errors import DataError
 from analognoise.evaluation.statistics import check_confidence
@@ -112,6 +111,8 @@ def yield_at(
     Raises:
         DataError: when a number makes no sense, or a value is not finite.
     """
+    from scipy import stats  # takes a second to load
+
     x, bound = _finite(values), check_level(level, metric)
     check_confidence(confidence)
     kept = int((x >= bound).sum() if higher_is_better else (x <= bound).sum())
@@ -136,6 +137,8 @@ def quantile(
     Raises:
         DataError: when a number makes no sense, or a value is not finite.
     """
+    from scipy import stats  # takes a second to load
+
     share = check_share(q)
     check_confidence(confidence)
     sign = 1.0 if higher_is_better else -1.0

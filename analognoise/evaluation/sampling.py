@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize
 from torch import Tensor, nn
 
 from analognoise.batches import Batch, samples_in
@@ -223,6 +222,8 @@ def allocation(
         right: whether the digital model answers it rightly.
         hits: whether the planning chips do, shape (chips, samples).
     """
+    from scipy import optimize  # takes a while to load
+
     sizes = np.bincount(strata)
     changes = np.bincount(strata, (hits != right).sum(axis=0), len(sizes))
     asked = len(hits) * sizes

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to load
 
 from analognoise.errors import DataError
 from analognoise.metrics import Metric
@@ -112,7 +112,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     if (x == x[0]).all():  # np.mean would round here and pretend a spread of 1e-17
         return Interval(float(x[0]), float(x[0]), float(x[0]), 0.0, x.size)
     mean, std = float(x.mean()), float(x.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1)) * std / math.sqrt(x.size)
+    half = float(stdtrit(x.size - 1, (1 + confidence) / 2)) * std / math.sqrt(x.size)
     return Interval(mean, mean - half, mean + half, std, x.size)
 
 
@@ -128,7 +128,7 @@ def paired_p_value(first: ArrayLike, second: ArrayLike) -> float:
     error = float(difference.std(ddof=1)) / math.sqrt(difference.size)
     if error == 0:
         return 0.0
-    return float(2 * stats.t.sf(abs(float(difference.mean())) / error, difference.size - 1))
+    return float(2 * stdtr(difference.size - 1, -abs(float(difference.mean())) / error))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

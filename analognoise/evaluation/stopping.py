@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from analognoise.errors import DataError
 from analognoise.evaluation.statistics import Interval, check_confidence, mean_interval
@@ -168,7 +168,7 @@ class Precision:
 
     def _reach(self, x: NDArray[np.float64]) -> float:
         """The half-width that the spread of ``x`` would give the interval of one chip."""
-        return float(stats.t.ppf((1 + self.confidence) / 2, len(x) - 1) * x.std(ddof=1))
+        return float(stdtrit(len(x) - 1, (1 + self.confidence) / 2) * x.std(ddof=1))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; ``Precision(**found)`` makes it again."""

@@ -158,6 +158,7 @@ def _count(noise: ProductNoise) -> None:
     noise.calls += 1
 
 
-# What torch.compile leaves as it is; always to go through the wrapper would cost every eager product.
-_count_uncompiled = torch.compiler.disable(_count)
-_draw_uncompiled = torch.compiler.disable(ProductNoise._draw_whole)
+# What torch.compile leaves as it is; always to go through the wrapper would cost every eager product. Unlike
+# torch.compiler.disable this does not load the compiler, which takes each process more than a second.
+_count_uncompiled = torch._disable_dynamo(_count)
+_draw_uncompiled = torch._disable_dynamo(ProductNoise._draw_whole)

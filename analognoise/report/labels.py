@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedFormatter
-from scipy.optimize import isotonic_regression
 
 FONT = 8.5
 _SMALLEST = 5.5
@@ -94,6 +93,8 @@ def apart(wanted: np.ndarray, distance: float) -> np.ndarray:
     With y_i = z_i + i · distance the condition is that z does not decrease, so z is an isotonic regression.
     Where they cannot all fit, they are evenly spaced beyond both ends.
     """
+    from scipy.optimize import isotonic_regression  # takes a while to load
+
     order = np.argsort(wanted, kind="stable")
     steps = distance * np.arange(len(wanted))
     room = 1 - steps[-1]

@@ -12,8 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from analognoise.seeds import derive_seed, rng_preserved
@@ -53,6 +51,9 @@ def split_indices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the training, validation and test images: 60 / 20 / 20 %, stratified by digit, always the
     same.
     """
+    from sklearn.datasets import load_digits  # takes a while to load
+    from sklearn.model_selection import train_test_split
+
     labels = load_digits().target
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=_SPLIT_SEED
@@ -65,6 +66,8 @@ def split_indices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _tensors() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits  # takes a while to load
+
     data = load_digits()
     images = torch.from_numpy(data.images.astype(np.float32) / 16.0).unsqueeze(1)
     return images, torch.from_numpy(data.target.astype(np.int64))
