@@ -281,6 +281,7 @@ class DriftEvaluation:
             take(row)
         if executor is not None and len(places) > 1:
             seconds = perf_counter() - begun
+            buffers.restore()  # workers get the model as it was before the first row
             measure_blocks(self._shared, places[1:], ideal, seconds, executor, take)
 
     def _begun(

@@ -194,7 +194,9 @@ class FaultEvaluation:
             finally:
                 self._stored.restore()
             if executor is not None and len(pending) > 1:
-                measure_blocks(self._shared, pending[1:], known, perf_counter() - begun, executor, take)
+                seconds = perf_counter() - begun
+                buffers.restore()  # workers get the model as it was before the first row
+                measure_blocks(self._shared, pending[1:], known, seconds, executor, take)
         return [rows[place] for place in wanted], reused
 
     def measure(self, places: Sequence[_Place], known: _Known) -> list[FaultRow]:

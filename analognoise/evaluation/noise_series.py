@@ -233,6 +233,7 @@ class NoiseSeries:
                 begun = perf_counter()
                 take(self._row(pending[0], known, buffers))
                 seconds = perf_counter() - begun
+                buffers.restore()  # workers get the model as it was before the first row
                 measure_blocks(Shared(self), pending[1:], known, seconds, executor, take)
         rows_of = [
             tuple(rows[number, repeat, sigma] for repeat in range(repeats) for sigma in sigmas)

@@ -46,7 +46,9 @@ def one_thread() -> Iterator[None]:
 
 
 class Net(nn.Module):
-    """Writes into a buffer whenever it is called, and can draw from the global generator."""
+    """Computes with a buffer that it writes into whenever it is called, and can draw from the global
+    generator.
+    """
 
     def __init__(self, noise: float = 0.0) -> None:
         super().__init__()
@@ -56,6 +58,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        x = x - 0.1 * self.calls
         if self.noise:
             x = x + self.noise * torch.randn_like(x)
         return self.last(torch.relu(self.norm(self.first(x))))
@@ -86,12 +89,14 @@ def measured(model: nn.Module, batches: Any, path: Path | None = None, **options
 
 
 @pytest.mark.parametrize("make", [forking, lambda: ThreadPoolExecutor(3)], ids=["processes", "threads"])
-@pytest.mark.parametrize("case", ["plain", "draws", "recalibrated", "loss"])
+@pytest.mark.parametrize("case", ["plain", "draws", "recalibrated", "loss", "stratified"])
 def test_rows_and_file_are_those_of_one_process(
     make: Callable[[], Executor], case: str, batches: Any, tmp_path: Path
 ) -> None:
     model = network(0.3 if case == "draws" else 0.0)
     options: dict[str, Any] = {"metric": "loss"} if case == "loss" else {}
+    if case == "stratified":
+        options = {"sampling": "stratified"}
     if case == "recalibrated":
         with torch.random.fork_rng():
             options = {"recalibrate": "affine", "calibration": [torch.randn(30, 12)]}
