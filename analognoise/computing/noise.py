@@ -125,7 +125,7 @@ class ComputingNoise:
         if self._open is not None:
             raise NoiseError("this computing_noise is open already: make another one to nest")
         for name, module in self.modules.items():
-            if any(isinstance(hook, _Hook) for hook in module._forward_hooks.values()):
+            if _has_noise(module):
                 raise NoiseError(
                     f"layer {name or '(the model)'!r} has noise already from a computing_noise around this "
                     "one: give nested ones different layers"
@@ -213,6 +213,15 @@ class ComputingNoise:
                 "tensor in it: noise cannot be added there, leave the layer out"
             )
         return found
+
+
+def is_noisy(model: nn.Module) -> bool:
+    """Whether a computing_noise is open on a model, which copies and pickles of it leave behind."""
+    return any(map(_has_noise, model.modules()))
+
+
+def _has_noise(module: nn.Module) -> bool:
+    return any(isinstance(hook, _Hook) for hook in module._forward_hooks.values())
 
 
 class _Hook:

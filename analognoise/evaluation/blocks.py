@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from analognoise.computing.noise import is_noisy
 from analognoise.errors import DataError
 from analognoise.pool import Shared, check_executor, check_travel, run_jobs, size_of
 
@@ -68,16 +69,36 @@ def check_shared(executor: Executor, device: torch.device, parts: Mapping[str, A
     Args:
         executor: what was given as one.
         device: of the model.
-        parts: what must travel, by what it is called.
+        parts: what must travel, by what it is called; the model is one of them.
 
     Raises:
-        DataError: when the model is not on the CPU, the executor is none, or a part cannot be sent.
+        DataError: when the model is not on the CPU, the executor is none, a part cannot be sent, or a context
+            is open that workers would not compute in.
         WorkerError: when the executor is shut down or broken.
     """
     if device.type != "cpu":
         raise DataError(f"workers compute on the CPU only, the model is on {device}: leave out the executor")
+    check_contexts()
+    if is_noisy(parts["model"]):
+        raise DataError(
+            "the model is inside a computing_noise, which does not go along to workers: leave out the "
+            "executor, or measure the noise by evaluate_noise"
+        )
     check_executor(executor, torch.get_num_threads())
     check_travel(parts)
+
+
+def check_contexts() -> None:
+    """Raise where this process computes in another precision than its workers would.
+
+    Raises:
+        DataError: inside torch.autocast.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        raise DataError(
+            "torch.autocast does not go along to workers: enter it in the forward, or compute in this "
+            "process alone (workers=1, no executor)"
+        )
 
 
 def measure_blocks(

@@ -16,6 +16,7 @@ from analognoise.conversion import Filter, Profile, convert_to_analog
 from analognoise.copying import NotCopiedError
 from analognoise.devices.profile import drift_times
 from analognoise.errors import ConversionError, DataError, ResultsError
+from analognoise.evaluation.blocks import check_contexts
 from analognoise.evaluation.checks import MOST_CHIPS, whole_number
 from analognoise.evaluation.data import EvaluationData
 from analognoise.evaluation.drift import DriftEvaluation
@@ -157,6 +158,7 @@ def layer_sensitivity(
 def _check_shared(network: Network, device: torch.device, executor: Executor | None) -> None:
     if device.type != "cpu":
         raise DataError(f"workers share the work on the CPU only, the model is on {device}: set workers=1")
+    check_contexts()
     if executor is not None:
         check_executor(executor, torch.get_num_threads())
     parts = ("model", "forward", "metric", "data")

@@ -191,6 +191,11 @@ def test_what_cannot_travel_to_workers_is_named(batches: list) -> None:
     lock = threading.Lock()
     with pytest.raises(DataError, match=r"the metric cannot be sent to workers: TypeError.*lock.*workers=1"):
         run(batches, metric=lambda output, batch: (output.sum(), 1 + 0 * lock.locked()), workers=2)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(DataError, match=r"torch\.autocast does not go along to workers.*workers=1"),
+    ):
+        run(batches, workers=2)
     with pytest.raises(DataError, match="workers is 0"):
         run(batches, workers=0)
 
