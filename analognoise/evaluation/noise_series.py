@@ -264,7 +264,7 @@ class NoiseSeries:
 
 
 def _chip_digest(model: nn.Module) -> str:
-    """A digest of the programmed weights; "" for a digital model."""
+    """A digest of the programmed weights and of the keys of their products' noise; "" for a digital model."""
     layers = analog_layers(model)
     if not layers:
         return ""
@@ -272,4 +272,7 @@ def _chip_digest(model: nn.Module) -> str:
     for name, layer in layers.items():
         for weight, values in layer.analog.weights.items():
             update_digest(state, values, f"{name}.{weight}")
+        if layer.analog.draws and layer.analog.tiles is not None:
+            keys = [tile.stream.key() for tile in layer.analog.tiles]
+            state.update(f"{keys} {layer.analog.time}".encode())
     return state.hexdigest()

@@ -188,6 +188,18 @@ def test_the_noise_of_a_chip_s_products_is_another_one_in_each_repeat_whatever_w
     assert (rest.rows, rest.reused) == (whole.rows, 6)
     assert (tmp_path / "rows.csv").read_bytes() == b"".join(lines)
     assert [layer.analog.products for layer in (analog[0], analog[2])] == products == [1, 1]
+    # Devices without faults: another chip, or the same later, has these weights and other noise.
+    found = [whole.run_id]
+    for seed, time in ((1, None), (0, 3600.0)):
+        an.program_(analog, seed=seed)
+        if time is not None:
+            an.drift_to_(analog, time)
+        other = an.evaluate_noise(analog, DATA, sigmas[:1], repeats=1, metric="loss")
+        assert other.rows[0].value not in values
+        found.append(other.run_id)
+    assert len(set(found)) == 3
+    an.program_(analog, seed=0)
+    assert an.evaluate_noise(analog, DATA, sigmas, repeats=6, metric="loss").rows == whole.rows
 
 
 def test_fluctuating_levels_follow_their_law() -> None:
