@@ -207,7 +207,8 @@ def _plain(part: object) -> object:
     if type(part) in _PLAIN:
         return part
     if isinstance(part, tuple):
-        return part if _PLAIN.issuperset(map(type, part)) else tuple(map(_plain, part))
+        plain = type(part) is tuple and _PLAIN.issuperset(map(type, part))
+        return part if plain else tuple(map(_plain, part))
     if isinstance(part, list):
         return list(map(_plain, part))
     if isinstance(part, np.generic):

@@ -93,6 +93,7 @@ def test_what_equals_an_integer_gives_its_numbers(part, zero):
     assert plain.at(**{part: zero}).key() == plain.key(np.int64(0)) == plain.key()
     assert derive_seed("a", zero, (zero, 1.0)) == derive_seed("a", 0, (0, 1.0))
     assert derive_seed([zero]) == derive_seed([0]) != derive_seed(0)
+    assert plain.at(step=torch.Size((2, 3))).key() == plain.at(step=(2, 3)).key()
 
 
 def test_numpy_floats_are_floats():
