@@ -53,6 +53,15 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in the same order everywhere, and no waiting for a busy second core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The user's folder, where the command is called, with the test module's MINE as ``mine.py``."""
     (tmp_path / "mine.py").write_text(dedent(request.module.MINE))

@@ -289,14 +289,12 @@ class DriftEvaluation:
     ) -> Iterator[Callable[[], Row]]:
         """Begin the pass of one place after the other; each is given as what waits for its row."""
         for chip, time in walk(self.model, self.seed, places):
-            if watched:
-                with self._recalibrated(chip, time, buffers), reads_watched(self.model) as reads:
-                    row = self._begin(chip, time, ideal, reads)
+            watching = reads_watched(self.model) if watched else nullcontext()
+            with self._recalibrated(chip, time, buffers), watching as reads:
+                row = self._begin(chip, time, ideal, reads)
+            if reads is not None:
                 self._judge(reads, buffers)
-                watched = False
-            else:
-                with self._recalibrated(chip, time, buffers):
-                    row = self._begin(chip, time, ideal)
+            watched = False
             yield row
 
     def measure(self, places: Sequence[Place], ideal: float) -> list[Row]:
@@ -330,7 +328,7 @@ class DriftEvaluation:
             return nullcontext()
         return self._recalibration.applied((chip, time), buffers)
 
-    def _begin(self, chip: int, time: float, ideal: float, reads: Reads | None = None) -> Callable[[], Row]:
+    def _begin(self, chip: int, time: float, ideal: float, reads: Reads | None) -> Callable[[], Row]:
         """Begin a pass in the model's present state; what is given waits for its row."""
         at = At("chip {} at {}", chip, format_time(time))
         with at:

@@ -106,22 +106,16 @@ class Passes:
         """
         seed_all(derive_seed("evaluation", self.seed, place), self.device)
         before = random_states(self.device)
-        value = self.measure(place, first=True)[2]
+        value = self.begin(place, first=True).values()[2]
         self.draws = before != random_states(self.device)
         self.writes_buffers = buffers.restore()
         return value
 
-    def measure(
-        self,
-        place: object,
-        reads: Reads | None = None,
-        first: bool = False,
-        restart: Callable[[], None] | None = None,
-    ) -> tuple[float, float, float]:
+    def measure(self, place: object, restart: Callable[[], None] | None = None) -> tuple[float, float, float]:
         """Sum, count and value of the metric over the data, in the model's present state; see :meth:`begin`
         for the arguments.
         """
-        return self.begin(place, reads, first, restart).values()
+        return self.begin(place, restart=restart).values()
 
     def begin(
         self,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 import analognoise as an
 from analognoise.errors import DataError, WorkerError
 from analognoise.pool import WorkerProcesses
+from tests.pool.deadly import Deadly
 
 # Workers cannot import this module: what it defines goes to them by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -31,14 +30,7 @@ DATA = [
 ]
 LEVELS = (0.1, 1.0)
 RATES = (1e-2, 1e-1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Net(nn.Module):
@@ -149,28 +141,13 @@ def test_rows_are_appended_while_others_are_measured(tmp_path: Path) -> None:
     assert max(seen) > 20  # of the last blocks, two at a time
 
 
-class Deadly:
-    """A metric that kills its first worker at its fifth batch."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.parent, self.count = folder, os.getpid(), 0
-
-    def __call__(self, output: Tensor, batch: Any) -> tuple[Tensor, int]:
-        self.count += 1
-        if os.getpid() != self.parent and self.count > 4:
-            with contextlib.suppress(FileExistsError):  # of one worker, also where two come here at once
-                (self.folder / "death").touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGKILL)
-        return (output.argmax(1) == batch[1]).sum(), len(output)
-
-
 @pytest.mark.parametrize("evaluate", [noise, faults])
 def test_what_a_killed_worker_had_is_done_again(evaluate: Callable[..., Any], tmp_path: Path) -> None:
-    metric = Deadly(tmp_path)
+    metric = Deadly(tmp_path, 4, 1)
     alone = evaluate(metric=metric, out=tmp_path / "alone.csv")
     with WorkerProcesses(2) as executor:
         shared = evaluate(metric=metric, out=tmp_path / "shared.csv", executor=executor)
-    assert (tmp_path / "death").exists()
+    assert (tmp_path / "death-0").exists()
     assert shared.rows == alone.rows
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import pickle
@@ -11,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -32,18 +31,12 @@ from analognoise.pool import run as pool_run
 from analognoise.pool.processes import _work
 from analognoise.pool.travel import perform
 from analognoise.pool.warned import this_process
+from tests.pool.deadly import Deadly
 
 # Workers cannot import this module: what it defines goes to them by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 TIMES = (1.0, 86400.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Net(nn.Module):
@@ -116,31 +109,6 @@ def test_rows_and_file_are_those_of_one_process(
         measured(model, batches, tmp_path / "shared.csv", chips=9, executor=executor, **options)
     measured(model, batches, tmp_path / "alone.csv", chips=9, **options)
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
-
-
-class Deadly:
-    """A metric that kills its worker, the first ``times`` times that a worker has computed ``calls`` batches.
-
-    What it notes in the folder: a file for each time that it was unpickled, and for each death.
-    """
-
-    def __init__(self, folder: Path, calls: int, times: int) -> None:
-        self.folder, self.calls, self.times, self.parent = folder, calls, times, os.getpid()
-        self.count = 0
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if os.getpid() != self.parent:
-            (self.folder / f"unpickled-{os.getpid()}-{threading.get_ident()}").touch()
-
-    def __call__(self, output: Tensor, batch: Any) -> tuple[Tensor, int]:
-        self.count += 1
-        deaths = list(self.folder.glob("death-*"))
-        if os.getpid() != self.parent and self.count > self.calls and len(deaths) < self.times:
-            with contextlib.suppress(FileExistsError):  # another worker came here at the same time
-                (self.folder / f"death-{len(deaths)}").touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGKILL)
-        return (output.argmax(1) == batch[1]).sum(), len(output)
 
 
 def test_what_a_killed_worker_had_is_done_again(batches: Any, tmp_path: Path) -> None:
